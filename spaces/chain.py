@@ -1,0 +1,161 @@
+"""Chains: a stem, one block a gene, a head; what a block costs does not depend on the other genes."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .additive import AdditiveCost
+from .graph import GraphBatch
+from .layers import Network, NetworkBuilder
+from .space import Arch, Population, SearchSpace, Task
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """All pieces that networks of a chain are put together from, each a small network of its own.
+
+    Attributes:
+        stem: from the image on.
+        blocks: [gene][choice], from the gene's input map on; None where the choice is not allowed or adds nothing.
+        head: from the last feature map to the class scores.
+    """
+
+    stem: Network
+    blocks: tuple[tuple[Network | None, ...], ...]
+    head: Network
+
+    def additive(self, cost: Callable[[Network], float]) -> AdditiveCost:
+        """The additive cost whose entries are `cost` of each piece (0 for a piece that adds nothing)."""
+        table = [[0.0 if block is None else float(cost(block)) for block in row] for row in self.blocks]
+        return AdditiveCost(float(cost(self.stem) + cost(self.head)), np.array(table))
+
+
+class ChainSpace(SearchSpace):
+    """A space of chains. A subclass says what stands where; the rest is derived, at array speed."""
+
+    @property
+    @abstractmethod
+    def allowed(self) -> NDArray[np.bool_]:
+        """(genes, choices): which value each gene may have."""
+
+    @property
+    @abstractmethod
+    def stages(self) -> tuple[range, ...]:
+        """The genes of each stage; inside one, all but the first block keep the shape."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> int:
+        """The value that adds nothing where a block keeps the shape."""
+
+    @abstractmethod
+    def add_stem(self, net: NetworkBuilder, task: Task) -> int: ...
+
+    @abstractmethod
+    def add_block(self, net: NetworkBuilder, x: int, gene: int, choice: int, task: Task) -> int:
+        """Write the block after layer x; returns x itself where the choice adds nothing."""
+
+    @abstractmethod
+    def add_head(self, net: NetworkBuilder, x: int, task: Task) -> int: ...
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return tuple(int(np.flatnonzero(row)[-1]) + 1 for row in self.allowed)
+
+    @property
+    def cardinality(self) -> int:
+        return math.prod(int(row.sum()) for row in self.allowed)
+
+    def is_valid(self, population: Population) -> NDArray[np.bool_]:
+        genes, width = self.allowed.shape
+        inside = (population >= 0) & (population < width)
+        legal: NDArray[np.bool_] = self.allowed[np.arange(genes), np.where(inside, population, 0)]
+        return np.asarray((inside & legal).all(axis=1), dtype=np.bool_)
+
+    def sample(self, n: int, rng: np.random.Generator) -> Population:
+        columns = [rng.choice(np.flatnonzero(row), size=n) for row in self.allowed]
+        return np.stack(columns, axis=1).astype(np.int64)
+
+    def layers(self, arch: Arch, task: Task) -> Network:
+        row = self.row(arch)
+        net = NetworkBuilder(task.input_shape, block="stem")
+        x = self.add_stem(net, task)
+        for gene, choice in enumerate(row):
+            net.block = f"{gene + 1} {self.block_name(gene, int(choice))}"
+            x = self.add_block(net, x, gene, int(choice), task)
+        net.block = "head"
+        self.add_head(net, x, task)
+        return net.network
+
+    @abstractmethod
+    def block_name(self, gene: int, choice: int) -> str:
+        """What a drawing writes on the block, such as MB5x5-6."""
+
+    def fragments(self, task: Task) -> Fragments:
+        stem = NetworkBuilder(task.input_shape, block="stem")
+        shape = stem.shape(self.add_stem(stem, task))
+        blocks = []
+        for gene, row in enumerate(self.allowed):
+            made: list[Network | None] = []
+            shape_after = shape
+            for choice, is_allowed in enumerate(row):
+                net = NetworkBuilder(shape, block=f"{gene + 1} {self.block_name(gene, choice)}" if is_allowed else "")
+                x = self.add_block(net, 0, gene, choice, task) if is_allowed else 0
+                made.append(net.network if x else None)
+                shape_after = net.shape(x) if x else shape_after
+            blocks.append(tuple(made))
+            shape = shape_after
+        head = NetworkBuilder(shape, block="head")
+        self.add_head(head, 0, task)
+        return Fragments(stem.network, tuple(blocks), head.network)
+
+    def counts(self, population: Population, task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        pieces = self.fragments(task)
+        flops = pieces.additive(lambda network: sum(layer.flops for layer in network))
+        params = pieces.additive(lambda network: sum(layer.params for layer in network))
+        # Sums of whole numbers below 2^53 are exact in float64.
+        return flops.of(population).astype(np.int64), params.of(population).astype(np.int64)
+
+    def canonical(self, population: Population) -> Population:
+        """Blocks that add nothing commute with the others of their stage: they are moved last."""
+        moved = population.copy()
+        for stage in self.stages:
+            rest = moved[:, stage.start + 1 : stage.stop]
+            order = np.argsort(rest == self.identity, axis=1, kind="stable")
+            moved[:, stage.start + 1 : stage.stop] = np.take_along_axis(rest, order, axis=1)
+        return moved
+
+    @cached_property
+    def _stage_of(self) -> NDArray[np.int64]:
+        return np.repeat(np.arange(len(self.stages)), [len(stage) for stage in self.stages])
+
+    @abstractmethod
+    def operation_ids(self) -> tuple[NDArray[np.int64], int]:
+        """(genes, choices) kinds of node, numbered from 0, and how many kinds there are."""
+
+    def graphs(self, population: Population) -> GraphBatch:
+        """A path: input, one node a gene, output; equal networks have equal graphs.
+
+        Attributes of a node: its stage, one-hot (input and output have none).
+        """
+        n, genes = population.shape
+        ids, kinds = self.operation_ids()
+        operations = np.empty((n, genes + 2), dtype=np.int64)
+        operations[:, 0], operations[:, -1] = kinds, kinds + 1
+        operations[:, 1:-1] = ids[np.arange(genes), self.canonical(population)]
+        path = np.eye(genes + 2, k=1, dtype=np.bool_)
+        attributes = np.zeros((genes + 2, len(self.stages)), dtype=np.float32)
+        attributes[np.arange(1, genes + 1), self._stage_of] = 1.0
+        return GraphBatch(
+            operations,
+            np.broadcast_to(path, (n, *path.shape)),
+            np.broadcast_to(attributes, (n, *attributes.shape)),
+            kinds + 2,
+        )

@@ -1,0 +1,223 @@
+"""The one interface of a search space, and the two values that name a network: `Arch` and `Task`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .graph import GraphBatch
+from .layers import Network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Population = NDArray[np.int64]  # (n, genes)
+
+MAX_REJECTION_ROUNDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a network is for: square images of `resolution` pixels with `channels`, to tell `classes` apart."""
+
+    resolution: int
+    classes: int
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("resolution", 1), ("classes", 2), ("channels", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.channels, self.resolution, self.resolution
+
+
+@dataclass(frozen=True, slots=True)
+class Arch:
+    """One architecture: the genes of a row, and the full name of the space that gives them meaning."""
+
+    space: str
+    genes: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.space}:{'-'.join(map(str, self.genes))}"
+
+
+class SearchSpace(ABC):
+    """What can be built: rows of small integers, and what each row means.
+
+    A space gives `name`, `choices`, `is_valid` and `layers`; all else is derived, and may be replaced by
+    something faster. Rows shorter than the longest have -1 in the unused genes, at the end.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The full name, skeleton included, so that `name:genes` names one network."""
+
+    @property
+    @abstractmethod
+    def choices(self) -> tuple[int, ...]:
+        """The number of values of each gene; gene i lies in [0, choices[i])."""
+
+    @abstractmethod
+    def is_valid(self, population: Population) -> NDArray[np.bool_]:
+        """(n, genes) -> (n,): which rows stand for a network."""
+
+    @abstractmethod
+    def layers(self, arch: Arch, task: Task) -> Network:
+        """The layer records of one architecture.
+
+        Raises:
+            InputError: if the architecture is of another space or not valid.
+        """
+
+    @property
+    def cardinality(self) -> int | None:
+        """The number of valid rows, or None where nobody counted."""
+        return None
+
+    def sample(self, n: int, rng: np.random.Generator) -> Population:
+        """n rows, uniform over the valid ones, with repeats."""
+        kept = np.empty((0, len(self.choices)), dtype=np.int64)
+        for _ in range(MAX_REJECTION_ROUNDS):
+            rows = rng.integers(0, self.choices, size=(max(64, 2 * (n - len(kept))), len(self.choices)))
+            kept = np.concatenate([kept, rows[self.is_valid(rows)]])
+            if len(kept) >= n:
+                return kept[:n]
+        raise InputError(
+            f"{self.name}: {len(kept)} of {MAX_REJECTION_ROUNDS} rounds of random rows were valid, {n} are needed",
+            hint="give the space a sample() of its own",
+        )
+
+    def mutate(self, population: Population, rng: np.random.Generator, *, rate: float | None = None) -> Population:
+        """Children that differ from their parents in at least one gene and are valid.
+
+        Each gene changes to another of its values with probability `rate` (default: one over the number of
+        genes), and one gene always does. A child that is not valid is drawn again; a parent with no valid
+        neighbour raises InputError.
+        """
+        children = population.copy()
+        open_rows = np.arange(len(population))
+        for _ in range(MAX_REJECTION_ROUNDS):
+            if not len(open_rows):
+                return children
+            drawn = self._mutate_once(population[open_rows], rng, rate)
+            good = self.is_valid(drawn)
+            children[open_rows[good]] = drawn[good]
+            open_rows = open_rows[~good]
+        raise InputError(f"{self.name}: no valid mutant of {self.format(population[open_rows[0]])} was found")
+
+    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: float | None) -> Population:
+        sizes = np.asarray(self.choices)
+        free = np.flatnonzero(sizes > 1)
+        change = rng.random(parents.shape) < (1 / len(free) if rate is None else rate)
+        change[np.arange(len(parents)), rng.choice(free, size=len(parents))] = True
+        change &= (sizes > 1) & (parents >= 0)
+        shift = 1 + rng.integers(0, np.maximum(sizes - 1, 1), size=parents.shape)
+        return np.where(change, (parents + shift) % sizes, parents)
+
+    def crossover(self, mothers: Population, fathers: Population, rng: np.random.Generator) -> Population:
+        """Uniform crossover of paired rows; a child that is not valid is drawn again, at last its mother."""
+        children = mothers.copy()
+        open_rows = np.arange(len(mothers))
+        for _ in range(MAX_REJECTION_ROUNDS):
+            if not len(open_rows):
+                break
+            from_mother = rng.random((len(open_rows), mothers.shape[1])) < 0.5
+            drawn = np.where(from_mother, mothers[open_rows], fathers[open_rows])
+            good = self.is_valid(drawn)
+            children[open_rows[good]] = drawn[good]
+            open_rows = open_rows[~good]
+        return children
+
+    @abstractmethod
+    def canonical(self, population: Population) -> Population:
+        """(n, genes) -> (n, k): rows that are equal if and only if the networks are the same."""
+
+    @abstractmethod
+    def graphs(self, population: Population) -> GraphBatch:
+        """The architectures as graphs, for predictors."""
+
+    def counts(self, population: Population, task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Exact flops (multiply-adds) and parameters of every row, each (n,)."""
+        sums = [
+            (sum(layer.flops for layer in network), sum(layer.params for layer in network))
+            for network in (self.layers(self.arch(row), task) for row in population)
+        ]
+        flops, params = np.array(sums, dtype=np.int64).reshape(-1, 2).T
+        return flops, params
+
+    def build(self, arch: Arch, task: Task) -> nn.Module:
+        """The torch module, with torch's own default weights."""
+        from .torch_network import TorchNetwork  # noqa: PLC0415  torch only where networks are built
+
+        return TorchNetwork(self.layers(arch, task))
+
+    def arch(self, row: NDArray[np.int64] | Sequence[int]) -> Arch:
+        """The architecture of one row, unused genes left out."""
+        return Arch(self.name, tuple(int(gene) for gene in row if gene >= 0))
+
+    def row(self, arch: Arch) -> NDArray[np.int64]:
+        """The row of one architecture.
+
+        Raises:
+            InputError: if it is of another space, too long, or not valid.
+        """
+        if arch.space != self.name:
+            raise InputError(
+                f"this text is of the space {arch.space!r}, not of {self.name!r}: {arch}",
+                hint=f"give --space {arch.space}, or an architecture of {self.name}",
+            )
+        if len(arch.genes) > len(self.choices):
+            raise InputError(f"{self.name} has {len(self.choices)} genes, got {len(arch.genes)}: {arch}")
+        row = np.full(len(self.choices), -1, dtype=np.int64)
+        row[: len(arch.genes)] = arch.genes
+        if not self.is_valid(row[None])[0]:
+            raise InputError(f"{arch} is not valid: {self.why_invalid(row)}")
+        return row
+
+    def why_invalid(self, row: NDArray[np.int64]) -> str:
+        """The gene that is wrong in an invalid row and the reason, in words."""
+        for gene, (value, size) in enumerate(zip(row, self.choices, strict=True)):
+            if not 0 <= value < size:
+                return f"gene {gene} must be in 0..{size - 1}, got {value}"
+        return "the genes do not go together"
+
+    def format(self, row: NDArray[np.int64] | Sequence[int]) -> str:
+        """The text of one row: the full name of the space, a colon, genes joined by hyphens."""
+        return str(self.arch(row))
+
+    def parse(self, text: str) -> Arch:
+        """The architecture of a text that `format` wrote.
+
+        Raises:
+            InputError: if the text is malformed, of another space, or of no valid architecture.
+        """
+        arch = parse_arch(text)
+        self.row(arch)
+        return arch
+
+
+def parse_arch(text: str) -> Arch:
+    """Split `SPACE:GENES`, without asking the space whether the genes are valid.
+
+    Raises:
+        InputError: if the text does not have that form.
+    """
+    name, _, genes = text.strip().rpartition(":")
+    parts = genes.split("-")
+    if not name or not all(part.isdecimal() for part in parts):
+        raise InputError(
+            f"an architecture is written SPACE:GENES, with whole numbers joined by hyphens; got {text!r}",
+            hint="for example proxyless:0-0-6-6-6-0-6-6-6-0-6-6-6-0-6-6-6-0-6-6-6-0",
+        )
+    return Arch(name, tuple(map(int, parts)))
