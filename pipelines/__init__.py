@@ -1,1 +1,1 @@
-
+"""Whole jobs, and the command."""

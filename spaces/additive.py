@@ -14,6 +14,7 @@ from .space import Population
 MAX_CELLS = 500_000  # of the dynamic programme's grid over all limited costs: 4 MB a gene
 MAX_BINS = 4096
 MAX_DRAWS = 200
+STRATA = 24  # parts of the cost axis that a spread sample fills evenly
 
 
 @dataclass(frozen=True)
@@ -85,31 +86,39 @@ class AdditiveSampler:
         genes, _ = allowed.shape
         dims = len(self.intervals)
         bins = 1 if dims == 0 else min(MAX_BINS, int(MAX_CELLS ** (1 / dims)))
-        lows, steps, sizes = [], [], []
+        bottoms, steps, sizes, limits = [], [], [], []
         self._quanta = np.zeros((dims, *allowed.shape), dtype=np.int64)
         for d, interval in enumerate(self.intervals):
             entries = np.where(allowed, interval.cost.table, np.nan)
-            least, most = np.nanmin(entries, axis=1), np.nanmax(entries, axis=1)
-            low = interval.cost.constant + least.sum()
-            top = min(interval.high, interval.cost.constant + most.sum())
-            step = max((top - low) / bins, np.finfo(float).tiny) if top > low else 1.0
-            quanta = np.floor((entries - least[:, None]) / step)
+            bottom = interval.cost.constant + np.nanmin(entries, axis=1).sum()
+            top = interval.cost.constant + np.nanmax(entries, axis=1).sum()
+            # The same sum in another order differs in its last bits; the limits give way by more than that.
+            size = abs(interval.cost.constant) + np.nanmax(np.abs(entries), axis=1).sum()
+            slack = 4 * (genes + 1) * np.finfo(float).eps * size
+            low, high = interval.low - slack, interval.high + slack
+            if top - low < high - bottom:  # count down from the top where that is nearer: the grid is finer
+                entries, bottom, top, low, high = -entries, -top, -bottom, -high, -low
+            span = min(high, top + slack) - bottom
+            step = max(span / bins, np.finfo(float).tiny) if span > 0 else 1.0
+            with np.errstate(over="ignore"):
+                quanta = np.floor((entries - np.nanmin(entries, axis=1)[:, None]) / step)
             # More than the whole grid is out of reach: one bin past it says so without a huge array.
             self._quanta[d] = np.minimum(np.nan_to_num(quanta, nan=0.0), bins + 1).astype(np.int64)
-            lows.append(low)
+            bottoms.append(bottom)
             steps.append(step)
-            sizes.append(max(1, math.floor((top - low) / step) + 1) if top >= low else 0)
+            sizes.append(bins + 1 if span > 0 else int(span == 0))
+            limits.append(low)
         self._empty = any(size == 0 for size in sizes)
         self._shape = tuple(sizes)
         if self._empty:
             return
         self._final = np.ones(self._shape, dtype=bool)
-        for d, interval in enumerate(self.intervals):
-            # A total of t bins stands for costs in [low + t*step, low + (t + genes)*step).
-            reach = lows[d] + (np.arange(sizes[d]) + genes) * steps[d]
+        for d, low in enumerate(limits):
+            # A total of t bins stands for costs in [bottom + t*step, bottom + (t + genes)*step).
+            reach = bottoms[d] + (np.arange(sizes[d]) + genes) * steps[d]
             shape = [1] * dims
             shape[d] = sizes[d]
-            self._final &= (reach >= interval.low).reshape(shape)
+            self._final &= (reach >= low).reshape(shape)
         self._ways = self._count()
 
     def _count(self) -> list[NDArray[np.float64]]:
@@ -137,7 +146,7 @@ class AdditiveSampler:
         """n rows with repeats, or fewer where the rows that satisfy all intervals are too rare to be found.
 
         Args:
-            spread: draw evenly along the first interval's cost instead of uniformly over rows.
+            spread: fill equal parts of the first interval's cost evenly, instead of drawing uniformly over all rows.
         """
         kept = np.empty((0, self.allowed.shape[0]), dtype=np.int64)
         if self.is_empty:
@@ -155,8 +164,10 @@ class AdditiveSampler:
     def _draw(self, n: int, rng: np.random.Generator, spread: bool) -> Population:
         weights = self._ways[-1] * self._final
         if spread and weights.ndim:
-            along = weights.sum(axis=tuple(range(1, weights.ndim)))
-            even = np.divide(1.0, along, out=np.zeros_like(along), where=along > 0)
+            bins = len(weights)
+            stratum = np.arange(bins) * STRATA // bins
+            inside_stratum = np.bincount(stratum, weights.sum(axis=tuple(range(1, weights.ndim))), minlength=STRATA)
+            even = 1.0 / np.where(inside_stratum > 0, inside_stratum, np.inf)[stratum]
             weights = weights * even.reshape(-1, *[1] * (weights.ndim - 1))
         flat = weights.ravel()
         cumulative = np.cumsum(flat)

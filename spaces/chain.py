@@ -123,13 +123,20 @@ class ChainSpace(SearchSpace):
         # Sums of whole numbers below 2^53 are exact in float64.
         return flops.of(population).astype(np.int64), params.of(population).astype(np.int64)
 
+    @property
+    def runs(self) -> tuple[tuple[range, ...], ...]:
+        """The stages, those joined whose blocks differ in nothing but the stage that they are written in."""
+        return tuple((stage,) for stage in self.stages)
+
     def canonical(self, population: Population) -> Population:
-        """Blocks that add nothing commute with the others of their stage: they are moved last."""
+        """Blocks that add nothing commute with the others of their run: they are moved last. Rows stay valid."""
         moved = population.copy()
-        for stage in self.stages:
-            rest = moved[:, stage.start + 1 : stage.stop]
-            order = np.argsort(rest == self.identity, axis=1, kind="stable")
-            moved[:, stage.start + 1 : stage.stop] = np.take_along_axis(rest, order, axis=1)
+        for run in self.runs:
+            genes = slice(run[0].start + 1, run[-1].stop)
+            adds_nothing = moved[:, genes] == self.identity
+            packed = np.take_along_axis(moved[:, genes], np.argsort(adds_nothing, axis=1, kind="stable"), axis=1)
+            places = _places(run)[(~adds_nothing).sum(axis=1)]
+            moved[:, genes] = np.take_along_axis(packed, places, axis=1)
         return moved
 
     @cached_property
@@ -159,3 +166,17 @@ class ChainSpace(SearchSpace):
             np.broadcast_to(attributes, (n, *attributes.shape)),
             kinds + 2,
         )
+
+
+def _places(run: tuple[range, ...]) -> NDArray[np.int64]:
+    """(k + 1, k) for the k genes of a run after its first: [b, i] is which of b blocks stands at gene i, b for none.
+
+    The first gene of each stage is taken first, since it may not be empty; then the others from the left.
+    """
+    starts = [stage.start for stage in run[1:]]
+    genes = range(run[0].start + 1, run[-1].stop)
+    order = np.array([*starts, *(gene for gene in genes if gene not in starts)], dtype=np.int64) - genes.start
+    places = np.repeat(np.arange(len(genes) + 1)[:, None], len(genes), axis=1)
+    for blocks in range(1, len(genes) + 1):
+        places[blocks, np.sort(order[:blocks])] = np.arange(blocks)
+    return places

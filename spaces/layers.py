@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Op = Literal[
@@ -183,6 +183,16 @@ class NetworkBuilder:
         if len({shape[1:] for shape in shapes}) != 1:
             raise ValueError(f"only maps of equal height and width can be concatenated, got {shapes}")
         return self._add(Layer("concat", tuple(xs), (sum(s[0] for s in shapes), *shapes[0][1:]), block=self.block))
+
+    def extend(self, x: int, network: Network) -> int:
+        """Append a whole network whose input is layer x; returns the position of its last layer."""
+        if network[0].shape != self.shape(x):
+            raise ValueError(f"the network reads {network[0].shape}, but layer {x} gives {self.shape(x)}")
+        positions = [x]
+        for layer in network[1:]:
+            inputs = tuple(positions[i] for i in layer.inputs)
+            positions.append(self._add(replace(layer, inputs=inputs)))
+        return positions[-1]
 
     def _add(self, layer: Layer) -> int:
         self.layers.append(layer)

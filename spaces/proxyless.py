@@ -65,7 +65,8 @@ SKELETONS: dict[str, Skeleton] = {
     "cpu": _skeleton(40, (24, 32, 48, 88, 104, 216, 360), 1432),
     "gpu": _skeleton(40, (24, 32, 56, 112, 128, 256, 432), 1728),
 }
-_STAGE = re.compile(r"(\d+)x(\d+)(s2)?")
+_NUMBER = "[1-9][0-9]{0,4}"
+_STAGE = re.compile(f"({_NUMBER})x([1-9][0-9]{{0,2}})(s2)?")
 
 
 def parse_skeleton(text: str) -> Skeleton:
@@ -78,16 +79,16 @@ def parse_skeleton(text: str) -> Skeleton:
         return STANDARD
     if text in SKELETONS:
         return SKELETONS[text]
-    if re.fullmatch(r"w\d+(\.\d+)?", text) and 0.05 <= float(text[1:]) <= 8:
+    if re.fullmatch(r"w[0-9]+(\.[0-9]+)?", text) and 0.05 <= float(text[1:]) <= 8:
         return STANDARD.scaled(float(text[1:]))
     stem, *middle, head = text.split(",") if "," in text else (text, "")
     stages = [_STAGE.fullmatch(part) for part in middle]
-    numbers = [stem, head, *(group for match in stages if match for group in match.groups()[:2])]
-    well_formed = len(stages) > 1 and all(stages) and all(part.isdecimal() and int(part) > 0 for part in numbers)
+    well_formed = len(stages) > 1 and all(stages) and all(re.fullmatch(_NUMBER, part) for part in (stem, head))
     if not well_formed or int(stages[0].group(2)) != 1:  # type: ignore[union-attr]  # all matched
         raise InputError(
             f"a skeleton of proxyless is wFACTOR (0.05 to 8), one of {', '.join(SKELETONS)}, or "
-            f"STEM,WIDTHx1[s2],WIDTHxLAYERS[s2],...,HEAD; got {text!r}",
+            "STEM,WIDTHx1[s2],WIDTHxLAYERS[s2],...,HEAD (numbers from 1, widths to 99999, layers to 999); "
+            f"got {text!r}",
             hint="for example proxyless@w0.5 or proxyless@32,16x1,24x4s2,40x4s2,1280",
         )
     return Skeleton(
@@ -121,6 +122,21 @@ class ProxylessSpace(ChainSpace):
     def stages(self) -> tuple[range, ...]:
         starts = np.cumsum([0, *(stage.layers for stage in self.shape.stages)])
         return tuple(range(int(a), int(b)) for a, b in pairwise(starts))
+
+    @cached_property
+    def runs(self) -> tuple[tuple[range, ...], ...]:
+        """A stage joins the one before it where it keeps the width and has no stride, as at w0.25.
+
+        That is so at full strides: of tasks so small that a stride is taken away, no more stages are joined.
+        """
+        runs: list[tuple[range, ...]] = []
+        for i, (genes, stage) in enumerate(zip(self.stages, self.shape.stages, strict=True)):
+            # Not the second: the first stage's block is of another kind, so no block could stand in both.
+            if i > 1 and stage.stride == 1 and stage.width == self.shape.stages[i - 1].width:
+                runs[-1] = (*runs[-1], genes)
+            else:
+                runs.append((genes,))
+        return tuple(runs)
 
     @property
     def identity(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Population = NDArray[np.int64]  # (n, genes)
 
 MAX_REJECTION_ROUNDS = 1000
+_GENES = re.compile("[0-9]{1,9}(-[0-9]{1,9})*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class SearchSpace(ABC):
             if not len(open_rows):
                 return children
             drawn = self._mutate_once(population[open_rows], rng, rate)
-            good = self.is_valid(drawn)
+            good = self.is_valid(drawn) & (drawn != population[open_rows]).any(axis=1)  # the gene drawn may be unused
             children[open_rows[good]] = drawn[good]
             open_rows = open_rows[~good]
         raise InputError(f"{self.name}: no valid mutant of {self.format(population[open_rows[0]])} was found")
@@ -188,6 +190,8 @@ class SearchSpace(ABC):
     def why_invalid(self, row: NDArray[np.int64]) -> str:
         """The gene that is wrong in an invalid row and the reason, in words."""
         for gene, (value, size) in enumerate(zip(row, self.choices, strict=True)):
+            if value == -1:
+                return f"gene {gene} must be in 0..{size - 1}, but is missing"
             if not 0 <= value < size:
                 return f"gene {gene} must be in 0..{size - 1}, got {value}"
         return "the genes do not go together"
@@ -214,10 +218,10 @@ def parse_arch(text: str) -> Arch:
         InputError: if the text does not have that form.
     """
     name, _, genes = text.strip().rpartition(":")
-    parts = genes.split("-")
-    if not name or not all(part.isdecimal() for part in parts):
+    if not name or not _GENES.fullmatch(genes):
         raise InputError(
-            f"an architecture is written SPACE:GENES, with whole numbers joined by hyphens; got {text!r}",
+            "an architecture is written SPACE:GENES, with whole numbers below a billion joined by hyphens; "
+            f"got {text!r}",
             hint="for example proxyless:0-0-6-6-6-0-6-6-6-0-6-6-6-0-6-6-6-0-6-6-6-0",
         )
-    return Arch(name, tuple(map(int, parts)))
+    return Arch(name, tuple(map(int, genes.split("-"))))

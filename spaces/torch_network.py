@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,9 @@ class TorchNetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             self.steps = nn.ModuleList(_module(layer) for layer in network)
         last = last_uses(network)
-        self._free = [[x for x in set(layer.inputs) if last[x] == i] for i, layer in enumerate(network)]
+        self._free = [
+            [x for x in {*layer.inputs, i} if last[x] == i and x < len(network) - 1] for i, layer in enumerate(network)
+        ]
 
     def forward(self, images: Tensor) -> Tensor:
         outputs: dict[int, Tensor] = {}
@@ -30,10 +34,7 @@ class TorchNetwork(nn.Module):
             if layer.op == "input":
                 outputs[position] = images
             elif layer.op == "add":
-                total = inputs[0]
-                for other in inputs[1:]:
-                    total = total + other
-                outputs[position] = total
+                outputs[position] = reduce(torch.add, inputs)  # a loop's variables would keep the maps alive
             elif layer.op == "concat":
                 outputs[position] = torch.cat(inputs, dim=1)
             else:

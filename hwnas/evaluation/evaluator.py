@@ -1,0 +1,23 @@
+"""What every evaluator promises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from spaces import Arch
+
+
+class Evaluator(ABC):
+    """Says what an architecture scores. Evaluators cross process borders, so they are picklable and light."""
+
+    @abstractmethod
+    def evaluate(self, arch: Arch, *, epochs: int, seed: int) -> Mapping[str, float]:
+        """Values by name, each in its natural direction: accuracy_val up, train_seconds down.
+
+        Args:
+            epochs: the fidelity.
+            seed: of everything that is drawn.
+        Raises:
+            TrainingFailed: if this candidate failed; others may well succeed.
+        """

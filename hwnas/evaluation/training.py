@@ -1,0 +1,155 @@
+"""Scoring an architecture by training it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from spaces import Arch, InputError, SearchSpace
+
+from ..training.data import ImageData
+from ..training.device import resolve_device
+from ..training.recipe import Recipe
+from ..training.trainer import TrainResult, evaluate, time_training, train
+from .evaluator import Evaluator
+from .interval import wilson_interval
+
+
+@dataclass(frozen=True, slots=True)
+class TrialTime:
+    """Seconds for one image in training and in validation, and for what a training does before its first step."""
+
+    train_s_per_image: float
+    validation_s_per_image: float
+    setup_s: float
+
+
+@dataclass(frozen=True)
+class TrainingEvaluator(Evaluator):
+    """Trains every architecture from its own random weights.
+
+    Attributes:
+        data_folder: what `ImageData.save` wrote; each process maps it once.
+        device: as `resolve_device` takes it.
+        threads: of torch in this process while it trains.
+    """
+
+    space: SearchSpace
+    data_folder: Path
+    recipe: Recipe = field(default_factory=Recipe)
+    device: str = "cpu"
+    threads: int = 1
+
+    def evaluate(self, arch: Arch, *, epochs: int, seed: int) -> Mapping[str, float]:
+        """{"accuracy_val", "train_seconds"}, after the last epoch."""
+        _, result = self._train(arch, epochs, seed)
+        return _values(result)
+
+    def train_final(self, arch: Arch, *, epochs: int, seed: int, weights: Path) -> Mapping[str, float]:
+        """Train, and save the state dict to `weights`, whole or not at all; values as `evaluate`.
+
+        Raises:
+            TrainingFailed: if this candidate failed.
+            InputError: if the weights cannot be written.
+        """
+        module, result = self._train(arch, epochs, seed)
+        _save_weights(module, weights)
+        return _values(result)
+
+    def test_accuracy(self, arch: Arch, weights: Path) -> Mapping[str, float]:
+        """{"accuracy_test", "accuracy_test_low", "accuracy_test_high"}: with Wilson's 95 % interval.
+
+        This alone reads the test split.
+
+        Raises:
+            InputError: if the weights are not there, or not of this architecture.
+        """
+        data = _open(self.data_folder)
+        module = self.space.build(arch, data.task)
+        _load_weights(module, weights, arch)
+        device = resolve_device(self.device)
+        images, labels = data.test()
+        with _threads(self.threads):
+            module.to(device).to(memory_format=torch.channels_last)
+            accuracy, correct = evaluate(module, images, labels, mean=data.mean, std=data.std, device=device)
+        low, high = wilson_interval(int(correct.sum()), len(correct))
+        return {"accuracy_test": accuracy, "accuracy_test_low": low, "accuracy_test_high": high}
+
+    def time(self, arch: Arch, *, seed: int, batches: int = 6) -> TrialTime:
+        """How long training and validation of an image take, for planning.
+
+        Raises:
+            TrainingFailed: if memory does not suffice.
+        """
+        with _threads(self.threads):
+            data = _open(self.data_folder)  # once a process, so it is no part of the setup
+            began = time.perf_counter()
+            module = self.space.build(arch, data.task)
+            setup_s = time.perf_counter() - began
+            device = resolve_device(self.device)
+            timed = time_training(module, data, self.recipe, device=device, batches=batches, seed=seed)
+        return TrialTime(timed.train_s_per_image, timed.validation_s_per_image, setup_s)
+
+    def _train(self, arch: Arch, epochs: int, seed: int) -> tuple[nn.Module, TrainResult]:
+        with _threads(self.threads):
+            data = _open(self.data_folder)
+            module = self.space.build(arch, data.task)
+            device = resolve_device(self.device)
+            return module, train(module, data, self.recipe, epochs=epochs, seed=seed, device=device)
+
+
+def _values(result: TrainResult) -> dict[str, float]:
+    return {"accuracy_val": result.accuracy_val, "train_seconds": result.seconds}
+
+
+@lru_cache(maxsize=2)
+def _open(folder: Path) -> ImageData:
+    return ImageData.open(folder)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _save_weights(module: nn.Module, path: Path) -> None:
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                torch.save(state, file)
+            Path(temporary).chmod(0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"the weights cannot be written to {path}: {error}", hint="give another folder") from error
+
+
+def _load_weights(module: nn.Module, path: Path, arch: Arch) -> None:
+    hint = "train this architecture again"
+    try:
+        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except OSError as error:
+        raise InputError(f"the weights {path} cannot be read: {error.strerror}", hint=hint) from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[:1]
+        raise InputError(f"{path} does not hold the weights of {arch}: {''.join(reason)}", hint=hint) from error

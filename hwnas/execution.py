@@ -1,0 +1,111 @@
+"""Where evaluations run: worker processes behind the `concurrent.futures.Executor` interface."""
+
+from __future__ import annotations
+
+import concurrent.futures as cf
+import multiprocessing
+import multiprocessing.connection
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class WorkerDiedError(RuntimeError):
+    """The process that ran a task ended without an answer (killed, out of memory, crashed)."""
+
+
+class WorkerPool(cf.Executor):
+    """Processes that each run one task at a time, with `threads` threads in every numeric library.
+
+    Unlike a plain process pool it survives the death of a worker: the task that the worker ran gets
+    `WorkerDiedError`, the other tasks are not disturbed, and a new process takes the place.
+    """
+
+    def __init__(self, workers: int, *, threads: int = 1) -> None:
+        if workers < 1:
+            raise ValueError(f"a pool needs at least one worker, got {workers}")
+        self.workers = workers
+        self._threads = threads
+        self._tasks: queue.SimpleQueue[tuple[cf.Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._keepers = [threading.Thread(target=self._keep, daemon=True) for _ in range(workers)]
+        for keeper in self._keepers:
+            keeper.start()
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> cf.Future[T]:
+        if self._stopping.is_set():
+            raise RuntimeError("the pool was shut down")
+        future: cf.Future[T] = cf.Future()
+        self._tasks.put((future, _Call(fn, args, kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._stopping.set()
+        if cancel_futures:
+            while True:
+                try:
+                    item = self._tasks.get_nowait()
+                except queue.Empty:
+                    break
+                if item is not None:
+                    item[0].cancel()
+        for _ in self._keepers:
+            self._tasks.put(None)
+        if wait:
+            for keeper in self._keepers:
+                keeper.join()
+
+    def _keep(self) -> None:
+        """One thread a worker: hands it tasks, and replaces it when it dies."""
+        process = self._start()
+        while (item := self._tasks.get()) is not None:
+            future, call = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(process.submit(call).result())
+            except BrokenProcessPool:
+                process.shutdown(wait=False)
+                process = self._start()
+                future.set_exception(WorkerDiedError("the worker process died (killed, out of memory, or crashed)"))
+            except BaseException as error:
+                future.set_exception(error)
+        process.shutdown(wait=True)
+
+    def _start(self) -> cf.ProcessPoolExecutor:
+        return cf.ProcessPoolExecutor(
+            max_workers=1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_prepare_worker,
+            initargs=(self._threads,),
+        )
+
+
+class _Call:
+    """A picklable call without arguments."""
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.fn, self.args, self.kwargs = fn, args, kwargs
+
+    def __call__(self) -> Any:
+        return self.fn(*self.args, **self.kwargs)
+
+
+def _prepare_worker(threads: int) -> None:
+    # Before torch is imported in this process: more threads than free cores cost 10 to 40 times.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for tasks for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)

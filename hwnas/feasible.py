@@ -1,0 +1,211 @@
+"""The part of a space that meets the limits: proofs that it is empty, sampling inside it, the network nearest to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latency import DeviceCosts
+from spaces import InputError, Population, SearchSpace
+from spaces.additive import AdditiveSampler, Interval, extremes
+from spaces.chain import ChainSpace
+
+from .objectives import Limit
+
+DRAWS = 20_000  # random rows that are tried before a search gives up on limits that no table can decide
+DESCENT_ROUNDS = 60
+DESCENT_ROWS = 400
+DISTINCT_ROUNDS = 8
+
+
+class InfeasibleError(InputError):
+    """No network meets the limits, by proof or as far as drawing could find."""
+
+    exit_code = 3
+
+
+class FeasibleSet:
+    """The rows of a space that meet all limits, as far as counts and estimates can tell.
+
+    A row passes a limit on an estimated quantity when the far end of the estimate's 95 % interval meets it.
+    On chains, limits on sums are kept exactly by dynamic programming, the others by drawing again; elsewhere rows
+    are drawn, and moved towards the limits where drawing finds none.
+    """
+
+    def __init__(self, space: SearchSpace, costs: DeviceCosts | None = None, limits: Sequence[Limit] = ()) -> None:
+        if limits and costs is None:
+            raise InputError(f"the limits {', '.join(map(str, limits))} need costs, and none were given")
+        self.space = space
+        self.costs = costs
+        self.limits = tuple(limits)
+
+    def holds(self, population: Population) -> NDArray[np.bool_]:
+        """(n, genes) -> (n,)."""
+        return np.asarray(self.violation(population) == 0.0)
+
+    def violation(self, population: Population) -> NDArray[np.float64]:
+        """(n, genes) -> (n,): the sum of the relative violations of all limits, 0 where all hold."""
+        total = np.zeros(len(population))
+        for limit in self.limits:
+            assert self.costs is not None
+            low, high = self.costs.interval(limit.name, population)
+            total += limit.violation(high if limit.op == "<=" else low)
+        return total
+
+    def sample(self, n: int, rng: np.random.Generator) -> Population:
+        """n rows that meet the limits, spread evenly along latency (along flops where no latency is known).
+
+        Raises:
+            InfeasibleError: if there is none, or none was found.
+        """
+        if self._sampler is None:
+            return self._sample_by_drawing(n, rng)
+        kept = np.empty((0, len(self.space.choices)), dtype=np.int64)
+        for _ in range(50):
+            drawn = self._sampler.sample(max(256, 2 * n), rng, spread=True)
+            kept = np.concatenate([kept, drawn[self.holds(drawn)]])
+            if len(kept) >= n:
+                return kept[:n]
+            if not len(drawn):
+                break
+        return self._cycle(kept if len(kept) else self._descend(rng), n, rng)
+
+    def distinct(self, n: int, rng: np.random.Generator, *, exclude: Population | None = None) -> Population:
+        """Up to n rows of different networks that meet the limits, none of them among `exclude`."""
+        taken = np.empty((0, len(self.space.choices)), dtype=np.int64) if exclude is None else exclude
+        rows = taken
+        for _ in range(DISTINCT_ROUNDS):
+            rows = np.concatenate([rows, self.sample(max(256, n), rng)])
+            first = np.unique(self.space.canonical(rows), axis=0, return_index=True)[1]
+            rows = np.concatenate([taken, rows[np.sort(first[first >= len(taken)])]])
+            if len(rows) - len(taken) >= n:
+                break
+        return rows[len(taken) : len(taken) + n]
+
+    def check(self, rng: np.random.Generator) -> None:
+        """Make sure that some network meets the limits.
+
+        Raises:
+            InfeasibleError: with the limits and the nearest network; the text says whether it is proved.
+        """
+        if not self.limits:
+            return
+        self._raise_if_proved(rng)
+        self.sample(1, rng)
+
+    def nearest(self, rng: np.random.Generator) -> Population:
+        """The row (1, genes) that violates the limits least, as far as a descent from many rows finds."""
+        starts = [self.space.sample(DESCENT_ROWS, rng)]
+        if isinstance(self.space, ChainSpace):
+            for limit in self.limits:
+                assert self.costs is not None
+                known = self.costs.additive(limit.name)
+                if known is not None:
+                    starts += [row for _, row in extremes(known[0], self.space.allowed)]
+        rows = np.concatenate(starts)
+        for _ in range(DESCENT_ROUNDS):
+            violation = self.violation(rows)
+            order = np.argsort(violation, kind="stable")[: DESCENT_ROWS // 4]
+            best = rows[order]
+            if violation[order[0]] == 0.0:
+                break
+            rows = np.concatenate([best, *(self.space.mutate(best, rng) for _ in range(3))])
+        return rows[[int(np.argmin(self.violation(rows)))]]
+
+    def _raise_if_proved(self, rng: np.random.Generator) -> None:
+        assert self.costs is not None
+        if not isinstance(self.space, ChainSpace):
+            return
+        for limit in self.limits:
+            known = self.costs.additive(limit.name)
+            if known is None:
+                continue
+            cost, error = known
+            (least, _), (most, _) = extremes(cost, self.space.allowed)
+            least, most = least * (1 - error), most * (1 + error)
+            if limit.op == "<=" and least > limit.value:
+                self._raise(rng, f"proved by the table: the least {limit.name} of {self.space.name} is {least:.4g}")
+            if limit.op == ">=" and most < limit.value:
+                self._raise(rng, f"proved by the table: the greatest {limit.name} of {self.space.name} is {most:.4g}")
+        optimistic = AdditiveSampler(self.space.allowed, self._intervals(pessimistic=False))
+        if optimistic.is_empty:
+            self._raise(rng, "proved by the table: no network meets them at once")
+
+    def _raise(self, rng: np.random.Generator, how: str) -> None:
+        row = self.nearest(rng)
+        assert self.costs is not None
+        values = []
+        for limit in self.limits:
+            low, high = self.costs.interval(limit.name, row)
+            values.append(f"{limit.name} {(low[0] + high[0]) / 2:.4g}")
+        raise InfeasibleError(
+            f"no network meets {' and '.join(map(str, self.limits))} ({how}); "
+            f"the nearest is {self.space.format(row[0])} with {', '.join(values)}",
+            hint="relax the limit, or choose a narrower or wider skeleton with --space",
+        )
+
+    @cached_property
+    def _sampler(self) -> AdditiveSampler | None:
+        """For chains with known costs: by all limits that are sums, latency (or flops) first."""
+        if not isinstance(self.space, ChainSpace) or self.costs is None:
+            return None
+        return AdditiveSampler(self.space.allowed, self._intervals(pessimistic=True))
+
+    def _intervals(self, *, pessimistic: bool) -> list[Interval]:
+        assert self.costs is not None
+        spread = "latency_ms" if self.costs.table is not None else "flops"
+        bounds: dict[str, tuple[float, float]] = {spread: (-math.inf, math.inf)}
+        for limit in self.limits:
+            known = self.costs.additive(limit.name)
+            if known is None:
+                continue
+            error = known[1] if pessimistic else -known[1]
+            low, high = bounds.get(limit.name, (-math.inf, math.inf))
+            if limit.op == "<=":
+                high = min(high, limit.value / (1 + error))
+            else:
+                low = max(low, limit.value / (1 - error))
+            bounds[limit.name] = (low, high)
+        intervals = []
+        for name, (low, high) in bounds.items():
+            known = self.costs.additive(name)
+            assert known is not None
+            intervals.append(Interval(known[0], low, high))
+        return [*intervals, *self._intensity_intervals()]
+
+    def _intensity_intervals(self) -> list[Interval]:
+        """flops / bytes >= c is the same as flops - c * bytes >= 0, which is a sum."""
+        assert self.costs is not None
+        flops, moved = self.costs.additive("flops"), self.costs.additive("bytes")
+        assert flops is not None
+        assert moved is not None
+        found = []
+        for limit in self.limits:
+            if limit.name == "intensity":
+                difference = flops[0] + moved[0].scaled(-limit.value)
+                found.append(Interval(difference, high=0.0) if limit.op == "<=" else Interval(difference, low=0.0))
+        return found
+
+    def _sample_by_drawing(self, n: int, rng: np.random.Generator) -> Population:
+        drawn = self.space.sample(max(DRAWS, n) if self.limits else n, rng)
+        kept = drawn[self.holds(drawn)]
+        return self._cycle(kept if len(kept) else self._descend(rng), n, rng)
+
+    def _descend(self, rng: np.random.Generator) -> Population:
+        row = self.nearest(rng)
+        if not self.holds(row)[0]:
+            self._raise(rng, f"none found in {DRAWS} draws and a descent from the best of them")
+        return row
+
+    def _cycle(self, rows: Population, n: int, rng: np.random.Generator) -> Population:
+        """From few rows, n: the rows themselves and feasible mutants of them."""
+        for _ in range(20):
+            if len(rows) >= n:
+                break
+            mutants = self.space.mutate(rows[rng.integers(0, len(rows), size=max(64, 2 * n))], rng)
+            rows = np.concatenate([rows, mutants[self.holds(mutants)]])
+        return rows[:n] if len(rows) >= n else rows[np.arange(n) % len(rows)]

@@ -1,0 +1,131 @@
+"""The one-shot Neural Predictor: train random networks, learn to predict accuracy, train what it picks.
+
+Source: Wen et al., Neural Predictor for Neural Architecture Search, 1912.00848, section 3; the picks are its
+soft-Pareto set (section 4.2), taken along the whole cost axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.feasible import FeasibleSet
+from hwnas.pareto import soft_front, spread_along
+from hwnas.predictors import FittedPredictor, GCNPredictor, Predictor
+from hwnas.trial import Trial
+from spaces import InputError, Population
+
+from .random_search import RandomSearch
+from .strategy import Strategy
+
+LEAST_TO_FIT = 8  # evaluated networks below which no predictor is fitted and the picks are random ones
+
+
+class NeuralPredictor(Strategy):
+    """`n_random` networks under the limits, then `n_chosen` picked by the predictor that they train.
+
+    Args:
+        n_candidates: how many unseen networks the predictor ranks.
+        J: softness of the front that picks come from.
+        focus: share of the picks that go to the highest predicted accuracy; the others spread along the cost axis.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_random: int,
+        n_chosen: int,
+        n_candidates: int = 20_000,
+        J: int = 6,
+        focus: float = 0.0,
+        predictor: Predictor | None = None,
+    ) -> None:
+        if n_random < 1 or n_chosen < 0 or not 0 <= focus <= 1:
+            raise InputError(
+                "the Neural Predictor needs n_random >= 1, n_chosen >= 0 and a focus in 0..1; "
+                f"got {n_random}, {n_chosen} and {focus}"
+            )
+        self.n_random = n_random
+        self.n_chosen = n_chosen
+        self.n_candidates = n_candidates
+        self.J = J
+        self.focus = focus
+        self.predictor = GCNPredictor() if predictor is None else predictor
+
+    def start(self, feasible: FeasibleSet, seed: int) -> None:
+        super().start(feasible, seed)
+        self._random = RandomSearch(planned=self.n_random)
+        self._random.start(feasible, seed)
+        self.__dict__.pop("picks", None)
+
+    def propose(self, k: int, rng: np.random.Generator) -> Population | None:
+        if k < self.n_random:
+            return self._random.propose(k, rng)
+        if len(self.told) < self.n_random:
+            return None
+        i = k - self.n_random
+        return self.picks.rows[i] if i < len(self.picks.rows) else self._random.propose(k, rng)
+
+    @cached_property
+    def picks(self) -> Picks:
+        """What the predictor chose, from the first n_random trials alone."""
+        rng = np.random.default_rng([self.seed, self.n_random])
+        rows = self.feasible.distinct(self.n_candidates, rng, exclude=self.told_rows())
+        fitted = fit_accuracy(self.predictor, self.feasible, self.told[: self.n_random], seed=self.seed)
+        if fitted is None or not len(rows):
+            return Picks(rows[: self.n_chosen], np.empty(0), np.empty(0), 0)
+        mean, _ = fitted.predict(self.feasible.space.graphs(rows), graph_features(self.feasible, rows))
+        cost = cost_axis(self.feasible, rows)
+        front = soft_front(cost, mean, J=self.J)
+        best = np.argsort(-np.where(front, mean, -np.inf), kind="stable")
+        best = best[: min(round(self.focus * self.n_chosen), int(front.sum()))]
+        rest = front.copy()
+        rest[best] = False
+        spread = spread_along(cost, mean, min(self.n_chosen - len(best), int(rest.sum())), mask=rest)
+        chosen = np.concatenate([best, spread]).astype(np.int64)
+        if len(chosen) < self.n_chosen:
+            left = np.ones(len(rows), dtype=np.bool_)
+            left[chosen] = False
+            chosen = np.concatenate([chosen, spread_along(cost, mean, self.n_chosen - len(chosen), mask=left)])
+        return Picks(rows[chosen], mean[chosen], cost[chosen], int(front.sum()))
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Chosen rows with their predicted accuracy and their cost, and how many candidates the soft front held."""
+
+    rows: Population
+    predicted: NDArray[np.float64]
+    cost: NDArray[np.float64]
+    front_size: int
+
+
+def fit_accuracy(
+    predictor: Predictor, feasible: FeasibleSet, trials: list[Trial], *, seed: int
+) -> FittedPredictor | None:
+    """A predictor of validation accuracy from the trials that succeeded, or None where they are too few."""
+    complete = [trial for trial in trials if trial.state == "complete"]
+    if len(complete) < LEAST_TO_FIT:
+        return None
+    rows = np.stack([feasible.space.row(trial.arch) for trial in complete])
+    accuracy = np.array([trial.values["accuracy_val"] for trial in complete])
+    return predictor.fit(feasible.space.graphs(rows), graph_features(feasible, rows), accuracy, seed=seed)
+
+
+def graph_features(feasible: FeasibleSet, rows: Population) -> NDArray[np.float64]:
+    """(n, 2): log params and log flops, or (n, 0) where costs are unknown."""
+    if feasible.costs is None:
+        return np.empty((len(rows), 0))
+    costs = feasible.costs.of(rows)
+    return np.log(np.stack([costs["params"], costs["flops"]], axis=1))
+
+
+def cost_axis(feasible: FeasibleSet, rows: Population) -> NDArray[np.float64]:
+    """(n,): estimated latency where the device is known, else flops, else 0."""
+    if feasible.costs is None:
+        return np.zeros(len(rows))
+    costs = feasible.costs.of(rows)
+    return costs.get("latency_ms_estimated", costs["flops"])

@@ -1,0 +1,360 @@
+"""Training and scoring one network, on the CPU or a GPU."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from spaces.torch_network import initialise
+
+from .augment import augment
+from .data import ImageData
+from .recipe import Recipe
+from .sources import Images, Labels
+
+SCORING_BATCH = 128
+DEVICE_SHARE = 3  # a split is kept on the GPU if so many times its size is free there
+OUT_OF_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "alloc_failed")
+
+
+class TrainingFailed(RuntimeError):  # noqa: N818  it names what became of a candidate, as trials do
+    """One candidate could not be trained (diverged, out of memory); others may well be."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One epoch, counted from 1. `accuracy_val` is None where the epoch was not validated."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    seconds: float
+    accuracy_val: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training gave.
+
+    Attributes:
+        accuracy_val: after the last epoch. Not of the best epoch: picking one by validation makes the validation
+            accuracy too good.
+        seconds: of training and validation together.
+        images_per_second: of training alone.
+    """
+
+    accuracy_val: float
+    history: tuple[EpochRecord, ...]
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTime:
+    """Seconds for one image in training and in validation."""
+
+    train_s_per_image: float
+    validation_s_per_image: float
+
+
+def train(
+    module: nn.Module,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    seed: int,
+    device: torch.device | str,
+    progress: Callable[[EpochRecord], None] | None = None,
+    validate_each_epoch: bool = False,
+) -> TrainResult:
+    """Draw the weights of `module` anew and train them; they stay in the module, on the device.
+
+    On the CPU, with the same number of threads, equal seeds give equal weights to the bit. On CUDA convolutions
+    run in bfloat16 (float16 where the GPU has none), and repeats may differ in the last bits.
+
+    Args:
+        epochs: how often all training images are seen; at least 1.
+        seed: of the weights, the order and the augmentation.
+        progress: is told of every epoch when it ends; what it raises ends the training.
+        validate_each_epoch: record the validation accuracy after every epoch, not only after the last.
+    Raises:
+        TrainingFailed: if the loss is no longer finite, or memory does not suffice.
+    """
+    if epochs < 1:
+        raise ValueError(f"a training has at least 1 epoch, got {epochs}")
+    device = torch.device(device)
+    with _failures(), _own_randomness(seed, device):
+        start = time.perf_counter()
+        run = _Training(module, data, recipe, epochs=epochs, seed=seed, device=device)
+        history: list[EpochRecord] = []
+        training_s = 0.0
+        for epoch in range(1, epochs + 1):
+            began = time.perf_counter()
+            loss = run.epoch()
+            training_s += time.perf_counter() - began
+            last = epoch == epochs
+            accuracy = run.validate() if last or validate_each_epoch else None
+            history.append(EpochRecord(epoch, epochs, loss, time.perf_counter() - began, accuracy))
+            if progress is not None:
+                progress(history[-1])
+        final = history[-1].accuracy_val
+        assert final is not None
+        return TrainResult(
+            accuracy_val=final,
+            history=tuple(history),
+            seconds=time.perf_counter() - start,
+            images_per_second=epochs * len(data.train_labels) / training_s,
+        )
+
+
+def evaluate(
+    module: nn.Module,
+    images: Images,
+    labels: Labels,
+    *,
+    mean: Sequence[float] | NDArray[np.float32],
+    std: Sequence[float] | NDArray[np.float32],
+    device: torch.device | str,
+    batch_size: int = SCORING_BATCH,
+) -> tuple[float, NDArray[np.bool_]]:
+    """(accuracy, which images are right), in float32 as the network will be deployed.
+
+    Args:
+        images: (n, channels, height, width) uint8.
+        labels: (n,).
+        mean, std: per channel, for pixels scaled to [0, 1].
+    Raises:
+        TrainingFailed: if memory does not suffice.
+    """
+    with _failures():
+        feed = _Feed(images, labels, mean, std, torch.device(device))
+        return _score(module, feed, batch_size)
+
+
+def time_training(
+    module: nn.Module, data: ImageData, recipe: Recipe, *, device: torch.device | str, batches: int, seed: int
+) -> TrainingTime:
+    """Time some batches of training and of validation, after warming up; the module is left as it was.
+
+    Raises:
+        TrainingFailed: if memory does not suffice.
+    """
+    device = torch.device(device)
+    with _failures(), _own_randomness(seed, device):
+        run = _Training(copy.deepcopy(module), data, recipe, epochs=1, seed=seed, device=device)
+        run.steps = 3 * batches + 2  # the schedule has to last, whatever the size of an epoch
+        seconds, images = [], []
+        groups = run.groups()
+        for step in range(batches + 2):
+            group = groups[step % len(groups)]
+            _synchronise(device)
+            began = time.perf_counter()
+            run.step(group)
+            _synchronise(device)
+            if step >= 2:
+                seconds.append(time.perf_counter() - began)
+                images.append(len(group))
+        train_s = sum(seconds) / sum(images)
+
+        size = min(SCORING_BATCH, len(run.val))
+        run.module.eval()
+        seconds = []
+        with torch.inference_mode():
+            for _ in range(max(1, batches // 2) + 1):
+                _synchronise(device)
+                began = time.perf_counter()
+                run.module(run.val.batch(np.arange(size))[0])
+                _synchronise(device)
+                seconds.append(time.perf_counter() - began)
+        return TrainingTime(train_s, sum(seconds[1:]) / len(seconds[1:]) / size)
+
+
+class _Feed:
+    """Batches of a split on a device, the whole split kept there if it fits."""
+
+    def __init__(
+        self,
+        images: Images,
+        labels: Labels,
+        mean: Sequence[float] | NDArray[np.float32],
+        std: Sequence[float] | NDArray[np.float32],
+        device: torch.device,
+    ) -> None:
+        self._images, self._device = images, device
+        self._labels = torch.from_numpy(np.array(labels)).to(device)
+        self._mean = torch.tensor(np.array(mean, dtype=np.float32), device=device).reshape(1, -1, 1, 1)
+        self._std = torch.tensor(np.array(std, dtype=np.float32), device=device).reshape(1, -1, 1, 1)
+        self._resident: Tensor | None = None
+        if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > DEVICE_SHARE * images.nbytes:
+            self._resident = torch.from_numpy(np.array(images)).to(device)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def raw(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The uint8 images and the labels at `index`."""
+        where = torch.from_numpy(index).to(self._device)
+        if self._resident is not None:
+            return self._resident[where], self._labels[where]
+        return torch.from_numpy(self._images[index]).to(self._device), self._labels[where]
+
+    def batch(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        images, labels = self.raw(index)
+        return self.normalised(images), labels
+
+    def normalised(self, images: Tensor) -> Tensor:
+        scaled = (images.float() / 255 - self._mean) / self._std
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+
+class _Training:
+    """The state of one training: module, optimiser, schedule, generators."""
+
+    def __init__(
+        self, module: nn.Module, data: ImageData, recipe: Recipe, *, epochs: int, seed: int, device: torch.device
+    ) -> None:
+        weights_seed, order_seed, augment_seed = np.random.SeedSequence(seed).spawn(3)
+        initialise(module, _generator(weights_seed))  # on the CPU, so that a device does not change the weights
+        self.module = module.to(device).to(memory_format=torch.channels_last)
+        self.data, self.recipe, self.device = data, recipe, device
+        self.train = _Feed(data.train_images, data.train_labels, data.mean, data.std, device)
+        self.val = _Feed(data.val_images, data.val_labels, data.mean, data.std, device)
+        self.optimiser = _optimiser(module, recipe)
+        self.order = np.random.default_rng(order_seed)
+        self.augmentation = _generator(augment_seed)
+        self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        self.steps = epochs * recipe.steps_per_epoch(len(self.train))
+        self.done = 0
+        half = device.type == "cuda"
+        self.half = torch.bfloat16 if half and torch.cuda.is_bf16_supported(False) else torch.float16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half and self.half == torch.float16)
+
+    def groups(self) -> list[NDArray[np.int64]]:
+        """The batches of one epoch, in a new order."""
+        n = len(self.train)
+        groups = np.array_split(self.order.permutation(n), self.recipe.steps_per_epoch(n))
+        # Batch norm over one value has no variance; a set that small sees its image twice a step.
+        return [np.repeat(group, 2) if len(group) == 1 else group for group in groups]
+
+    def epoch(self) -> float:
+        """Mean loss over the epoch's steps."""
+        self.module.train()
+        groups = self.groups()
+        total = torch.zeros((), device=self.device)
+        for group in groups:
+            loss = self.step(group)
+            total += loss
+            if self.device.type == "cpu":  # elsewhere asking would wait for the device
+                _check_finite(loss)
+        _check_finite(total)
+        return float(total) / len(groups)
+
+    def step(self, group: NDArray[np.int64]) -> Tensor:
+        self.module.train()
+        for part in self.optimiser.param_groups:
+            part["lr"] = self.recipe.lr_at(self.done, self.steps, len(self.train))
+        images, labels = self.train.raw(group)
+        resolution = self.data.task.resolution
+        if self.recipe.augment:
+            images = augment(
+                images,
+                resolution,
+                photographs=self.data.photographs,
+                flip=self.data.flip,
+                generator=self.augmentation,
+            )
+        else:
+            margin = (images.shape[-1] - resolution) // 2
+            images = images[:, :, margin : margin + resolution, margin : margin + resolution]
+        with self._precision():
+            loss = self.loss(self.module(self.train.normalised(images)).float(), labels)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.done += 1
+        return loss.detach()  # type: ignore[no-any-return]
+
+    def validate(self) -> float:
+        return _score(self.module, self.val, SCORING_BATCH)[0]
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return torch.autocast("cuda", dtype=self.half) if self.device.type == "cuda" else nullcontext()
+
+
+def _score(module: nn.Module, feed: _Feed, batch_size: int) -> tuple[float, NDArray[np.bool_]]:
+    if not len(feed):
+        raise ValueError("there are no images to score")
+    module.eval()
+    right = []
+    with torch.inference_mode():
+        for start in range(0, len(feed), batch_size):
+            images, labels = feed.batch(np.arange(start, min(start + batch_size, len(feed))))
+            right.append(module(images).argmax(dim=1) == labels)
+    correct = torch.cat(right).cpu().numpy()
+    return float(correct.mean()), correct
+
+
+def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    weights = [p for p in module.parameters() if p.ndim > 1]
+    others = [p for p in module.parameters() if p.ndim <= 1]  # batch norm and biases
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+    )
+
+
+def _check_finite(loss: Tensor) -> None:
+    if not torch.isfinite(loss):
+        raise TrainingFailed(f"diverged: the training loss became {float(loss)}")
+
+
+def _generator(seed: np.random.SeedSequence) -> torch.Generator:
+    return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@contextmanager
+def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Layers that draw (dropout) ask torch's global generators: they are seeded here and restored afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed % 2**63)
+        yield
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turn torch's ways of saying that memory does not suffice into `TrainingFailed`."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingFailed(f"out of memory: {_first_line(error)}") from error
+    except RuntimeError as error:
+        if not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+            raise
+        raise TrainingFailed(f"out of memory: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,50 @@
+"""All costs of many architectures on one device: counted exactly, latency estimated from a table."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spaces import InputError, Population, SearchSpace, Task
+from spaces.additive import AdditiveCost
+
+from .counts import COUNTED, PopulationCosts
+from .table import LatencyTable
+
+
+class DeviceCosts:
+    """Costs by name for a space and task; `latency_ms_estimated` only where there is a table of the device."""
+
+    def __init__(self, space: SearchSpace, task: Task, table: LatencyTable | None = None) -> None:
+        if table is not None and (table.space, table.task) != (space.name, task):
+            raise InputError(f"the latency table is of {table.space} and {table.task}, not of {space.name} and {task}")
+        self.space = space
+        self.task = task
+        self.table = table
+        self._counts = PopulationCosts(space, task)
+
+    def of(self, population: Population) -> dict[str, NDArray[np.float64]]:
+        """(n, genes) -> one (n,) array a name."""
+        values = self._counts.of(population)
+        if self.table is not None:
+            values["latency_ms_estimated"] = self.table.estimate_ms(population)
+        return values
+
+    def interval(self, name: str, population: Population) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper end of what is known of a limited quantity: equal for counts, 95 % for `latency_ms`."""
+        if name == "latency_ms":
+            return self._table().interval_ms(population)
+        values = self._counts.of(population)[name]
+        return values, values
+
+    def additive(self, name: str) -> tuple[AdditiveCost, float] | None:
+        """A limited quantity as a sum over genes with its relative error, or None where it is no such sum."""
+        if name == "latency_ms":
+            return self._table().cost, self._table().relative_error
+        cost = self._counts.additive(name) if name in COUNTED else None
+        return None if cost is None else (cost, 0.0)
+
+    def _table(self) -> LatencyTable:
+        if self.table is None:
+            raise InputError("a limit on latency_ms needs a latency table of the device, and none was measured")
+        return self.table

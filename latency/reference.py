@@ -1,0 +1,62 @@
+"""The reference network of a task, and its own latency, which is stored with the device."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from spaces import Network, Task
+from spaces.proxyless import ProxylessSpace
+
+from .device import Device
+from .onnx_graph import build_onnx, write_atomically
+from .runtime import lower_quartiles, run_rounds
+
+BURSTS = 5
+ROUNDS = 20
+WEIGHT_SEED = 0  # latency does not depend on the weights, so one fixed file serves everywhere
+
+
+def reference_network(task: Task) -> Network:
+    """The fixed network beside which every network of a task is timed: a chain at half width, all blocks alike."""
+    space = ProxylessSpace("w0.5")
+    return space.layers(space.arch([0] * len(space.choices)), task)
+
+
+def reference_model(task: Task) -> bytes:
+    """The ONNX model of the reference network."""
+    return build_onnx(reference_network(task), np.random.default_rng(WEIGHT_SEED), normalise=True)
+
+
+def measure_reference_ms(task: Task, rng: np.random.Generator) -> float:
+    """The reference network's latency on this machine, caches flushed, with nothing to take a ratio to.
+
+    The least of several bursts: other work can only make a burst slower.
+    """
+    model = reference_model(task)
+    bursts = [run_rounds([model], rounds=ROUNDS, rng=rng, warm=False) for _ in range(BURSTS)]
+    return min(float(lower_quartiles(burst.cpu)[0]) for burst in bursts)
+
+
+def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) -> float:
+    """The latency stored for this device and task, measured and stored the first time it is asked for."""
+    path = home() / "devices" / f"{device.fingerprint}.json"
+    key = "x".join(map(str, task.input_shape)) + f"-{task.classes}"
+    known = json.loads(path.read_text())["reference_ms"] if path.exists() else {}
+    if key not in known:
+        known[key] = measure_reference_ms(task, rng)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"device": asdict(device), "reference_ms": known}
+        write_atomically(path, json.dumps(record, indent=1).encode())
+    return float(known[key])
+
+
+def home() -> Path:
+    """Where measurements of this machine are kept: $HWNAS_HOME, or hwnas in the user's cache folder."""
+    if "HWNAS_HOME" in os.environ:
+        return Path(os.environ["HWNAS_HOME"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hwnas"

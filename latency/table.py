@@ -1,0 +1,210 @@
+"""Additive block tables: the latency of any chain from timed blocks.
+
+A block is timed in context, between two 1x1 convolutions whose own time is taken off again: alone, its input and
+output would pass through the caches and the session's borders as they do in no network. One scale factor, from a
+few whole networks, takes off what is left; the scatter around it is the table's stated error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from spaces import InputError, Network, Population, SearchSpace, Task
+from spaces.additive import AdditiveCost
+from spaces.chain import ChainSpace
+from spaces.layers import NetworkBuilder
+
+from .device import Device
+from .onnx_graph import build_onnx
+from .runtime import lower_quartiles, run_rounds
+
+CONTEXT_CHANNELS = 8
+TABLE_ROUNDS = 15
+CALIBRATION_ROUNDS = 25
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Estimated latency of every network of one chain space and task on one device.
+
+    Attributes:
+        reference_ms: the reference network's own latency, which all ratios on this device and task are times of.
+        cost: milliseconds of the stem and head (constant) and of every block, already scaled.
+        relative_error: half-width of the 95 % interval of an estimate, as a share of it, from networks that were
+            left out of the fit one at a time.
+        calibration: (measured ms, estimated ms) of the calibration networks.
+    """
+
+    device: Device
+    space: str
+    task: Task
+    reference_ms: float
+    cost: AdditiveCost
+    relative_error: float
+    calibration: tuple[tuple[float, float], ...]
+
+    def estimate_ms(self, population: Population) -> NDArray[np.float64]:
+        """(n, genes) -> (n,) estimated latency_ms."""
+        return self.cost.of(population)
+
+    def interval_ms(self, population: Population) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lower and upper end of the 95 % interval of each estimate, (n,) each."""
+        estimate = self.estimate_ms(population)
+        return estimate * (1 - self.relative_error), estimate * (1 + self.relative_error)
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                **{name: getattr(self, name) for name in ("space", "reference_ms", "relative_error", "calibration")},
+                "device": asdict(self.device),
+                "task": asdict(self.task),
+                "constant_ms": self.cost.constant,
+                "table_ms": self.cost.table.tolist(),
+            },
+            indent=1,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, *, space: str, task: Task, device: Device) -> LatencyTable:
+        """Read a stored table.
+
+        Raises:
+            InputError: if it is of another device, space or task than the ones given.
+        """
+        stored: Mapping[str, Any] = json.loads(text)
+        for what, theirs, ours in (
+            ("device", Device(**stored["device"]), device),
+            ("space", stored["space"], space),
+            ("task", Task(**stored["task"]), task),
+        ):
+            if theirs != ours:
+                raise InputError(
+                    f"the latency table must be of this {what} ({ours}), but it is of {theirs}",
+                    hint="measure a new table: start a new run without the old one",
+                )
+        return cls(
+            device=device,
+            space=space,
+            task=task,
+            reference_ms=stored["reference_ms"],
+            cost=AdditiveCost(stored["constant_ms"], np.array(stored["table_ms"])),
+            relative_error=stored["relative_error"],
+            calibration=tuple((a, b) for a, b in stored["calibration"]),
+        )
+
+
+def measure_table(
+    space: SearchSpace,
+    task: Task,
+    device: Device,
+    reference: bytes,
+    reference_ms: float,
+    *,
+    calibration: Population,
+    rng: np.random.Generator,
+    budget_s: float | None = None,
+) -> LatencyTable:
+    """Time every block of a chain space once, then scale the sums by the measured `calibration` networks.
+
+    Args:
+        calibration: (n, genes) rows, n >= 3, spread over the range of costs that will be asked for.
+        budget_s: shorten the rounds so that timing takes about this long.
+    Raises:
+        InputError: if the space is no chain.
+    """
+    if not isinstance(space, ChainSpace):
+        raise InputError(f"block tables are for chains of blocks, and {space.name} is none")
+    raw_cost = _time_blocks(space, task, reference, reference_ms, rng, budget_s)
+    models = [build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in calibration]
+    share = None if budget_s is None else budget_s / 3
+    raw = run_rounds([reference, *models], rounds=CALIBRATION_ROUNDS, rng=rng, warm=False, budget_s=share)
+    quartiles = lower_quartiles(raw.cpu)
+    measured = reference_ms * quartiles[1:] / quartiles[0]
+    estimated = raw_cost.of(calibration)
+    log_ratios = np.log(measured / estimated)
+    table = LatencyTable(
+        device=device,
+        space=space.name,
+        task=task,
+        reference_ms=reference_ms,
+        cost=raw_cost.scaled(float(np.exp(log_ratios.mean()))),
+        relative_error=_prediction_error(log_ratios),
+        calibration=(),
+    )
+    pairs = zip(measured.tolist(), table.estimate_ms(calibration).tolist(), strict=True)
+    return replace(table, calibration=tuple(pairs))
+
+
+def _prediction_error(log_ratios: NDArray[np.float64]) -> float:
+    """95 % half-width for a network that is not among the n calibrated: Student's t with n - 1 degrees of freedom."""
+    n = len(log_ratios)
+    return float(stats.t.ppf(0.975, n - 1) * log_ratios.std(ddof=1) * np.sqrt(1 + 1 / n))
+
+
+def _time_blocks(
+    space: ChainSpace,
+    task: Task,
+    reference: bytes,
+    reference_ms: float,
+    rng: np.random.Generator,
+    budget_s: float | None,
+) -> AdditiveCost:
+    pieces = space.fragments(task)
+    networks: dict[Network, Network] = {}  # what is timed, by the piece it times
+    contexts: dict[tuple[int, ...], Network] = {}
+    for piece in (pieces.stem, *(block for row in pieces.blocks for block in row if block), pieces.head):
+        key = _unnamed(piece)
+        ends = [end for end in (piece[0].shape, piece[-1].shape) if len(end) == 3]
+        before, after = piece is not pieces.stem, piece is not pieces.head
+        networks[key] = _in_context(key, before=before, after=after)
+        for shape, wanted in zip(ends, (before, after), strict=False):
+            if wanted:
+                contexts[shape] = _context(shape)
+    timed = [*networks.values(), *contexts.values()]
+    # The stem and the head come with their own input, whose normalisation is part of every deployed network.
+    models = [build_onnx(n, rng, normalise=n[0].shape == task.input_shape) for n in timed]
+    share = None if budget_s is None else budget_s * 2 / 3
+    raw = run_rounds([reference, *models], rounds=TABLE_ROUNDS, rng=rng, warm=False, budget_s=share)
+    quartiles = lower_quartiles(raw.cpu)
+    milliseconds = reference_ms * quartiles[1:] / quartiles[0]
+    piece_ms = dict(zip(networks, milliseconds, strict=False))
+    context_ms = dict(zip(contexts, milliseconds[len(networks) :], strict=True))
+
+    def own_ms(piece: Network) -> float:
+        total = piece_ms[_unnamed(piece)]
+        if piece is not pieces.stem:
+            total -= context_ms[piece[0].shape] / 2
+        if piece is not pieces.head:
+            total -= context_ms[piece[-1].shape] / 2
+        return max(float(total), 0.0)
+
+    return pieces.additive(own_ms)
+
+
+def _unnamed(network: Network) -> Network:
+    """Without block labels, so that equal blocks at different depths are timed once."""
+    return tuple(replace(layer, block="") for layer in network)
+
+
+def _in_context(piece: Network, *, before: bool, after: bool) -> Network:
+    shape = piece[0].shape
+    net = NetworkBuilder((CONTEXT_CHANNELS, *shape[1:]) if before else shape)
+    x = net.conv(0, shape[0]) if before else 0
+    x = net.extend(x, piece)
+    if after:
+        net.conv(x, CONTEXT_CHANNELS)
+    return net.network
+
+
+def _context(shape: tuple[int, ...]) -> Network:
+    """The two 1x1 convolutions around a map of this shape, without a block between them."""
+    net = NetworkBuilder((CONTEXT_CHANNELS, *shape[1:]))
+    net.conv(net.conv(0, shape[0]), CONTEXT_CHANNELS)
+    return net.network

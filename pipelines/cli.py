@@ -1,0 +1,253 @@
+"""The command `hwnas`: parse, validate, call. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from spaces.errors import InputError
+
+from .progress import TerminalListener
+
+STARTED = time.monotonic()
+DONE, FAILED, BAD_INPUT, INFEASIBLE = 0, 1, 2, 3
+
+app = typer.Typer(
+    name="hwnas",
+    help="Find convolutional networks for your images, your device and your limits.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[str, typer.Option(help="digits, cifar10, fashion-mnist, or a FOLDER with one folder a class.")]
+DataRoot = Annotated[Path, typer.Option(help="Where cifar10 and fashion-mnist lie, or are downloaded to.")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10 or fashion-mnist if it is not there.")]
+Space = Annotated[
+    str | None, typer.Option(help="Search space with skeleton, such as proxyless@w0.5. Default: by resolution.")
+]
+Resolution = Annotated[int | None, typer.Option(help="Image size in pixels. Default: the set's own; 96 for a folder.")]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="Such as 'latency_ms<=3' or 'params<=2M'; repeat for several at once."),
+]
+Budget = Annotated[str | None, typer.Option(help="How long the whole run may take: 90s, 3m, 1h30m.")]
+Trials = Annotated[int | None, typer.Option(help="How many networks to try, instead of a budget.")]
+Epochs = Annotated[int | None, typer.Option(help="Epochs of each trial. Default: from the budget, or 5.")]
+FinalEpochs = Annotated[int | None, typer.Option(help="Epochs of final trainings. Default: from the budget, or 20.")]
+Finalists = Annotated[int | None, typer.Option(help="How many networks are trained to the end.")]
+ValidationShare = Annotated[float, typer.Option(help="Share of the training images kept for validation.")]
+Seed = Annotated[int, typer.Option(help="Decides everything that is drawn.")]
+TrainDevice = Annotated[str, typer.Option("--device", help="Where to train: auto, cpu, cuda, cuda:1, mps.")]
+Workers = Annotated[int | None, typer.Option(help="Trainings at once. Default: one a core; 2 on a GPU.")]
+Run = Annotated[Path | None, typer.Option(help="Run folder; an existing one is gone on with. Default: a new one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+@app.command("search", epilog="Example: hwnas search --data digits --limit 'latency_ms<=0.3' --budget 3m")
+def search_command(
+    data: Data,
+    limit: Limits = None,
+    budget: Budget = None,
+    trials: Trials = None,
+    space: Space = None,
+    resolution: Resolution = None,
+    data_root: DataRoot = Path("data"),
+    download: Download = False,
+    epochs: Epochs = None,
+    final_epochs: FinalEpochs = None,
+    finalists: Finalists = None,
+    validation_share: ValidationShare = 0.15,
+    seed: Seed = 0,
+    device: TrainDevice = "auto",
+    workers: Workers = None,
+    run: Run = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search for the most accurate network under the limits, and deploy it as a measured ONNX file."""
+    settings = {key: value for key, value in locals().items() if key not in {"run", "as_json"}}
+    _guarded(as_json, lambda: _search("search", settings, run, as_json))
+
+
+@app.command("frontier", epilog="Example: hwnas frontier --data cifar10 --limit 'params<=1M' --budget 2h --finalists 8")
+def frontier_command(
+    data: Data,
+    limit: Limits = None,
+    budget: Budget = None,
+    trials: Trials = None,
+    space: Space = None,
+    resolution: Resolution = None,
+    data_root: DataRoot = Path("data"),
+    download: Download = False,
+    epochs: Epochs = None,
+    final_epochs: FinalEpochs = None,
+    finalists: Finalists = None,
+    validation_share: ValidationShare = 0.15,
+    seed: Seed = 0,
+    device: TrainDevice = "auto",
+    workers: Workers = None,
+    run: Run = None,
+    as_json: AsJson = False,
+) -> None:
+    """Produce the accuracy-latency frontier: every member trained to the end and measured."""
+    settings = {key: value for key, value in locals().items() if key not in {"run", "as_json"}}
+    _guarded(as_json, lambda: _search("frontier", settings, run, as_json))
+
+
+@app.command("deploy", epilog="Example: hwnas deploy runs/digits-20260101-120000 --pick fastest --out for-the-device")
+def deploy_command(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    pick: Annotated[str, typer.Option(help="best (by validation), fastest, or the name of a final model.")] = "best",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the model's own in the run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a final model of a run as ONNX, checked against torch on real images and measured."""
+
+    def work() -> dict[str, Any]:
+        from .deploy import deploy
+        from .run_folder import RunFolder
+
+        outcome = deploy(RunFolder.existing(run), pick, out)
+        if not as_json:
+            checks, model = outcome["checks"], outcome["model"]
+            print(f"{outcome['name']} written to {outcome['folder']}")
+            print(f"  {model['arch']}")
+            print(f"  latency {_latency(model)}, test accuracy {_accuracy(model)}")
+            print(
+                f"  on {checks['parity_images']} images ONNX Runtime and torch agree in {checks['agreement']:.1%} of "
+                f"the predictions, logits differ by at most {checks['largest_difference']:.2g}"
+            )
+        return {"folder": outcome["folder"], "name": outcome["name"], "checks": outcome["checks"]}
+
+    _guarded(as_json, work)
+
+
+@app.command("profile", epilog="Example: hwnas profile mobilenet-v2 proxyless-mobile --resolution 96")
+def profile_command(
+    networks: Annotated[list[str], typer.Argument(help="Published names, SPACE:GENES texts, or ONNX files.")],
+    resolution: Annotated[int, typer.Option(help="Image size in pixels.")] = 224,
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 1000,
+    channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Count and measure networks on this device."""
+
+    def work() -> dict[str, Any]:
+        from spaces import Task
+
+        from .profile import print_profile, profile
+
+        outcome = profile(networks, Task(resolution, classes, channels), seed=seed)
+        if not as_json:
+            print_profile(outcome, Console())
+        return outcome
+
+    _guarded(as_json, work)
+
+
+def _search(job: str, settings: dict[str, Any], run: Path | None, as_json: bool) -> dict[str, Any]:
+    from spaces import get_space
+
+    from .config import RunConfig, default_space, parse_duration
+    from .run_folder import RunFolder, new_run_path
+
+    settings["limits"] = tuple(settings.pop("limit") or ())
+    budget = settings.pop("budget")
+    settings["budget_s"] = parse_duration(budget) if budget is not None else None
+    settings["data_root"] = str(settings["data_root"])
+    # Whatever can be wrong without looking at the data is said before torch is imported, which takes seconds.
+    config = RunConfig.of(job=job, **{**settings, "space": settings["space"] or "proxyless"})
+    get_space(config.space)
+    if run is not None and settings["space"] is not None:
+        RunFolder.check(run, config)
+
+    from hwnas.training import default_resolution
+
+    from .search import run_search
+
+    if settings["space"] is None:
+        resolution = config.resolution or default_resolution(config.data)
+        config = config.model_copy(update={"space": default_space(resolution)})
+    path = run or new_run_path(Path("runs"), config.data)
+    outcome = run_search(config, path, TerminalListener(Console(stderr=True)), started=STARTED)
+    if not as_json:
+        _print_outcome(outcome)
+    if not outcome["meets_limits"]:
+        raise _MissedError(outcome)
+    return outcome
+
+
+class _MissedError(Exception):
+    """A run ended, but its best file misses a limit when measured."""
+
+    def __init__(self, outcome: dict[str, Any]) -> None:
+        super().__init__("missed")
+        self.outcome = outcome
+
+
+def _print_outcome(outcome: dict[str, Any]) -> None:
+    chosen = outcome["chosen"]
+    print(f"chosen         {chosen['arch']}")
+    print(f"test accuracy  {_accuracy(chosen)}")
+    print(f"latency        {_latency(chosen)}, measured on the exported file")
+    print(f"size           {chosen['params']:,.0f} parameters, {chosen['flops']:,.0f} multiply-adds")
+    if len(outcome["frontier"]) > 1:
+        print("final models")
+        for model in outcome["frontier"]:
+            print(f"  {model['name']}  {_latency(model)}  test accuracy {_accuracy(model)}")
+    print(f"model          {outcome['model']}")
+    print(f"report         {outcome['report']}")
+    print(f"run            {outcome['run']} ({outcome['trials']} trials, {outcome['seconds']:.0f} s)")
+
+
+def _accuracy(model: dict[str, Any]) -> str:
+    low, high = model["accuracy_test_interval"]
+    return f"{model['accuracy_test']:.1%} (95 %: {low:.1%} to {high:.1%})"
+
+
+def _latency(model: dict[str, Any]) -> str:
+    low, high = model["latency_ms_interval"]
+    return f"{model['latency_ms']:.3g} ms (95 %: {low:.3g} to {high:.3g})"
+
+
+def _guarded(as_json: bool, work: Callable[[], dict[str, Any]]) -> None:
+    """Run a command's work: its errors become one line and an exit code, its result JSON where that was asked."""
+    code = DONE
+    try:
+        outcome = work()
+    except _MissedError as missed:
+        outcome, code = missed.outcome, INFEASIBLE
+        if not as_json:
+            print("The chosen file misses a limit on this device, see above.", file=sys.stderr)
+    except InputError as error:
+        outcome, code = {"error": str(error), "hint": error.hint}, error.exit_code
+    except OSError as error:
+        outcome = {"error": f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "hint": ""}
+        code = BAD_INPUT
+    except KeyboardInterrupt:
+        outcome, code = {"error": "interrupted", "hint": "the same command with the same --run goes on"}, FAILED
+    except Exception as error:
+        traceback.print_exc()
+        outcome, code = {"error": f"{type(error).__name__}: {error}", "hint": "this is a fault of hwnas"}, FAILED
+    if as_json:
+        print(json.dumps(outcome))
+    elif "error" in outcome:
+        hint = f" ({outcome['hint']})" if outcome.get("hint") else ""
+        print(f"hwnas: {outcome['error']}{hint}", file=sys.stderr)
+    if code:
+        raise typer.Exit(code)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

@@ -1,0 +1,104 @@
+"""What a person asks of a run: validated where text enters, stored in the run folder, compared on going on."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
+
+from hwnas.objectives import Limit
+from spaces import InputError
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+class RunConfig(BaseModel, frozen=True, extra="forbid"):
+    """Everything that decides a run, apart from what is measured while it runs."""
+
+    job: Literal["search", "frontier"]
+    data: str
+    data_root: str
+    download: bool = False
+    resolution: PositiveInt | None = None
+    space: str
+    limits: tuple[str, ...] = ()
+    budget_s: PositiveFloat | None = None
+    trials: Annotated[int, Field(ge=2)] | None = None
+    epochs: PositiveInt | None = None
+    final_epochs: PositiveInt | None = None
+    finalists: PositiveInt | None = None
+    validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.15
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: str = "auto"
+    workers: PositiveInt | None = None
+
+    @classmethod
+    def of(cls, **fields: Any) -> RunConfig:
+        """Validate fields by name; a limit is normalised to its plain form.
+
+        Raises:
+            InputError: naming the first field that does not hold, and why.
+        """
+        fields["limits"] = tuple(str(Limit.parse(text)) for text in fields.get("limits", ()))
+        try:
+            config = cls(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
+            raise InputError(f"{field}: {first['msg'].lower()}, got {first['input']!r}") from None
+        if (config.budget_s is None) == (config.trials is None):
+            raise InputError(
+                "exactly one of --budget and --trials says how long to search",
+                hint="for example --budget 3m, or --trials 50",
+            )
+        return config
+
+    @property
+    def parsed_limits(self) -> tuple[Limit, ...]:
+        return tuple(Limit.parse(text) for text in self.limits)
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps({k: v for k, v in self.model_dump(mode="json").items() if v is not None})
+
+    @classmethod
+    def from_toml(cls, path: Path) -> RunConfig:
+        """Raises InputError if the file is no such configuration."""
+        try:
+            return cls.of(**tomllib.loads(path.read_text()))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} must be TOML: {error}") from None
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """The fields that differ, as `name: ours != theirs`."""
+        mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
+        return [f"{name}: {mine[name]!r} != {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `3m`, `1h30m`.
+
+    Raises:
+        InputError: if the text has no such form or is zero.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise InputError(f"a budget is a time such as 90s, 3m or 1h30m, got {text!r}")
+    return total
+
+
+def default_space(resolution: int) -> str:
+    """The skeleton for a space that was not named: narrower for smaller images."""
+    if resolution < 24:
+        return "proxyless@w0.25"
+    return "proxyless@w0.5" if resolution < 128 else "proxyless"
+
+
+def join_limits(limits: Sequence[str]) -> str:
+    return " and ".join(limits) if limits else "no limits"

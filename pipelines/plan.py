@@ -1,0 +1,173 @@
+"""A budget in minutes becomes a plan: how many networks, how many epochs, when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spaces import InputError
+
+# What a run does besides training, in seconds on a slow core: fitting predictors, measuring and exporting models,
+# the report.
+CLOSING_S = 35.0
+SEARCH_SHARE = 0.65  # of the time for training; the rest trains the finalists
+CHOSEN_SHARE = 0.3  # of the trials; the rest are random ones that train the predictor
+PREFERRED_TRIALS = 48
+MOST_EPOCHS = 30
+MOST_FINAL_EPOCHS = 200
+LEAST_TRIALS = 6
+
+
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """Seconds to train and to validate on one image, as a line over a network's flops, in one busy worker."""
+
+    train: tuple[float, float]  # constant, slope
+    validate: tuple[float, float]
+    setup_s: float  # of a training: building the network, opening the data
+
+    @classmethod
+    def fit(
+        cls, flops: Sequence[float], train: Sequence[float], validate: Sequence[float], *, setup_s: float
+    ) -> TrainingSpeed:
+        """From a few timed networks; with equal flops, or times that fall with them, the line is flat at the mean."""
+        return cls(_line(flops, train), _line(flops, validate), setup_s)
+
+    def seconds(
+        self, flops: NDArray[np.float64], *, epochs: float, train_images: int, validation_images: int
+    ) -> NDArray[np.float64]:
+        """(n,) seconds of whole trainings."""
+        per_image = self.train[0] + self.train[1] * flops
+        validation = self.validate[0] + self.validate[1] * flops
+        return np.asarray(self.setup_s + epochs * train_images * per_image + validation_images * validation)
+
+
+def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    if np.ptp(x) == 0:
+        return float(np.mean(y)), 0.0
+    slope, constant = np.polyfit(x, y, 1)
+    if slope <= 0 or constant < 0:
+        # Through the origin where the constant would be negative, so that no network costs less than nothing.
+        return (float(np.mean(y)), 0.0) if slope <= 0 else (0.0, float(np.dot(x, y) / np.dot(x, x)))
+    return float(constant), float(slope)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do. Recorded; given the plan and the recorded measurements, the seed decides the rest.
+
+    Attributes:
+        n_random, n_chosen: trials drawn at random, and trials that the predictor picks.
+        epochs: of every trial.
+        finalists: how many networks are trained to the end.
+        final_epochs: of their training.
+        ends_after_s: when the run is expected to end, in seconds after its start.
+    """
+
+    n_random: int
+    n_chosen: int
+    epochs: int
+    finalists: int
+    final_epochs: int
+    ends_after_s: float | None = None
+
+    @property
+    def n_trials(self) -> int:
+        return self.n_random + self.n_chosen
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan_trials(trials: int, *, epochs: int, final_epochs: int, finalists: int) -> Plan:
+    """The plan of `--trials`."""
+    n_chosen = min(round(CHOSEN_SHARE * trials), trials - 1)
+    return Plan(trials - n_chosen, n_chosen, epochs, finalists, final_epochs)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What planning a budget needs to know.
+
+    Attributes:
+        flops: (n,) of networks as they will be drawn.
+        workers: trainings at once.
+    """
+
+    speed: TrainingSpeed
+    flops: NDArray[np.float64]
+    train_images: int
+    validation_images: int
+    workers: int
+
+    def mean_seconds(self, epochs: float) -> float:
+        return float(
+            self.speed.seconds(
+                self.flops,
+                epochs=epochs,
+                train_images=self.train_images,
+                validation_images=self.validation_images,
+            ).mean()
+        )
+
+    def epoch_seconds(self) -> float:
+        return self.mean_seconds(1) - self.mean_seconds(0)
+
+    def faster(self, factor: float) -> Workload:
+        """The same work at a speed that differs by a factor from what was timed."""
+        speed = self.speed
+        train, validate = ((factor * a, factor * b) for a, b in (speed.train, speed.validate))
+        return replace(self, speed=TrainingSpeed(train, validate, factor * speed.setup_s))
+
+
+def plan_budget(
+    budget_s: float,
+    elapsed_s: float,
+    work: Workload,
+    *,
+    finalists: int,
+    epochs: int | None = None,
+    final_epochs: int | None = None,
+) -> Plan:
+    """Fill what is left of the budget.
+
+    Raises:
+        InputError: if it is too short for the least that makes sense.
+    """
+    left = budget_s - elapsed_s - CLOSING_S
+    worker_s = left * SEARCH_SHARE * work.workers
+    if epochs is None:
+        wanted = (worker_s / PREFERRED_TRIALS - work.mean_seconds(0)) / work.epoch_seconds()
+        epochs = int(np.clip(wanted, 1, MOST_EPOCHS))
+    n_trials = int(worker_s / work.mean_seconds(epochs))
+    if n_trials < LEAST_TRIALS:
+        needed = elapsed_s + CLOSING_S + LEAST_TRIALS * work.mean_seconds(epochs) / (SEARCH_SHARE * work.workers)
+        raise InputError(
+            f"a budget of {budget_s / 60:.1f} minutes leaves time for {max(n_trials, 0)} trainings of {epochs} epochs, "
+            f"and a search needs {LEAST_TRIALS}",
+            hint=f"give --budget {int(needed / 60) + 1}m or more, smaller images, or a narrower space",
+        )
+    n_chosen = max(1, round(CHOSEN_SHARE * n_trials))
+    plan = Plan(n_trials - n_chosen, n_chosen, epochs, finalists, final_epochs or 1, budget_s)
+    return plan if final_epochs else replan_final(plan, budget_s, elapsed_s + left * SEARCH_SHARE, work)
+
+
+def replan_chosen(plan: Plan, budget_s: float, elapsed_s: float, work: Workload) -> Plan:
+    """Once the random trials have shown the true speed: as many picks as the rest of the search time holds."""
+    left = budget_s - CLOSING_S - elapsed_s
+    # The picks' part of what is left: they and the final trainings were planned in this proportion.
+    picks, finals = SEARCH_SHARE * CHOSEN_SHARE, 1 - SEARCH_SHARE
+    seconds = left * picks / (picks + finals) * work.workers
+    return replace(plan, n_chosen=max(1, int(seconds / work.mean_seconds(plan.epochs))))
+
+
+def replan_final(plan: Plan, budget_s: float, elapsed_s: float, work: Workload) -> Plan:
+    """The epochs of the final trainings that fill what is left."""
+    rounds = -(-plan.finalists // work.workers)  # how many finalists one worker trains, one after another
+    seconds = (budget_s - CLOSING_S - elapsed_s) / rounds - work.mean_seconds(0)
+    epochs = int(np.clip(seconds / work.epoch_seconds(), max(1, plan.epochs), MOST_FINAL_EPOCHS))
+    return replace(plan, final_epochs=epochs)

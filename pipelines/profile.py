@@ -1,0 +1,99 @@
+"""All costs of networks on this device, counted and measured, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from rich.console import Console
+from rich.table import Table
+
+from latency import Device, build_onnx, count, measure
+from latency.reference import reference_model, stored_reference_ms
+from spaces import PUBLISHED, Arch, InputError, Task, get_space, parse_arch
+
+ROUNDS = 40
+
+
+def profile(names: Sequence[str], task: Task, *, seed: int) -> dict[str, Any]:
+    """Count and measure networks side by side.
+
+    Args:
+        names: published names, architecture texts or paths of ONNX files (of which only latency and size are known).
+        task: for the networks that are given by name or text.
+    Raises:
+        InputError: if a name is none of these, or a file is no ONNX model.
+    """
+    rng = np.random.default_rng(seed)
+    device = Device.here()
+    rows: list[dict[str, Any]] = []
+    models: list[bytes | Path] = []
+    for name in names:
+        row, model = _of_file(Path(name)) if name.endswith(".onnx") else _of_arch(name, task, rng)
+        rows.append(row)
+        models.append(model)
+    reference_ms = stored_reference_ms(task, device, rng)
+    for row, timing in zip(
+        rows, measure(models, reference_model(task), reference_ms, rounds=ROUNDS, rng=rng), strict=True
+    ):
+        measured = asdict(timing)
+        row["latency_ms"], row["latency_ms_interval"] = measured.pop("latency_ms"), measured.pop("latency_ms_interval")
+        row.update({f"latency_{key}" if key.endswith("_ms") else key: value for key, value in measured.items()})
+    return {"device": {**asdict(device), "fingerprint": device.fingerprint}, "task": asdict(task), "networks": rows}
+
+
+def _of_file(path: Path) -> tuple[dict[str, Any], Path]:
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:  # the checker, protobuf and the file system each have their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} must be an ONNX model: {reason}") from None
+    return {"name": str(path), "arch": None, "model_bytes": path.stat().st_size}, path
+
+
+def _of_arch(name: str, task: Task, rng: np.random.Generator) -> tuple[dict[str, Any], bytes]:
+    arch = _arch(name)
+    network = get_space(arch.space).layers(arch, task)
+    counts = count(network)
+    row = {"name": name, "arch": str(arch), **asdict(counts), "intensity": counts.intensity}
+    if name in PUBLISHED:
+        known = PUBLISHED[name]
+        row["published"] = {"params": known.params, "flops": known.flops, **known.figures, "source": known.source}
+    return row, build_onnx(network, rng, normalise=True)
+
+
+def _arch(name: str) -> Arch:
+    if name in PUBLISHED:
+        return PUBLISHED[name].arch
+    if ":" not in name:
+        raise InputError(
+            f"a network is a published name, SPACE:GENES or a file that ends in .onnx; got {name!r}",
+            hint=f"published: {', '.join(sorted(PUBLISHED))}",
+        )
+    arch = parse_arch(name)
+    return get_space(arch.space).parse(name)
+
+
+def print_profile(outcome: dict[str, Any], console: Console) -> None:
+    """The same as a table for people; flops are multiply-adds."""
+    table = Table("network", "latency ms (95 %)", "warm ms", "flops", "params", "intensity", "peak MiB", box=None)
+    for row in outcome["networks"]:
+        low, high = row["latency_ms_interval"]
+        counted = [f"{row[key]:,.0f}" if key in row else "" for key in ("flops", "params")]
+        table.add_row(
+            row["name"],
+            f"{row['latency_ms']:.3g} ({low:.3g} to {high:.3g})",
+            f"{row['latency_warm_ms']:.3g}",
+            *counted,
+            f"{row['intensity']:.2f}" if "intensity" in row else "",
+            f"{row['peak_memory_bytes'] / 2**20:.2f}" if "peak_memory_bytes" in row else "",
+        )
+    console.print(table)
+    device = outcome["device"]
+    console.print(
+        f"on {device['cpu']}, {device['threads']} thread(s), ONNX Runtime {device['onnxruntime']}", style="dim"
+    )

@@ -1,0 +1,166 @@
+"""The folder of a run: what lies where, whose it is, and that only one process writes to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from latency.onnx_graph import write_atomically
+from spaces import InputError
+
+from .config import RunConfig
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two processes on one run are not noticed
+    fcntl = None  # type: ignore[assignment]
+
+LEAST_FREE_BYTES = 200 * 2**20  # models, weights, study and report of an ordinary run
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def table(self) -> Path:
+        return self.path / "latency_table.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def study(self) -> Path:
+        return self.path / "study.db"
+
+    @property
+    def trials(self) -> Path:
+        return self.path / "trials.csv"
+
+    @property
+    def frontier(self) -> Path:
+        return self.path / "frontier.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def model(self, name: str) -> Path:
+        return self.path / "models" / name
+
+    def models(self) -> dict[str, dict[str, Any]]:
+        """`model.json` of every final model, by name."""
+        return {file.parent.name: read_json(file) for file in sorted(self.path.glob("models/*/model.json"))}
+
+    @classmethod
+    def existing(cls, path: Path) -> RunFolder:
+        """Raises InputError if there is no run."""
+        run = cls(path)
+        if not run.config.is_file():
+            raise InputError(
+                f"{path} must be the folder of a run, but it holds no config.toml",
+                hint="see what `hwnas search` printed",
+            )
+        return run
+
+    @classmethod
+    def check(cls, path: Path, config: RunConfig) -> RunFolder:
+        """The folder of this configuration's run, begun or still to make. Touches nothing.
+
+        Raises:
+            InputError: if there is something else, or a run with other settings.
+        """
+        run = cls(path)
+        if run.config.is_file():
+            differences = config.differences(RunConfig.from_toml(run.config))
+            if differences:
+                raise InputError(
+                    f"{path} belongs to a run with other settings ({'; '.join(differences)})",
+                    hint="give the same settings to go on, or another --run",
+                )
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path} exists and is not the folder of a run", hint="give another --run")
+        return run
+
+    @classmethod
+    def prepare(cls, path: Path, config: RunConfig, *, needed_bytes: int = 0) -> RunFolder:
+        """`check`, and make the folder of a new run.
+
+        Args:
+            needed_bytes: what will be stored besides models and records.
+        Raises:
+            InputError: as `check`, or if the folder cannot be written or the disk is too full.
+        """
+        run = cls.check(path, config)
+        if run.config.is_file():
+            return run
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            free, needed, mebibyte = shutil.disk_usage(path).free, LEAST_FREE_BYTES + needed_bytes, 2**20
+            if free < needed:
+                path.rmdir()
+                raise InputError(
+                    f"a run needs {needed // mebibyte} MiB of disk; {path} has {free // mebibyte} MiB free",
+                    hint="make room, or give a --run on another disk",
+                )
+            write_atomically(run.config, config.to_toml().encode())
+        except OSError as error:
+            raise InputError(f"the run folder {path} must be writable: {error.strerror}") from None
+        return run
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; the lock goes with the process, however it ends.
+
+        Raises:
+            InputError: if another process holds it.
+        """
+        with (self.path / ".lock").open("w") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise InputError(
+                        f"another process is working on {self.path}", hint="wait for it, or end it"
+                    ) from None
+            yield
+
+
+def new_run_path(root: Path, data: str) -> Path:
+    """A folder name that is free: the data set and the time."""
+    stem = f"{Path(data).name or 'run'}-{datetime.now():%Y%m%d-%H%M%S}"
+    path, n = root / stem, 1
+    while path.exists():
+        path, n = root / f"{stem}-{n}", n + 1
+    return path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises InputError if the file is not what this project wrote."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} must be readable JSON: {error}") from None
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(values, indent=1) + os.linesep).encode())

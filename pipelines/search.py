@@ -1,0 +1,570 @@
+"""The main job: from images, a device and limits to a measured ONNX model, or to a whole frontier of them."""
+
+from __future__ import annotations
+
+import concurrent.futures as cf
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.execution import WorkerPool
+from hwnas.feasible import FeasibleSet, InfeasibleError
+from hwnas.pareto import is_non_dominated, spread_along
+from hwnas.search_loop import evaluation_seed, search
+from hwnas.strategies.neural_predictor import NeuralPredictor, fit_accuracy, graph_features
+from hwnas.study import Study, trial_rows, write_csv
+from hwnas.trial import Trial
+from latency import Device, DeviceCosts, LatencyTable, Timing, build_onnx, measure, measure_table
+from latency.reference import reference_model, stored_reference_ms
+from spaces import SearchSpace, Task, get_space
+
+from .config import RunConfig, join_limits
+from .deploy import choose, deploy
+from .plan import Plan, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
+from .progress import Listener
+from .run_folder import RunFolder, read_json, write_json
+
+if TYPE_CHECKING:
+    from hwnas.evaluation import TrainingEvaluator
+    from hwnas.training import ImageData
+
+TABLE_BUDGET_SHARE = 0.08  # of a budget goes into timing blocks, at most
+CALIBRATION_NETWORKS = 8
+FINAL_ROUNDS = 40
+TIMED_NETWORKS = 3
+DEFAULT_EPOCHS, DEFAULT_FINAL_EPOCHS = 5, 20
+FRONTIER_MEMBERS = 6
+GPU_WORKERS = 2
+
+
+@dataclass
+class Clock:
+    """Seconds since the run began, over all the processes that worked on it."""
+
+    started: float
+    before: float = 0.0
+
+    def elapsed(self) -> float:
+        return self.before + time.monotonic() - self.started
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that the stages of one run share."""
+
+    config: RunConfig
+    run: RunFolder
+    space: SearchSpace
+    task: Task
+    data: ImageData
+    device: Device
+    costs: DeviceCosts
+    feasible: FeasibleSet
+    evaluator: TrainingEvaluator
+    pool: WorkerPool
+    study: Study
+    clock: Clock
+    listener: Listener
+
+    def rng(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, *purpose])
+
+
+def run_search(config: RunConfig, path: Path, listener: Listener, *, started: float | None = None) -> dict[str, Any]:
+    """Run, or go on with, a whole search; returns what `--json` prints.
+
+    Args:
+        path: the run folder.
+        started: `time.monotonic()` when the command began; its budget counts from there.
+    Raises:
+        InputError, InfeasibleError: what the user can mend, before anything was trained where possible.
+    """
+    clock = Clock(time.monotonic() if started is None else started)
+    RunFolder.check(path, config)
+    data, compute = _open_data(config, RunFolder(path)), _compute_device(config)
+    run = RunFolder.prepare(path, config, needed_bytes=_stored_bytes(data))
+    with run.locked():
+        if not run.data.exists():
+            data.save(run.data)
+        if run.plan.exists():
+            clock.before = float(read_json(run.plan).get("elapsed_s", 0.0))
+        job = _open_job(config, run, data, compute, clock, listener)
+        try:
+            plan = _search_stages(job)
+            finals = _train_finalists(job, plan)
+            return _finish(job, plan, finals)
+        finally:
+            job.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _compute_device(config: RunConfig) -> str:
+    from hwnas.training import resolve_device
+
+    return str(resolve_device(config.device))
+
+
+def _open_data(config: RunConfig, run: RunFolder) -> ImageData:
+    """The images of the run, from its folder or for the first time."""
+    from hwnas.training import ImageData, load_images
+
+    if run.data.exists():
+        return ImageData.open(run.data)
+    return load_images(
+        config.data,
+        root=Path(config.data_root),
+        resolution=config.resolution,
+        validation_share=config.validation_share,
+        seed=config.seed,
+        download=config.download,
+    )
+
+
+def _stored_bytes(data: ImageData) -> int:
+    """What `ImageData.save` writes; one test image is as large as one for validation."""
+    each = data.val_images.nbytes // len(data.val_images)
+    return data.train_images.nbytes + data.val_images.nbytes + data.n_test * each
+
+
+def _open_job(
+    config: RunConfig, run: RunFolder, data: ImageData, compute: str, clock: Clock, listener: Listener
+) -> Job:
+    from hwnas.evaluation import TrainingEvaluator
+    from hwnas.training import Recipe
+
+    space = get_space(config.space)
+    workers = config.workers or (os.cpu_count() or 1 if compute.startswith("cpu") else GPU_WORKERS)
+    listener.say(
+        f"data {config.data}: {len(data.train_labels)} training and {len(data.val_labels)} validation images, "
+        f"{data.task.classes} classes, {data.task.resolution} px, {data.task.channels} channel(s)"
+    )
+    pool = WorkerPool(workers)
+    try:
+        evaluator = TrainingEvaluator(space, run.data, Recipe(), device=compute)
+        device = Device.here()
+        # Workers import torch while blocks are timed would disturb the timing, so the table comes first.
+        costs = DeviceCosts(space, data.task, _table(config, run, space, data.task, device, listener))
+        feasible = FeasibleSet(space, costs, config.parsed_limits)
+        feasible.check(np.random.default_rng([config.seed, 1]))
+        return Job(
+            config=config,
+            run=run,
+            space=space,
+            task=data.task,
+            data=data,
+            device=device,
+            costs=costs,
+            feasible=feasible,
+            evaluator=evaluator,
+            pool=pool,
+            study=Study(run.study, space),
+            clock=clock,
+            listener=listener,
+        )
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def _table(
+    config: RunConfig, run: RunFolder, space: SearchSpace, task: Task, device: Device, listener: Listener
+) -> LatencyTable:
+    if run.table.exists():
+        return LatencyTable.from_json(run.table.read_text(), space=space.name, task=task, device=device)
+    listener.say(f"timing the blocks of {space.name} on {device}")
+    rng = np.random.default_rng([config.seed, 0])
+    reference_ms = stored_reference_ms(task, device, rng)
+    # Calibrated on networks spread over the whole space, so that the table holds whatever the limits are.
+    calibration = FeasibleSet(space, DeviceCosts(space, task)).sample(CALIBRATION_NETWORKS, rng)
+    table = measure_table(
+        space,
+        task,
+        device,
+        reference_model(task),
+        reference_ms,
+        calibration=calibration,
+        rng=rng,
+        budget_s=None if config.budget_s is None else TABLE_BUDGET_SHARE * config.budget_s,
+    )
+    run.table.write_text(table.to_json())
+    low, high = (float(f(table.estimate_ms(space.sample(2000, rng)))) for f in (np.min, np.max))
+    listener.say(
+        f"latency table: random networks take {low:.3g} to {high:.3g} ms, "
+        f"estimates are within {table.relative_error:.1%} (95 %, {CALIBRATION_NETWORKS} networks)"
+    )
+    return table
+
+
+def _search_stages(job: Job) -> Plan:
+    plan, work = _first_plan(job)
+    plan = _run_trials(job, plan, replace(plan, n_chosen=0), "random networks")
+    if job.config.budget_s is not None and work is not None and not read_json(job.run.plan).get("chosen_planned"):
+        trained = [trial for trial in job.study.trials() if trial.state == "complete"]
+        work = work.faster(_slowdown(work, plan, trained))
+        plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work)
+        _save_plan(job, plan, chosen_planned=True)
+    plan = _run_trials(job, plan, plan, "networks that the predictor picked")
+    if job.config.budget_s is not None and work is not None and not read_json(job.run.plan).get("final_planned"):
+        if job.config.final_epochs is None:
+            plan = replan_final(plan, job.config.budget_s, job.clock.elapsed(), work)
+        _save_plan(job, plan, final_planned=True)
+    return plan
+
+
+def _slowdown(work: Workload, plan: Plan, trained: Sequence[Trial]) -> float:
+    """How much longer the trainings took than was planned."""
+    if not trained:
+        return 1.0
+    flops = np.array([trial.values["flops"] for trial in trained])
+    planned = replace(work, flops=flops).mean_seconds(plan.epochs)
+    return float(np.clip(np.mean([trial.values["train_seconds"] for trial in trained]) / planned, 0.25, 4.0))
+
+
+def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
+    config, run = job.config, job.run
+    finalists = config.finalists or (FRONTIER_MEMBERS if config.job == "frontier" else max(2, min(4, job.pool.workers)))
+    if config.budget_s is None:
+        plan = plan_trials(
+            config.trials or 2,
+            epochs=config.epochs or DEFAULT_EPOCHS,
+            final_epochs=config.final_epochs or DEFAULT_FINAL_EPOCHS,
+            finalists=finalists,
+        )
+        if not run.plan.exists():
+            _save_plan(job, plan)
+        _show_plan(job, plan)
+        return plan, None
+    if run.plan.exists():
+        stored = read_json(run.plan)
+        plan = Plan(**stored["plan"])
+        work = _workload(job, TrainingSpeed(**{k: _pair(v) for k, v in stored["speed"].items()}))
+        job.listener.say("going on with the recorded plan")
+        _show_plan(job, plan)
+        return plan, work
+    speed = _time_training(job)
+    work = _workload(job, speed)
+    plan = plan_budget(
+        config.budget_s,
+        job.clock.elapsed(),
+        work,
+        finalists=finalists,
+        epochs=config.epochs,
+        final_epochs=config.final_epochs,
+    )
+    _save_plan(job, plan, speed={"train": speed.train, "validate": speed.validate, "setup_s": speed.setup_s})
+    _show_plan(job, plan)
+    return plan, work
+
+
+def _pair(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _workload(job: Job, speed: TrainingSpeed) -> Workload:
+    drawn = job.feasible.sample(256, job.rng(3))
+    return Workload(
+        speed=speed,
+        flops=job.costs.of(drawn)["flops"],
+        train_images=len(job.data.train_labels),
+        validation_images=len(job.data.val_labels),
+        workers=job.pool.workers,
+    )
+
+
+def _time_training(job: Job) -> TrainingSpeed:
+    """Time a small, a middling and a large network under the limits, in all workers at once."""
+    drawn = job.feasible.sample(64, job.rng(2))
+    flops = job.costs.of(drawn)["flops"]
+    order = np.argsort(flops)
+    rows = drawn[order[np.linspace(0, len(order) - 1, TIMED_NETWORKS).astype(int)]]
+    asked = [(row, worker) for row in rows for worker in range(job.pool.workers)]
+    futures = [job.pool.submit(job.evaluator.time, job.space.arch(row), seed=0) for row, _ in asked]
+    times = [future.result() for future in futures]
+    return TrainingSpeed.fit(
+        [float(f) for row, _ in asked for f in job.costs.of(row[None])["flops"]],
+        [t.train_s_per_image for t in times],
+        [t.validation_s_per_image for t in times],
+        setup_s=float(np.median([t.setup_s for t in times])),
+    )
+
+
+def _save_plan(job: Job, plan: Plan, **more: Any) -> None:
+    stored = read_json(job.run.plan) if job.run.plan.exists() else {}
+    write_json(job.run.plan, {**stored, **more, "plan": plan.to_json(), "elapsed_s": job.clock.elapsed()})
+
+
+def _show_plan(job: Job, plan: Plan) -> None:
+    ends = f", ends about {plan.ends_after_s:.0f} s after the start" if plan.ends_after_s else ""
+    job.listener.say(
+        f"plan: {plan.n_random} random networks and about {plan.n_chosen} picked ones, {plan.epochs} epochs each, "
+        f"then {plan.finalists} final trainings of about {plan.final_epochs} epochs, on {job.evaluator.device} "
+        f"with {job.pool.workers} worker(s){ends}"
+    )
+
+
+def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
+    """Evaluate the trials of `upto` that are not recorded yet."""
+    recorded = len(job.study.trials())
+    missing = upto.n_trials - recorded
+    if missing <= 0:
+        return plan
+    strategy = NeuralPredictor(
+        n_random=plan.n_random, n_chosen=plan.n_chosen, focus=0.5 if job.config.job == "search" else 0.0
+    )
+    best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
+    with job.listener.steps(title, missing) as steps:
+        for trial in search(
+            job.space,
+            job.evaluator,
+            strategy,
+            n_trials=upto.n_trials,
+            seed=job.config.seed,
+            epochs=plan.epochs,
+            limits=job.config.parsed_limits,
+            costs=job.costs,
+            study=job.study,
+            executor=job.pool,
+            parallel=job.pool.workers,
+        ):
+            best = max(best, trial.values.get("accuracy_val", 0.0))
+            steps.advance(f"best validation accuracy {best:.1%}")
+    trials = job.study.trials()
+    write_csv(job.run.trials, trial_rows(trials))
+    _save_plan(job, plan)
+    failed = sum(trial.state == "failed" for trial in trials)
+    job.listener.say(
+        f"{missing} {title} trained, best validation accuracy {best:.1%}" + (f", {failed} failed" if failed else "")
+    )
+    return plan
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial that is worth training to the end, with its measured latency."""
+
+    name: str
+    trial: Trial
+    score: float
+    timing: Timing
+
+
+def _finalists(job: Job, plan: Plan) -> list[Finalist]:
+    """The best trials whose measured latency meets the limits; measuring comes before their final training."""
+    trials = _distinct([trial for trial in job.study.trials() if trial.state == "complete"], job.space)
+    if not trials:
+        raise InfeasibleError("at least one training must succeed, but all trials failed", hint="see trials.csv")
+    scores = _scores(job, trials)
+    cost = np.array([trial.values["latency_ms_estimated"] for trial in trials])
+    order = _preference(job.config.job, scores, cost, 2 * plan.finalists)
+    timings = _measure(job, [trials[i] for i in order])
+    found = []
+    for i, timing in zip(order, timings, strict=True):
+        if _meets_latency(job.config, timing):
+            found.append(Finalist(f"trial-{trials[i].number:03d}", trials[i], float(scores[i]), timing))
+    dropped = len(order) - len(found)
+    if dropped:
+        job.listener.say(f"{dropped} of {len(order)} measured candidates miss the latency limit and are left out")
+    if not found:
+        nearest = min(timings, key=lambda timing: timing.latency_ms)
+        raise InfeasibleError(
+            f"no network meets {join_limits(job.config.limits)} (none found in {len(job.study.trials())} trials): "
+            f"the fastest measured candidate takes {nearest.latency_ms:.3g} ms",
+            hint="relax the limit or search longer",
+        )
+    return found[: plan.finalists]
+
+
+def _distinct(trials: Sequence[Trial], space: SearchSpace) -> list[Trial]:
+    """One trial a network: the first of equal ones."""
+    if not trials:
+        return []
+    keys = space.canonical(np.stack([space.row(trial.arch) for trial in trials]))
+    return [trials[i] for i in np.sort(np.unique(keys, axis=0, return_index=True)[1])]
+
+
+def _scores(job: Job, trials: list[Trial]) -> NDArray[np.float64]:
+    """Observed validation accuracy, smoothed: half of it is what a predictor fitted to all trials says.
+
+    One short training is noisy, and the predictor has seen the networks like it.
+    """
+    observed = np.array([trial.values["accuracy_val"] for trial in trials])
+    strategy = NeuralPredictor(n_random=1, n_chosen=0)
+    fitted = fit_accuracy(strategy.predictor, job.feasible, trials, seed=job.config.seed)
+    if fitted is None:
+        return observed
+    rows = np.stack([job.space.row(trial.arch) for trial in trials])
+    predicted, _ = fitted.predict(job.space.graphs(rows), graph_features(job.feasible, rows))
+    return np.asarray((observed + predicted) / 2)
+
+
+def _preference(kind: str, scores: NDArray[np.float64], cost: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """Which trials to measure, the most wanted first: the best for a search, the front for a frontier."""
+    best = np.argsort(-scores, kind="stable")
+    if kind == "search":
+        return best[:n]
+    front = is_non_dominated(np.stack([cost, -scores], axis=1))
+    members = spread_along(cost, scores, min(n, int(front.sum())), mask=front)
+    # The best two are in any case worth having; the others come along the cost axis.
+    return np.asarray(list(dict.fromkeys([*members, *best[:2]])), dtype=np.int64)
+
+
+def _measure(job: Job, trials: Sequence[Trial]) -> list[Timing]:
+    models = [build_onnx(job.space.layers(t.arch, job.task), job.rng(4), normalise=True) for t in trials]
+    assert job.costs.table is not None
+    reference = reference_model(job.task)
+    return measure(models, reference, job.costs.table.reference_ms, rounds=FINAL_ROUNDS, rng=job.rng(5))
+
+
+def _meets_latency(config: RunConfig, timing: Timing) -> bool:
+    low, high = timing.latency_ms_interval
+    return all(
+        bool(limit.holds(high if limit.op == "<=" else low))
+        for limit in config.parsed_limits
+        if limit.name == "latency_ms"
+    )
+
+
+def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
+    """Train each finalist to the end; those that have a `model.json` already are done."""
+    stored = read_json(job.run.plan)
+    if "finalists" not in stored:
+        chosen = _finalists(job, plan)
+        records = {each.name: _record(each) for each in chosen}
+        _save_plan(job, plan, finalists=records)
+        stored = read_json(job.run.plan)
+        job.listener.say(f"{len(records)} finalists measured; training each for {plan.final_epochs} epochs")
+    records = stored["finalists"]
+    done = job.run.models()
+    waiting = [name for name in records if name not in done]
+    futures: dict[cf.Future[Mapping[str, float]], str] = {}
+    for name in waiting:
+        folder = job.run.model(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        futures[
+            job.pool.submit(
+                job.evaluator.train_final,
+                job.space.parse(records[name]["arch"]),
+                epochs=plan.final_epochs,
+                seed=evaluation_seed(job.config.seed, 1_000_000 + records[name]["trial"]),
+                weights=folder / "weights.pt",
+            )
+        ] = name
+    with job.listener.steps("final trainings", len(waiting)) as steps:
+        for future in cf.as_completed(futures):
+            name = futures[future]
+            error = future.exception()
+            if error is not None:
+                job.listener.say(f"the final training of {name} failed: {error}")
+                continue
+            trained = future.result()
+            # The one time that the test split is read for this network; nothing is chosen by it.
+            tested = job.evaluator.test_accuracy(
+                job.space.parse(records[name]["arch"]), job.run.model(name) / "weights.pt"
+            )
+            write_json(
+                job.run.model(name) / "model.json",
+                {
+                    **records[name],
+                    "accuracy_val": trained["accuracy_val"],
+                    "train_seconds": trained["train_seconds"],
+                    "accuracy_test": tested["accuracy_test"],
+                    "accuracy_test_interval": [tested["accuracy_test_low"], tested["accuracy_test_high"]],
+                    "final_epochs": plan.final_epochs,
+                },
+            )
+            steps.advance(f"validation {trained['accuracy_val']:.1%}")
+    finals = job.run.models()
+    if not finals:
+        raise InfeasibleError("at least one final training must succeed, but all failed", hint="see the messages above")
+    return finals
+
+
+def _record(finalist: Finalist) -> dict[str, Any]:
+    timing = finalist.timing
+    return {
+        "name": finalist.name,
+        "arch": str(finalist.trial.arch),
+        "trial": finalist.trial.number,
+        "accuracy_val_search": finalist.trial.values["accuracy_val"],
+        "latency_ms": timing.latency_ms,
+        "latency_ms_interval": list(timing.latency_ms_interval),
+        "latency_warm_ms": timing.warm_ms,
+        "latency_wall_p50_ms": timing.wall_p50_ms,
+        "latency_wall_p90_ms": timing.wall_p90_ms,
+        "latency_of": "the network with random weights, before training",
+        "meets_limits": True,
+        **{k: finalist.trial.values[k] for k in ("latency_ms_estimated", "params", "flops", "bytes", "intensity")},
+        **{k: finalist.trial.values[k] for k in ("weight_bytes", "peak_memory_bytes")},
+    }
+
+
+def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Export and measure the best; where the file itself misses a limit, the next best."""
+    from .report import write_report
+
+    left = dict(finals)
+    while True:
+        name = choose(left, "best")
+        deployed = deploy(job.run, name)
+        record = deployed["model"]
+        if record["meets_limits"] or len(left) == 1:
+            break
+        job.listener.say(
+            f"{name} missed a limit when its file was measured ({record['latency_ms']:.3g} ms): the next one"
+        )
+        del left[name]
+    finals = job.run.models()
+    frontier = sorted(finals.values(), key=lambda model: model["latency_ms"])
+    write_csv(job.run.frontier, [_flat(model) for model in frontier])
+    _save_plan(job, plan, ended=True)
+    outcome = {
+        "run": str(job.run.path),
+        "meets_limits": record["meets_limits"],
+        "chosen": _summary(record),
+        "frontier": [_summary(model) for model in frontier],
+        "model": str(job.run.model(name) / "model.onnx"),
+        "report": str(job.run.report),
+        "seconds": job.clock.elapsed(),
+        "trials": len(job.study.trials()),
+    }
+    write_report(job.run, outcome)
+    outcome["seconds"] = job.clock.elapsed()
+    return outcome
+
+
+SUMMARY = (
+    "name",
+    "arch",
+    "accuracy_test",
+    "accuracy_test_interval",
+    "accuracy_val",
+    "latency_ms",
+    "latency_ms_interval",
+    "latency_ms_estimated",
+    "params",
+    "flops",
+    "intensity",
+    "weight_bytes",
+    "peak_memory_bytes",
+    "meets_limits",
+)
+
+
+def _summary(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: model[key] for key in SUMMARY}
+
+
+def _flat(model: Mapping[str, Any]) -> dict[str, object]:
+    """One row of `frontier.csv`: an interval becomes two columns."""
+    row: dict[str, object] = {}
+    for key, value in _summary(model).items():
+        if key.endswith("_interval"):
+            row[key.replace("_interval", "_low")], row[key.replace("_interval", "_high")] = value
+        else:
+            row[key] = value
+    return row

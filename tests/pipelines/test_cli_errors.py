@@ -1,0 +1,77 @@
+"""Mistakes of users: one line that says what must hold, exit code 2, never a traceback, nothing touched."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def hwnas(*arguments, cwd):
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+MISTAKES = [
+    (["--data", "digits", "--trials", "4", "--space", "mobile"], "there is no space 'mobile'"),
+    (["--data", "digits", "--trials", "4", "--space", "proxyless@half"], "a skeleton of proxyless is"),
+    (["--data", "digits", "--trials", "4", "--limit", "latency<3"], "latency<3"),
+    (["--data", "digits", "--trials", "4", "--limit", "speed<=3"], "speed"),
+    (["--data", "digits"], "exactly one of --budget and --trials"),
+    (["--data", "digits", "--budget", "soon"], "a budget is a time"),
+    (["--data", "no/such/folder", "--trials", "4"], "no/such/folder"),
+    (["--data", "cifar10", "--trials", "4"], "cifar10"),
+    (["--data", "digits", "--trials", "4", "--device", "cuda:7"], "cuda:7"),
+    (["--data", "digits", "--trials", "4", "--device", "toaster"], "toaster"),
+    (["--data", "digits", "--trials", "4", "--resolution", "0"], "resolution"),
+    (["--data", "digits", "--trials", "4", "--run", "mine"], "not the folder of a run"),
+    (["--data", "digits", "--trials", "4", "--seed", "-3"], "--seed"),
+    (["--trials", "4"], "--data"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[m[1][:24] for m in MISTAKES])
+def test_a_mistake_is_one_line(tmp_path, arguments, message):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    done = hwnas("search", *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_mistakes_are_json_where_json_was_asked(tmp_path):
+    done = hwnas("search", "--data", "digits", "--trials", "4", "--limit", "latency<3", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert set(json.loads(done.stdout)) == {"error", "hint"}
+
+
+@pytest.mark.parametrize("command", ["search", "frontier", "deploy", "profile"])
+def test_every_command_has_help_with_an_example_and_needs_no_torch_for_it(tmp_path, command):
+    program = (
+        "import sys\nfrom pipelines.cli import app\n"
+        f"try: app(['{command}', '--help'])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'optuna' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"Example: hwnas {command}" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["profile", "nothing"], "a network is a published name"),
+        (["profile", "missing.onnx"], "missing.onnx must be an ONNX model"),
+        (["profile", "proxyless:0-6-6-6-6-0-0-0-0-0-0-0-0-0-0-0-0-0-0-0-0-0"], "gene 1 must not be 6"),
+        (["deploy", "nowhere"], "must be the folder of a run"),
+    ],
+)
+def test_other_commands_say_what_must_hold_too(tmp_path, arguments, message):
+    done = hwnas(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,78 @@
+"""Budgets become plans whose work fills them, by the arithmetic of the plan's own parts."""
+
+import numpy as np
+import pytest
+
+from pipelines.plan import CLOSING_S, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
+from spaces import InputError
+
+SPEED = TrainingSpeed(train=(1e-4, 1e-10), validate=(3e-5, 3e-11), setup_s=0.2)
+
+
+def workload(train_images=1200, workers=2) -> Workload:
+    flops = np.random.default_rng(0).uniform(1e6, 8e6, size=200)
+    return Workload(SPEED, flops, train_images, 200, workers)
+
+
+@pytest.mark.parametrize("budget_s", [120, 180, 600, 3600, 36_000])
+@pytest.mark.parametrize("images", [1200, 42_000])
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_the_planned_work_fills_the_budget(budget_s, images, workers):
+    work = workload(images, workers)
+    try:
+        plan = plan_budget(budget_s, 15.0, work, finalists=max(2, workers))
+    except InputError:
+        least = 6 * work.mean_seconds(1) / workers
+        assert least > 0.5 * (budget_s - 15 - CLOSING_S)
+        return
+    trials_s = plan.n_trials * work.mean_seconds(plan.epochs) / workers
+    rounds = -(-plan.finalists // workers)
+    finals_s = rounds * work.mean_seconds(plan.final_epochs)
+    ends_s = 15 + trials_s + finals_s + CLOSING_S
+    assert ends_s <= 1.05 * budget_s + work.mean_seconds(plan.epochs)
+    if plan.final_epochs < 200:  # a huge budget for tiny images ends early
+        assert ends_s >= 0.85 * budget_s
+    assert plan.n_chosen / plan.n_trials == pytest.approx(0.3, abs=0.1)
+
+
+def test_too_short_a_budget_says_how_long_it_must_be():
+    work = workload(42_000, 1)
+    with pytest.raises(InputError, match="leaves time for") as caught:
+        plan_budget(120, 15.0, work, finalists=2)
+    minutes = int(caught.value.hint.split("--budget ")[1].split("m")[0])
+    plan_budget(60 * minutes, 15.0, work, finalists=2)
+    with pytest.raises(InputError):
+        plan_budget(60 * (minutes - 1) - 1, 15.0, work, finalists=2)
+
+
+def test_a_slower_machine_gets_fewer_picks_and_fewer_final_epochs():
+    work = workload()
+    plan = plan_budget(600, 15.0, work, finalists=2)
+    slow = work.faster(2.0)
+    assert slow.mean_seconds(3) == pytest.approx(2 * work.mean_seconds(3))
+    halved = replan_chosen(plan, 600, 400, slow)
+    assert halved.n_chosen < plan.n_chosen
+    assert halved.n_random == plan.n_random
+    final = replan_final(halved, 600, 450, slow)
+    assert final.final_epochs < replan_final(plan, 600, 450, work).final_epochs
+    assert 450 + slow.mean_seconds(final.final_epochs) + CLOSING_S <= 601
+
+
+def test_given_epochs_are_kept():
+    plan = plan_budget(1200, 15.0, workload(), finalists=2, epochs=7, final_epochs=11)
+    assert (plan.epochs, plan.final_epochs) == (7, 11)
+
+
+def test_trials_are_split_into_random_and_picked():
+    plan = plan_trials(10, epochs=2, final_epochs=5, finalists=3)
+    assert (plan.n_random, plan.n_chosen, plan.n_trials) == (7, 3, 10)
+    assert plan_trials(2, epochs=1, final_epochs=1, finalists=1).n_random >= 1
+
+
+def test_speed_is_a_line_that_never_falls():
+    flops = [1e6, 4e6, 9e6]
+    line = TrainingSpeed.fit(flops, [1e-4 + 2e-11 * f for f in flops], [5e-5, 4e-5, 3e-5], setup_s=0.0)
+    assert line.train == pytest.approx((1e-4, 2e-11))
+    assert line.validate == pytest.approx((4e-5, 0.0))
+    through_origin = TrainingSpeed.fit(flops, [1e-5, 5e-5, 12e-5], [1, 1, 1], setup_s=0.0)
+    assert through_origin.train[0] >= 0

@@ -1,0 +1,287 @@
+"""The recipe's schedule, the trainer, devices and failures."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hwnas.training import (
+    Recipe,
+    TrainingFailed,
+    evaluate,
+    load_images,
+    resolve_device,
+    time_training,
+    train,
+)
+from hwnas.training.trainer import _Feed, _optimiser, _Training
+from spaces import InputError, get_space
+
+SMALL = "proxyless@8,8x1,16x2s2,32"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return load_images("digits", root=tmp_path_factory.mktemp("root"), seed=0)
+
+
+def network(data, seed=0):
+    space = get_space(SMALL)
+    row = space.sample(1, np.random.default_rng(seed))[0]
+    return space.build(space.arch(row), data.task)
+
+
+def subset(data, n):
+    from dataclasses import replace
+
+    return replace(data, train_images=data.train_images[:n], train_labels=data.train_labels[:n])
+
+
+def weights(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_equal_seeds_give_equal_weights_to_the_bit(digits):
+    data, results = subset(digits, 200), []
+    for seed, global_seed in ((3, 1), (3, 2), (4, 1)):
+        module = network(data)
+        torch.manual_seed(global_seed)
+        result = train(module, data, Recipe(), epochs=2, seed=seed, device="cpu")
+        results.append((weights(module), result.accuracy_val, [record.loss for record in result.history]))
+    assert same(results[0][0], results[1][0])
+    assert results[0][1:] == results[1][1:]
+    assert not same(results[0][0], results[2][0])
+
+
+def test_dropout_is_seeded_too_and_the_global_state_stays(digits):
+    data, results = subset(digits, 64), []
+    for global_seed in (1, 2):
+        module = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+        torch.manual_seed(global_seed)
+        before = torch.random.get_rng_state()
+        train(module, data, Recipe(), epochs=1, seed=0, device="cpu")
+        assert torch.equal(torch.random.get_rng_state(), before)
+        results.append(weights(module))
+    assert same(*results)
+
+
+def test_it_learns_and_the_score_is_what_a_plain_loop_finds(digits):
+    module = network(digits)
+    result = train(module, digits, Recipe(), epochs=3, seed=0, device="cpu")
+    assert result.accuracy_val > 0.8  # chance is 0.1
+    accuracy, correct = evaluate(
+        module, digits.val_images, digits.val_labels, mean=digits.mean, std=digits.std, device="cpu", batch_size=50
+    )
+    assert accuracy == correct.mean() == result.accuracy_val
+    by_hand = []
+    with torch.no_grad():
+        for image in digits.val_images:
+            pixels = (image / 255 - digits.mean[:, None, None]) / digits.std[:, None, None]
+            by_hand.append(int(module(torch.tensor(pixels, dtype=torch.float32)[None]).argmax()))
+    assert np.mean((np.array(by_hand) == digits.val_labels) == correct) > 0.99  # but for the last bits
+    images, labels = digits.test()
+    assert evaluate(module, images, labels, mean=digits.mean, std=digits.std, device="cpu")[0] > 0.75
+
+
+def test_history_and_progress(digits):
+    data, told = subset(digits, 100), []
+    result = train(network(data), data, Recipe(), epochs=3, seed=0, device="cpu", progress=told.append)
+    assert list(result.history) == told
+    assert [record.epoch for record in told] == [1, 2, 3]
+    assert [record.accuracy_val is None for record in told] == [True, True, False]
+    assert told[-1].accuracy_val == result.accuracy_val
+    assert result.seconds >= sum(record.seconds for record in told)
+    each = train(network(data), data, Recipe(), epochs=2, seed=0, device="cpu", validate_each_epoch=True)
+    assert all(record.accuracy_val is not None for record in each.history)
+
+
+def test_validating_more_often_changes_no_weight(digits):
+    data, modules = subset(digits, 100), []
+    for often in (False, True):
+        modules.append(network(data))
+        train(modules[-1], data, Recipe(), epochs=2, seed=0, device="cpu", validate_each_epoch=often)
+    assert same(*map(weights, modules))
+
+
+def test_training_never_reads_the_test_images(digits, monkeypatch):
+    def forbidden(_self):
+        raise AssertionError("the test images were read")
+
+    monkeypatch.setattr(type(digits), "test", forbidden)
+    train(network(digits), subset(digits, 64), Recipe(), epochs=1, seed=0, device="cpu")
+
+
+@pytest.mark.parametrize("n", [1, 2, 17])
+def test_very_few_images_do_not_break_batch_norm(digits, n):
+    data = subset(digits, n)
+    module = network(data)
+    result = train(module, data, Recipe(), epochs=2, seed=0, device="cpu")
+    assert math.isfinite(result.history[-1].loss)
+
+
+def test_photographs_without_augmentation_are_cropped_in_the_middle(digits):
+    from dataclasses import replace
+
+    wide = np.pad(digits.train_images[:64], ((0, 0), (0, 0), (2, 2), (2, 2)), constant_values=255)
+    framed = replace(digits, train_images=wide, train_labels=digits.train_labels[:64], photographs=True)
+    plain = subset(digits, 64)
+    modules = [network(digits), network(digits)]
+    for module, data in zip(modules, (framed, plain), strict=True):
+        train(module, data, Recipe(augment=False), epochs=1, seed=0, device="cpu")
+    assert same(*map(weights, modules))
+
+
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 100, 511, 512, 2048, 50_000])
+def test_an_epoch_sees_every_image_once_in_batches_of_one_size(digits, n):
+    recipe = Recipe()
+    run = _Training(nn.Linear(1, 1), digits, recipe, epochs=1, seed=0, device=torch.device("cpu")) if n < 1000 else None
+    steps = recipe.steps_per_epoch(n)
+    assert math.ceil(n / steps) <= recipe.batch_size
+    assert n / steps >= min(n, recipe.least_batch_size) / 2
+    if n >= recipe.least_steps * recipe.least_batch_size:
+        assert steps >= recipe.least_steps
+    if run is not None:
+        run.train = _Feed(digits.train_images[:n], digits.train_labels[:n], [0.5], [0.5], torch.device("cpu"))
+        groups = run.groups()
+        assert len(groups) == steps
+        if n > 1:
+            assert sorted(np.concatenate(groups)) == list(range(n))
+            assert np.ptp([len(group) for group in groups]) <= 1
+
+
+def test_the_schedule_is_a_warm_up_and_half_a_cosine():
+    recipe = Recipe(batch_size=50, lr=0.4, warmup=0.1, least_steps=1)
+    rates = [recipe.lr_at(step, 100, 1000) for step in range(100)]
+    assert rates[:10] == pytest.approx(np.linspace(0.04, 0.4, 10))
+    assert rates[10:] == pytest.approx(0.2 * (1 + np.cos(np.pi * np.arange(90) / 90)))
+    assert rates[-1] < 0.001 * 0.4
+    assert Recipe(warmup=0.5).lr_at(0, 1, 10) > 0
+
+
+def test_smaller_batches_get_the_square_root_of_their_share():
+    recipe = Recipe(batch_size=64, lr=0.1, least_steps=32, least_batch_size=16)
+    assert recipe.steps_per_epoch(512) == 32
+    assert recipe.peak_lr(512) == pytest.approx(0.1 * math.sqrt(16 / 64))
+    assert recipe.peak_lr(64_000) == pytest.approx(0.1)
+
+
+def test_batch_norm_and_biases_do_not_decay(digits):
+    module = network(digits)
+    groups = _optimiser(module, Recipe(weight_decay=0.5)).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            is_weight = isinstance(part, nn.Conv2d | nn.Linear) and name == "weight"
+            assert decay.pop(id(parameter)) == (0.5 if is_weight else 0.0)
+    assert not decay
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"lr": 0.0}, {"lr": math.nan}, {"momentum": 1.0}, {"warmup": -0.1}, {"weight_decay": -1.0}],
+)
+def test_a_recipe_that_cannot_be_is_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Recipe(**wrong)
+
+
+def test_divergence_is_a_failure_of_the_candidate(digits):
+    with pytest.raises(TrainingFailed, match="diverged"):
+        train(network(digits), subset(digits, 200), Recipe(lr=1e30), epochs=3, seed=0, device="cpu")
+
+
+class Greedy(nn.Linear):
+    """A network that runs out of memory, in the way that it is told."""
+
+    def __init__(self, error):
+        super().__init__(64, 10)
+        self.error = error
+
+    def forward(self, images):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: not enough memory: you tried to ..."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_lack_of_memory_is_a_failure_of_the_candidate(digits, error):
+    with pytest.raises(TrainingFailed, match="out of memory"):
+        train(Greedy(error), digits, Recipe(), epochs=1, seed=0, device="cpu")
+    with pytest.raises(TrainingFailed, match="out of memory"):
+        evaluate(Greedy(error), *digits.test(), mean=digits.mean, std=digits.std, device="cpu")
+    with pytest.raises(TrainingFailed, match="out of memory"):
+        time_training(Greedy(error), digits, Recipe(), device="cpu", batches=1, seed=0)
+
+
+def test_a_real_lack_of_memory_is_recognised(digits):
+    class Huge(nn.Linear):
+        def forward(self, images):
+            return torch.empty(2**58, dtype=torch.uint8)
+
+    with pytest.raises(TrainingFailed, match="out of memory"):
+        train(Huge(64, 10), digits, Recipe(), epochs=1, seed=0, device="cpu")
+
+
+def test_other_errors_stay_what_they_are(digits):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        train(nn.Sequential(nn.Flatten(), nn.Linear(3, 10)), digits, Recipe(), epochs=1, seed=0, device="cpu")
+    assert not isinstance(caught.value, TrainingFailed)
+
+
+def test_failures_cross_process_borders():
+    error = pickle.loads(pickle.dumps(TrainingFailed("diverged: the loss became nan")))
+    assert type(error) is TrainingFailed
+    assert str(error) == "diverged: the loss became nan"
+
+
+def test_timing_leaves_the_module_as_it_was(digits):
+    module = network(digits)
+    before = weights(module)
+    timed = time_training(module, digits, Recipe(), device="cpu", batches=3, seed=0)
+    assert same(weights(module), before)
+    assert 0 < timed.validation_s_per_image < timed.train_s_per_image < 1
+    assert time_training(module, subset(digits, 1), Recipe(), device="cpu", batches=2, seed=0).train_s_per_image > 0
+
+
+@pytest.mark.parametrize("name", ["gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "", "mps:1"])
+def test_a_device_that_is_none(name):
+    with pytest.raises(InputError, match="a device is auto, cpu"):
+        resolve_device(name)
+
+
+def test_devices_that_are_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda:0")
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="no device 'cuda:2'") as caught:
+        resolve_device("cuda:2")
+    assert caught.value.hint == "give auto, or one of cuda:0, cuda:1, cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+    for name in ("cuda", "mps"):
+        with pytest.raises(InputError, match=f"no device '{name}'"):
+            resolve_device(name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_training_on_a_gpu_agrees_with_the_cpu(digits):
+    results = [
+        train(network(digits), digits, Recipe(), epochs=5, seed=0, device=d).accuracy_val for d in ("cpu", "cuda")
+    ]
+    assert abs(results[0] - results[1]) < 0.05
