@@ -151,9 +151,14 @@ def plan_budget(
             f"and a search needs {LEAST_TRIALS}",
             hint=f"give --budget {int(needed / 60) + 1}m or more, smaller images, or a narrower space",
         )
+    n_trials -= n_trials % work.workers  # whole rounds, so that no worker waits for the others
     n_chosen = max(1, round(CHOSEN_SHARE * n_trials))
     plan = Plan(n_trials - n_chosen, n_chosen, epochs, finalists, final_epochs or 1, budget_s)
-    return plan if final_epochs else replan_final(plan, budget_s, elapsed_s + left * SEARCH_SHARE, work)
+    return (
+        plan
+        if final_epochs
+        else replan_final(plan, budget_s, elapsed_s + n_trials * work.mean_seconds(epochs) / work.workers, work)
+    )
 
 
 def replan_chosen(plan: Plan, budget_s: float, elapsed_s: float, work: Workload) -> Plan:

@@ -132,12 +132,12 @@ class Trials:
 
     @classmethod
     def of(cls, trials: Sequence[Trial], *, n_random: int) -> Trials:
-        complete = [trial for trial in trials if trial.state == "complete"]
-        first = [trial for trial in complete if trial.number < n_random]
-        # With fewer the strategy fits no predictor, and all its picks are random.
-        random = first if len(first) >= LEAST_TO_FIT else complete
+        complete = tuple(trial for trial in trials if trial.state == "complete")
         failed = tuple(trial for trial in trials if trial.state != "complete")
-        return cls(tuple(random), tuple(trial for trial in complete if trial not in random), failed)
+        first = tuple(trial for trial in complete if trial.number < n_random)
+        if len(first) < LEAST_TO_FIT:  # the strategy fits no predictor then, and all its picks are random
+            return cls(complete, (), failed)
+        return cls(first, tuple(trial for trial in complete if trial.number >= n_random), failed)
 
     @property
     def complete(self) -> tuple[Trial, ...]:
@@ -156,23 +156,22 @@ def _verdict(limit: Limit, model: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "limit": limit,
         "value": f"{value:.3g} ms",
-        "by": f"measured; the {name} end of its 95 % interval, {worse:.3g} ms, decides",
+        "by": f"measured; {name} end, {worse:.3g} ms, decides",
         "met": bool(limit.holds(worse)),
     }
 
 
 def rerun_command(config: RunConfig) -> str:
     """The command that asks for the same run again, every setting that is not the default written out."""
-    words = ["hwnas", config.job, "--data", config.data, "--space", config.space]
-    for limit in config.limits:
-        words += ["--limit", limit]
+    parts = [["hwnas", config.job, "--data", config.data], ["--space", config.space]]
+    parts += [["--limit", limit] for limit in config.limits]
     if config.budget_s is not None:
-        words += ["--budget", f"{config.budget_s!r}".removesuffix(".0") + "s"]
-    words += ["--seed", str(config.seed)]
+        parts.append(["--budget", f"{config.budget_s!r}".removesuffix(".0") + "s"])
+    parts.append(["--seed", str(config.seed)])
     if config.data_root != "data":
-        words += ["--data-root", config.data_root]
+        parts.append(["--data-root", config.data_root])
     if config.download:
-        words.append("--download")
+        parts.append(["--download"])
     for name in (
         "resolution",
         "trials",
@@ -185,8 +184,8 @@ def rerun_command(config: RunConfig) -> str:
     ):
         value = getattr(config, name)
         if value != RunConfig.model_fields[name].default:
-            words += ["--" + name.replace("_", "-"), str(value)]
-    return shlex.join(words)
+            parts.append(["--" + name.replace("_", "-"), str(value)])
+    return " \\\n    ".join(map(shlex.join, parts))
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,7 @@ class FrontPicture:
             sign = "≤" if limit.op == "<=" else "≥"
             label = f"limit{separator}latency {sign} {limit.value:g} ms"
             ax.axvline(limit.value, color=LIMIT, linewidth=1.2, dashes=(5, 3), label=label, gid=f"limit-{i}", zorder=1)
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         ax.set_xlabel("latency in ms (trials: estimated; finals: measured)")
         ax.set_ylabel("accuracy")
         ax.margins(0.06)
@@ -237,20 +236,16 @@ class FrontPicture:
         label_val = f"final models{separator}validation accuracy, measured latency"
         label_test = f"final models{separator}test accuracy, measured latency, 95 % intervals"
         for i, model in enumerate(self.finals):
-            x, tested = model["latency_ms"], model["accuracy_test"]
-            bars: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.0, "linestyle": "none", "zorder": 4}
-            across = _reach(x, model["latency_ms_interval"])
-            y = model["accuracy_val"]
-            line = ax.errorbar([x], [y], xerr=across, marker="D", ms=6, color=FINAL, label=label_val, **bars)
-            line.lines[0].set_gid(f"final-{i}-val")
-            up = _reach(tested, model["accuracy_test_interval"])
-            look: dict[str, Any] = {"marker": "s", "ms": 5.5, "mfc": "white", "color": TESTED, "label": label_test}
-            line = ax.errorbar([x], [tested], xerr=across, yerr=up, **look, **bars)
-            line.lines[0].set_gid(f"final-{i}-test")
-            if model["name"] == self.chosen:
-                ring: dict[str, Any] = {"marker": "o", "ms": 15, "mfc": "none", "mec": LIMIT, "mew": 1.4, "linestyle": "none"}
-                ax.plot([x, x], [y, tested], **ring, zorder=5, gid="chosen", label="the chosen network")
+            x, val, test = model["latency_ms"], model["accuracy_val"], model["accuracy_test"]
+            across, up = _reach(x, model["latency_ms_interval"]), _reach(test, model["accuracy_test_interval"])
+            look: dict[str, Any] = {"marker": "D", "ms": 6, "color": FINAL}
+            _point(ax, x, val, f"final-{i}-val", label_val, xerr=across, **look)
+            look = {"marker": "s", "ms": 5.5, "mfc": "white", "color": TESTED}
+            _point(ax, x, test, f"final-{i}-test", label_test, xerr=across, yerr=up, **look)
             label_val = label_test = "_nolegend_"
+        for model in self.finals:
+            if model["name"] == self.chosen:
+                _ring(ax, model["latency_ms"], model["accuracy_val"], model["accuracy_test"])
 
     @property
     def limits_inside(self) -> list[Limit]:
@@ -288,18 +283,28 @@ def draw_estimates(ax: Axes, finals: Sequence[Mapping[str, Any]], chosen: str, t
         ax.scatter([pair[1] for pair in calibration], measured, **look, label=label, gid="calibration", zorder=3)
     label = "final models, 95 % interval of the measurement"
     for i, model in enumerate(finals):
-        at, measured = model["latency_ms_estimated"], model["latency_ms"]
-        bars = _reach(measured, model["latency_ms_interval"])
-        look = {"marker": "D", "ms": 5.5, "color": FINAL, "capsize": 2.5, "elinewidth": 1.0, "linestyle": "none"}
-        line = ax.errorbar([at], [measured], yerr=bars, **look, label=label, zorder=4)
-        line.lines[0].set_gid(f"final-{i}")
-        if model["name"] == chosen:
-            ring: dict[str, Any] = {"marker": "o", "ms": 14, "mfc": "none", "mec": LIMIT, "mew": 1.4, "linestyle": "none"}
-            ax.plot([at], [measured], **ring, label="the chosen network", zorder=5, gid="chosen")
+        up = _reach(model["latency_ms"], model["latency_ms_interval"])
+        at = model["latency_ms_estimated"], model["latency_ms"]
+        _point(ax, *at, f"final-{i}", label, yerr=up, marker="D", ms=5.5, color=FINAL)
         label = "_nolegend_"
+    for model in finals:
+        if model["name"] == chosen:
+            _ring(ax, model["latency_ms_estimated"], model["latency_ms"])
     ax.set_xlabel("estimated latency in ms")
     ax.set_ylabel("measured latency in ms")
     return ax
+
+
+def _point(ax: Axes, x: float, y: float, gid: str, label: str, **look: Any) -> None:
+    """A marker with error bars, of which the legend shows the marker."""
+    line = ax.errorbar([x], [y], capsize=2.5, elinewidth=1.0, linestyle="none", zorder=4, **look).lines[0]
+    line.set_gid(gid)
+    line.set_label(label)
+
+
+def _ring(ax: Axes, x: float, *ys: float) -> None:
+    look: dict[str, Any] = {"marker": "o", "ms": 13, "mfc": "none", "mec": LIMIT, "mew": 1.3, "linestyle": "none"}
+    ax.plot([x] * len(ys), ys, **look, zorder=5, gid="chosen", label="the chosen network")
 
 
 def _svg(figure: Figure, prefix: str, label: str, titles: Mapping[str, str]) -> Markup:
@@ -343,7 +348,7 @@ def _decimals(values: Sequence[float]) -> int:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _epochs(n: int) -> str:

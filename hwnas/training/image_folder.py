@@ -63,7 +63,7 @@ class FileSource(Source):
         with ThreadPoolExecutor(_threads()) as pool:
             reasons = list(pool.map(decode, range(len(index))))
         if any(reasons):
-            _raise_unreadable(self.all_files)
+            _raise_unreadable(self.all_files, self.channels, resize)
         return images
 
     def digests(self, index: NDArray[np.int64]) -> list[bytes]:
@@ -199,7 +199,7 @@ def _headers(files: Sequence[Path]) -> list[_Header]:
     with ThreadPoolExecutor(_threads()) as pool:
         headers = [header for header in pool.map(look, files) if header is not None]
     if len(headers) < len(files):
-        _raise_unreadable(files)
+        _raise_unreadable(files, 3, DEFAULT_RESOLUTION)
     return headers
 
 
@@ -211,6 +211,8 @@ def _decode(file: Path, channels: int, resize: int, crop: int) -> Images:
         # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the final size leaves the last step to the antialiased resize.
         opened.draft(None, (2 * resize, 2 * resize))
         image = ImageOps.exif_transpose(opened)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would cut off instead of scaling
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
@@ -224,13 +226,12 @@ def _decode(file: Path, channels: int, resize: int, crop: int) -> Images:
     return np.asarray(image).reshape(crop, crop, channels).transpose(2, 0, 1)
 
 
-def _raise_unreadable(files: Sequence[Path]) -> None:
+def _raise_unreadable(files: Sequence[Path], channels: int, resize: int) -> None:
     """Decode everything once more, to count and name all that is damaged and not only what was met first."""
 
     def load(file: Path) -> str:
         try:
-            with Image.open(file) as image:
-                image.load()
+            _decode(file, channels, resize, resize)
         except Exception as error:  # decoders raise whatever the bytes provoke
             return _reason(error)
         return ""

@@ -279,8 +279,6 @@ class _Training:
             loss = self.loss(self.module(self.train.normalised(images)).float(), labels)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimiser)
-        nn.utils.clip_grad_norm_(self.module.parameters(), self.recipe.clip_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.done += 1

@@ -31,7 +31,7 @@ def test_the_planned_work_fills_the_budget(budget_s, images, workers):
     ends_s = 15 + trials_s + finals_s + CLOSING_S
     assert ends_s <= 1.05 * budget_s + work.mean_seconds(plan.epochs)
     if plan.final_epochs < 200:  # a huge budget for tiny images ends early
-        assert ends_s >= 0.85 * budget_s
+        assert ends_s >= 0.85 * budget_s - work.epoch_seconds()  # epochs are whole
     assert plan.n_chosen / plan.n_trials == pytest.approx(0.3, abs=0.1)
 
 

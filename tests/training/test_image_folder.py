@@ -312,6 +312,12 @@ def test_many_damaged_images_are_not_all_listed(tmp_path):
     assert len(refused(tmp_path, "20 of 20 images cannot be read.* and 15 more")) < 2000
 
 
+def test_floating_point_pixels_are_refused(tmp_path):
+    fill(tmp_path)
+    Image.fromarray(np.ones((20, 20), dtype=np.float32)).save(tmp_path / "ants" / "float.tiff")
+    refused(tmp_path, r"1 of 13 images cannot be read: .*float\.tiff \(its pixels are floating-point")
+
+
 def test_an_unreadable_file_and_folder(tmp_path, monkeypatch):
     fill(tmp_path)
     secret = tmp_path / "ants" / "0-0.png"

@@ -74,7 +74,7 @@ def test_dropout_is_seeded_too_and_the_global_state_stays(digits):
 
 def test_it_learns_and_the_score_is_what_a_plain_loop_finds(digits):
     module = network(digits)
-    result = train(module, digits, Recipe(), epochs=3, seed=0, device="cpu")
+    result = train(module, digits, Recipe(lr=0.2), epochs=4, seed=0, device="cpu")
     assert result.accuracy_val > 0.8  # chance is 0.1
     accuracy, correct = evaluate(
         module, digits.val_images, digits.val_labels, mean=digits.mean, std=digits.std, device="cpu", batch_size=50
@@ -282,6 +282,6 @@ def test_devices_that_are_there(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_training_on_a_gpu_agrees_with_the_cpu(digits):
     results = [
-        train(network(digits), digits, Recipe(), epochs=5, seed=0, device=d).accuracy_val for d in ("cpu", "cuda")
+        train(network(digits), digits, Recipe(lr=0.2), epochs=8, seed=0, device=d).accuracy_val for d in ("cpu", "cuda")
     ]
     assert abs(results[0] - results[1]) < 0.05

@@ -33,13 +33,15 @@ def archs(evaluator):
     return [evaluator.space.arch(row) for row in evaluator.space.sample(2, np.random.default_rng(0))]
 
 
-def test_another_process_finds_the_same(evaluator, archs):
+def test_another_process_finds_the_same_and_failures_come_back(evaluator, archs):
+    doomed = TrainingEvaluator(evaluator.space, evaluator.data_folder, Recipe(lr=1e30))
     here = evaluator.evaluate(archs[0], epochs=1, seed=5)
     with cf.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         there = pool.submit(evaluator.evaluate, archs[0], epochs=1, seed=5).result()
+        with pytest.raises(TrainingFailed, match="diverged"):
+            pool.submit(doomed.evaluate, archs[0], epochs=2, seed=0).result()
     assert here.keys() == there.keys() == {"accuracy_val", "train_seconds"}
     assert here["accuracy_val"] == there["accuracy_val"]
-    assert here["accuracy_val"] > 0.15
     assert len(pickle.dumps(evaluator)) < 5000
 
 
@@ -98,15 +100,6 @@ def test_a_failed_save_leaves_the_old_weights(evaluator, archs, tmp_path, monkey
         evaluator.train_final(archs[0], epochs=1, seed=0, weights=path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_the_failure_of_a_candidate_crosses_the_process_border(evaluator, archs):
-    doomed = TrainingEvaluator(evaluator.space, evaluator.data_folder, Recipe(lr=1e30))
-    with (
-        cf.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
-        pytest.raises(TrainingFailed, match="diverged"),
-    ):
-        pool.submit(doomed.evaluate, archs[0], epochs=2, seed=0).result()
 
 
 def test_timing_says_what_planning_needs(evaluator, archs):

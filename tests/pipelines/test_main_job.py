@@ -1,0 +1,266 @@
+"""The main job end to end, as a person runs it: real training, real measuring, real files."""
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from latency import count
+from spaces import Task, get_space
+
+SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
+QUICK = ["--space", SPACE, "--trials", "6", "--epochs", "2", "--final-epochs", "3"]
+
+
+def start(*arguments, cwd, home):
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HWNAS_HOME": str(home)},
+    )
+
+
+def hwnas(*arguments, cwd, home, code=0):
+    process = start(*arguments, cwd=cwd, home=home)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One finished search on digits under three limits, and what it printed."""
+    place = tmp_path_factory.mktemp("search")
+    limits = ["--limit", "latency_ms<=5", "--limit", "params<=25k", "--limit", "intensity>=0.5"]
+    out, err = hwnas(
+        "search", "--data", "digits", *QUICK, *limits, "--run", "run", "--json", cwd=place, home=place / "home"
+    )
+    return place, json.loads(out), err
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_what_is_printed_is_what_was_found(finished):
+    _place, outcome, err = finished
+    chosen = outcome["chosen"]
+    assert outcome["run"] == "run"
+    assert outcome["meets_limits"] is True
+    low, high = chosen["latency_ms_interval"]
+    assert low <= chosen["latency_ms"] <= high <= 5
+    space = get_space(SPACE)
+    counts = count(space.layers(space.parse(chosen["arch"]), Task(8, 10, 1)))
+    assert (chosen["params"], chosen["flops"]) == (counts.params, counts.flops)
+    assert counts.params <= 25_000
+    assert counts.intensity >= 0.5
+    best = max(outcome["frontier"], key=lambda model: model["accuracy_val"])
+    assert chosen["name"] == best["name"]
+    assert "plan: 4 random networks and about 2 picked ones" in err
+
+
+def test_the_run_folder_holds_everything(finished):
+    place, outcome, _ = finished
+    run = place / "run"
+    trials = rows_of(run / "trials.csv")
+    assert [int(t["number"]) for t in trials] == list(range(6))
+    assert list(trials[0])[:3] == ["number", "arch", "state"]
+    assert all(t["state"] == "complete" and float(t["params"]) <= 25_000 for t in trials)
+    frontier = rows_of(run / "frontier.csv")
+    assert {row["name"] for row in frontier} == {model["name"] for model in outcome["frontier"]}
+    page = (run / "report.html").read_text()
+    assert outcome["chosen"]["arch"] in page
+    assert sqlite3.connect(run / "study.db").execute("select count(*) from trials").fetchone() == (6,)
+
+
+def test_the_deployed_file_scores_on_raw_test_images_what_was_said(finished):
+    """From scikit-learn's digits to ONNX Runtime, past all of this project's code."""
+    place, outcome, _ = finished
+    folder = place / "run" / "models" / outcome["chosen"]["name"]
+    record = json.loads((folder / "model.json").read_text())
+    images = np.load(place / "run" / "data" / "test_images.npy")
+    labels = np.load(place / "run" / "data" / "test_labels.npy")
+    digits = {
+        tuple(np.round(image.ravel() * 255 / 16).astype(int)): label
+        for image, label in zip(*load_digits(return_X_y=True), strict=True)
+    }
+    known = [digits[tuple(image.ravel().astype(int))] for image in images]
+    np.testing.assert_array_equal(known, labels)
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": (images / 255).astype(np.float32)})
+    assert (logits.argmax(axis=1) == labels).mean() == pytest.approx(record["accuracy_test"], abs=1e-9)
+    assert record["accuracy_test"] == outcome["chosen"]["accuracy_test"] > 0.3
+    metadata = {p.key: p.value for p in onnx.load(folder / "model.onnx").metadata_props}
+    assert json.loads(metadata["class_names"]) == record["class_names"]
+    assert metadata["arch"] == record["arch"]
+    assert record["checks"]["agreement"] == 1.0
+    assert record["checks"]["limits"] == {"latency_ms<=5": True, "params<=25000": True, "intensity>=0.5": True}
+    assert record["versions"]["torch"]
+
+
+def test_deploy_hands_over_any_final_model_and_overwrites_nothing(finished):
+    place, outcome, _ = finished
+    home = place / "home"
+    others = [m["name"] for m in outcome["frontier"] if m["name"] != outcome["chosen"]["name"]]
+    out, _ = hwnas("deploy", "run", "--pick", others[0], "--out", "handed", "--json", cwd=place, home=home)
+    assert json.loads(out)["checks"]["agreement"] == 1.0
+    before = (place / "handed" / "model.onnx").read_bytes()
+    _, err = hwnas("deploy", "run", "--pick", others[0], "--out", "handed", cwd=place, home=home, code=2)
+    assert "exists already" in err
+    assert (place / "handed" / "model.onnx").read_bytes() == before
+    _, err = hwnas("deploy", "run", "--pick", "prettiest", cwd=place, home=home, code=2)
+    assert "prettiest" in err
+    out, _ = hwnas("deploy", "run", "--pick", "best", "--json", cwd=place, home=home)
+    assert json.loads(out)["name"] == outcome["chosen"]["name"]
+
+
+def test_profile_measures_the_deployed_file_in_a_new_process(finished):
+    place, outcome, _ = finished
+    model = f"run/models/{outcome['chosen']['name']}/model.onnx"
+    out, _ = hwnas(
+        "profile",
+        model,
+        outcome["chosen"]["arch"],
+        *["--resolution", 8, "--classes", 10, "--channels", 1, "--json"],
+        cwd=place,
+        home=place / "home",
+    )
+    networks = json.loads(out)["networks"]
+    assert [network["name"] for network in networks] == [model, outcome["chosen"]["arch"]]
+    assert networks[1]["params"] == outcome["chosen"]["params"]
+    for network in networks:
+        low, high = network["latency_ms_interval"]
+        assert low <= network["latency_ms"] <= high
+        assert network["latency_ms"] <= 5
+
+
+def test_the_same_command_on_a_finished_run_changes_nothing(finished):
+    place, outcome, _ = finished
+    files = {p: p.read_bytes() for p in (place / "run").glob("models/*/*")}
+    limits = ["--limit", "latency_ms<=5", "--limit", "params<=25k", "--limit", "intensity>=0.5"]
+    out, _ = hwnas(
+        "search", "--data", "digits", *QUICK, *limits, "--run", "run", "--json", cwd=place, home=place / "home"
+    )
+    assert json.loads(out)["chosen"] == outcome["chosen"]
+    assert {p: p.read_bytes() for p in (place / "run").glob("models/*/*")} == files
+
+
+def recorded(run: Path) -> int:
+    if not (run / "study.db").exists():
+        return 0
+    try:
+        return int(
+            sqlite3.connect(f"file:{run}/study.db?mode=ro", uri=True)
+            .execute("select count(*) from trials")
+            .fetchone()[0]
+        )
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_after_kill_9_no_finished_trial_is_trained_again(tmp_path):
+    command = ["search", "--data", "digits", *QUICK, "--run", "run", "--json"]
+    process = start(*command, cwd=tmp_path, home=tmp_path / "home")
+    until = time.monotonic() + 240
+    while recorded(tmp_path / "run") < 3:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    time.sleep(1)
+    query = "select trial_id, datetime_complete from trials order by trial_id"
+    before = sqlite3.connect(tmp_path / "run" / "study.db").execute(query).fetchall()
+    attributes = "select * from trial_user_attributes where trial_id <= ?"
+    contents = sqlite3.connect(tmp_path / "run" / "study.db").execute(attributes, (before[-1][0],)).fetchall()
+    out, _err = hwnas(*command, cwd=tmp_path, home=tmp_path / "home")
+    after = sqlite3.connect(tmp_path / "run" / "study.db")
+    assert after.execute(query).fetchall()[: len(before)] == before
+    assert after.execute(attributes, (before[-1][0],)).fetchall() == contents
+    assert after.execute("select count(*) from trials").fetchone() == (6,)
+    numbers = [int(row["number"]) for row in rows_of(tmp_path / "run" / "trials.csv")]
+    assert numbers == list(range(6))
+    assert Path(tmp_path / json.loads(out)["model"]).exists()
+
+
+def test_one_seed_gives_one_course(tmp_path):
+    """Two runs that share a latency table: equal trials, bit for bit; another seed differs."""
+    home = tmp_path / "home"
+    seen = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        command = ["search", "--data", "digits", *QUICK, "--limit", "params<=30k", "--seed", seed, "--run", name]
+        if name == "b":  # measurements are given, the seed decides the rest
+            process = start(*command, cwd=tmp_path, home=home)
+            while not (tmp_path / "b" / "latency_table.json").exists():
+                time.sleep(0.05)
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            (tmp_path / "b" / "latency_table.json").write_bytes((tmp_path / "a" / "latency_table.json").read_bytes())
+            for left in ("study.db", "trials.csv", "plan.json"):
+                (tmp_path / "b" / left).unlink(missing_ok=True)
+        hwnas(*command, cwd=tmp_path, home=home)
+        rows = rows_of(tmp_path / name / "trials.csv")
+        seen.append([{k: v for k, v in row.items() if k != "train_seconds"} for row in rows])
+    assert seen[0] == seen[1]
+    assert seen[0] != seen[2]
+
+
+def test_limits_that_nothing_meets_end_with_3_before_training(tmp_path):
+    started = time.monotonic()
+    out, _err = hwnas(
+        *["search", "--data", "digits", *QUICK, "--limit", "params<=100", "--run", "run", "--json"],
+        cwd=tmp_path,
+        home=tmp_path / "home",
+        code=3,
+    )
+    error = json.loads(out)["error"]
+    assert "proved by the table" in error
+    assert f"the nearest is {SPACE}:" in error
+    assert not (tmp_path / "run" / "trials.csv").exists()
+    assert time.monotonic() - started < 120
+
+
+def test_a_frontier_of_a_folder_of_photographs(tmp_path):
+    """An ImageFolder of two textures in three sizes: every member of the frontier is trained and measured."""
+    rng = np.random.default_rng(0)
+    for label, period in (("coarse", 8), ("fine", 2)):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for i in range(40):
+            side = (40, 48, 64)[i % 3]
+            stripes = (np.arange(side) // period % 2)[:, None] * np.ones(side)
+            noise = 40 * rng.random((side, side, 3))
+            image = np.clip(200 * stripes[..., None] + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / "pictures" / label / f"{i}.png")
+    out, _ = hwnas(
+        *["frontier", "--data", "pictures", "--resolution", 32, *QUICK, "--finalists", 3, "--run", "run", "--json"],
+        cwd=tmp_path,
+        home=tmp_path / "home",
+    )
+    outcome = json.loads(out)
+    latencies = [model["latency_ms"] for model in outcome["frontier"]]
+    assert latencies == sorted(latencies)
+    assert len(latencies) >= 2
+    for model in outcome["frontier"]:
+        assert (tmp_path / "run" / "models" / model["name"] / "weights.pt").exists()
+        assert model["accuracy_test_interval"][0] <= model["accuracy_test"] <= model["accuracy_test_interval"][1]
+    assert json.loads((tmp_path / "run" / "models" / outcome["chosen"]["name"] / "model.json").read_text())[
+        "class_names"
+    ] == ["coarse", "fine"]
