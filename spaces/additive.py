@@ -164,9 +164,11 @@ class AdditiveSampler:
     def _draw(self, n: int, rng: np.random.Generator, spread: bool) -> Population:
         weights = self._ways[-1] * self._final
         if spread and weights.ndim:
-            bins = len(weights)
-            stratum = np.arange(bins) * STRATA // bins
-            inside_stratum = np.bincount(stratum, weights.sum(axis=tuple(range(1, weights.ndim))), minlength=STRATA)
+            along = weights.sum(axis=tuple(range(1, weights.ndim)))
+            admitted = np.flatnonzero(along)  # never empty: sample() asks is_empty first
+            first, last = admitted[0], admitted[-1]
+            stratum = np.clip((np.arange(len(along)) - first) * STRATA // (last - first + 1), 0, STRATA - 1)
+            inside_stratum = np.bincount(stratum, along, minlength=STRATA)
             even = 1.0 / np.where(inside_stratum > 0, inside_stratum, np.inf)[stratum]
             weights = weights * even.reshape(-1, *[1] * (weights.ndim - 1))
         flat = weights.ravel()
