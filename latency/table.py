@@ -26,8 +26,8 @@ from .onnx_graph import build_onnx
 from .runtime import lower_quartiles, run_rounds
 
 CONTEXT_CHANNELS = 8
-TABLE_ROUNDS = 15
-CALIBRATION_ROUNDS = 25
+TABLE_ROUNDS = 30
+CALIBRATION_ROUNDS = 50
 
 
 @dataclass(frozen=True)

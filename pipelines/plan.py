@@ -16,7 +16,8 @@ from spaces import InputError
 CLOSING_S = 35.0
 SEARCH_SHARE = 0.65  # of the time for training; the rest trains the finalists
 CHOSEN_SHARE = 0.3  # of the trials; the rest are random ones that train the predictor
-PREFERRED_TRIALS = 48
+PREFERRED_TRIALS = 40
+LEAST_EPOCHS = 4  # below, accuracies are near chance and teach a predictor nothing; fewer trials are better
 MOST_EPOCHS = 30
 MOST_FINAL_EPOCHS = 200
 LEAST_TRIALS = 6
@@ -142,7 +143,9 @@ def plan_budget(
     worker_s = left * SEARCH_SHARE * work.workers
     if epochs is None:
         wanted = (worker_s / PREFERRED_TRIALS - work.mean_seconds(0)) / work.epoch_seconds()
-        epochs = int(np.clip(wanted, 1, MOST_EPOCHS))
+        epochs = int(np.clip(wanted, LEAST_EPOCHS, MOST_EPOCHS))
+        if worker_s / work.mean_seconds(epochs) < 2 * LEAST_TRIALS:
+            epochs = max(1, int((worker_s / (2 * LEAST_TRIALS) - work.mean_seconds(0)) / work.epoch_seconds()))
     n_trials = int(worker_s / work.mean_seconds(epochs))
     if n_trials < LEAST_TRIALS:
         needed = elapsed_s + CLOSING_S + LEAST_TRIALS * work.mean_seconds(epochs) / (SEARCH_SHARE * work.workers)

@@ -91,6 +91,7 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
     finals = sorted(models.values(), key=lambda model: (model["latency_ms"], model["name"]))
     latency_limits = [limit for limit in config.parsed_limits if limit.name == "latency_ms"]
     picture = FrontPicture(trials, finals, chosen["name"], latency_limits, plan)
+    onnx = (run.model(chosen["name"]) / "model.onnx").relative_to(run.path).as_posix()
     blocks = blocks_of(space, space.parse(chosen["arch"]), task)
     decimals = _decimals([value for model in finals for value in (*_ends(model), model["latency_ms_estimated"])])
     return {
@@ -106,8 +107,8 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "limits": [_verdict(limit, chosen) for limit in config.parsed_limits],
         "untrained": sorted(set(stored.get("finalists", {})) - set(models)),
         "latency_of": _by_text({model["name"]: model.get("latency_of", "") for model in finals}),
-        "onnx": (run.model(chosen["name"]) / "model.onnx").relative_to(run.path).as_posix(),
-        "onnx_link": quote((run.model(chosen["name"]) / "model.onnx").relative_to(run.path).as_posix()),
+        "onnx": onnx,
+        "onnx_link": quote(onnx),
         "front_wide": picture.svg("wide"),
         "front_narrow": picture.svg("narrow"),
         "limits_outside": picture.limits_outside,
