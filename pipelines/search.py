@@ -17,10 +17,11 @@ from hwnas.execution import WorkerPool
 from hwnas.feasible import FeasibleSet, InfeasibleError
 from hwnas.pareto import is_non_dominated, spread_along
 from hwnas.search_loop import evaluation_seed, search
-from hwnas.strategies.neural_predictor import NeuralPredictor, fit_accuracy, graph_features
+from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, fit_accuracy, graph_features
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
 from latency import Device, DeviceCosts, LatencyTable, Timing, build_onnx, measure, measure_table
+from latency.onnx_graph import write_atomically
 from latency.reference import reference_model, stored_reference_ms
 from spaces import SearchSpace, Task, get_space
 
@@ -191,7 +192,7 @@ def _table(
         rng=rng,
         budget_s=None if config.budget_s is None else TABLE_BUDGET_SHARE * config.budget_s,
     )
-    run.table.write_text(table.to_json())
+    write_atomically(run.table, table.to_json().encode())
     low, high = (float(f(table.estimate_ms(space.sample(2000, rng)))) for f in (np.min, np.max))
     listener.say(
         f"latency table: random networks take {low:.3g} to {high:.3g} ms, "
@@ -208,7 +209,9 @@ def _search_stages(job: Job) -> Plan:
         work = work.faster(_slowdown(work, plan, trained))
         plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work)
         _save_plan(job, plan, chosen_planned=True)
-    plan = _run_trials(job, plan, plan, "networks that the predictor picked")
+    fits = sum(trial.state == "complete" for trial in job.study.trials()[: plan.n_random]) >= LEAST_TO_FIT
+    more = f"more random networks (a predictor needs {LEAST_TO_FIT} trained ones)"
+    plan = _run_trials(job, plan, plan, "networks that the predictor picked" if fits else more)
     if job.config.budget_s is not None and work is not None and not read_json(job.run.plan).get("final_planned"):
         if job.config.final_epochs is None:
             plan = replan_final(plan, job.config.budget_s, job.clock.elapsed(), work)
@@ -333,6 +336,7 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
         ):
             best = max(best, trial.values.get("accuracy_val", 0.0))
             steps.advance(f"best validation accuracy {best:.1%}")
+            _save_plan(job, plan)  # the time spent, should the process die here
     trials = job.study.trials()
     write_csv(job.run.trials, trial_rows(trials))
     _save_plan(job, plan)
