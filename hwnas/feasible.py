@@ -14,7 +14,7 @@ from spaces import InputError, Population, SearchSpace
 from spaces.additive import AdditiveSampler, Interval, extremes
 from spaces.chain import ChainSpace
 
-from .objectives import Limit
+from .objectives import Limit, contradiction
 
 DRAWS = 20_000  # random rows that are tried before a search gives up on limits that no table can decide
 DESCENT_ROUNDS = 60
@@ -94,6 +94,9 @@ class FeasibleSet:
         """
         if not self.limits:
             return
+        against = contradiction(self.limits)
+        if against is not None:
+            self._raise(rng, against)
         self._raise_if_proved(rng)
         self.sample(1, rng)
 

@@ -23,8 +23,10 @@ FAILURES_BEFORE_GIVING_UP = 5
 log = logging.getLogger(__name__)
 
 
-class SearchFailedError(RuntimeError):
-    """Every one of the first trials failed, so the fault is hardly the candidates'."""
+class SearchFailedError(InputError):
+    """Every training failed, so the fault is hardly the candidates'."""
+
+    exit_code = 1
 
 
 def search(
@@ -34,7 +36,7 @@ def search(
     *,
     n_trials: int,
     seed: int,
-    epochs: int = 1,
+    epochs: float = 1,
     limits: Sequence[Limit] = (),
     costs: DeviceCosts | None = None,
     study: Study | None = None,
@@ -109,7 +111,7 @@ def evaluation_seed(seed: int, number: int) -> int:
 
 
 def _submit(
-    executor: cf.Executor | None, evaluator: Evaluator, arch: Arch, epochs: int, seed: int
+    executor: cf.Executor | None, evaluator: Evaluator, arch: Arch, epochs: float, seed: int
 ) -> cf.Future[Mapping[str, float]]:
     if executor is not None:
         return executor.submit(evaluator.evaluate, arch, epochs=epochs, seed=seed)
@@ -126,7 +128,7 @@ def _trial(
     number: int,
     arch: Arch,
     *,
-    epochs: int,
+    epochs: float,
     seed: int,
     costs: DeviceCosts | None,
     space: SearchSpace,
@@ -146,4 +148,7 @@ def _trial(
 def _give_up_if_all_failed(finished: Mapping[int, Trial]) -> None:
     first = [finished[k] for k in range(FAILURES_BEFORE_GIVING_UP) if k in finished]
     if len(first) == FAILURES_BEFORE_GIVING_UP and all(trial.state == "failed" for trial in finished.values()):
-        raise SearchFailedError(f"all {len(finished)} trials failed; the first: {first[0].reason}")
+        raise SearchFailedError(
+            f"all {len(finished)} trials failed; the first: {first[0].reason}",
+            hint="see trials.csv; smaller images or a narrower --space need less memory",
+        )

@@ -15,7 +15,7 @@ class Trial:
 
     Attributes:
         number: its place in the run, from 0.
-        epochs: the fidelity.
+        epochs: the fidelity; parts of epochs are allowed.
         seed: of the evaluation: weights, order and augmentation of the images.
         values: by name, each in its natural direction (accuracy_val up, params down); empty when it failed.
         reason: why it failed; empty when it did not.
@@ -23,7 +23,7 @@ class Trial:
 
     number: int
     arch: Arch
-    epochs: int
+    epochs: float
     seed: int
     state: Literal["complete", "failed"]
     values: Mapping[str, float] = field(default_factory=dict)

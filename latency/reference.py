@@ -14,10 +14,10 @@ from spaces.proxyless import ProxylessSpace
 
 from .device import Device
 from .onnx_graph import build_onnx, write_atomically
-from .runtime import lower_quartiles, run_rounds
+from .runtime import QUANTILE, run_rounds
 
-BURSTS = 5
-ROUNDS = 20
+VISITS = 8
+ROUNDS = 12
 WEIGHT_SEED = 0  # latency does not depend on the weights, so one fixed file serves everywhere
 
 
@@ -35,11 +35,10 @@ def reference_model(task: Task) -> bytes:
 def measure_reference_ms(task: Task, rng: np.random.Generator) -> float:
     """The reference network's latency on this machine, caches flushed, with nothing to take a ratio to.
 
-    The least of several bursts: other work can only make a burst slower.
+    The lower quartile of several visits: other work can only make a visit slower.
     """
-    model = reference_model(task)
-    bursts = [run_rounds([model], rounds=ROUNDS, rng=rng, warm=False) for _ in range(BURSTS)]
-    return min(float(lower_quartiles(burst.cpu)[0]) for burst in bursts)
+    raw = run_rounds([reference_model(task)], visits=VISITS, rounds=ROUNDS, rng=rng)
+    return float(np.quantile(np.quantile(raw.cpu[0], QUANTILE, axis=1), QUANTILE))
 
 
 def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) -> float:

@@ -4,6 +4,10 @@ Networks run in rounds, each once a round in random order, with the caches flush
 run is the calling thread's CPU time, so being preempted does not count; a network's time is the lower quartile
 over rounds, divided by the same of a reference network of the same rounds, so that drift of the clock cancels; the
 ratio is then multiplied by the reference's own milliseconds, which are stored with the device.
+
+A few rounds make a visit: for each visit every network is loaded anew. Where its weights and maps happen to lie in
+memory moves a small network's time by some percent, as much as another process does, and no number of runs of one
+loaded network averages that out; visits do, and their scatter gives the interval.
 """
 
 from __future__ import annotations
@@ -17,14 +21,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
+from scipy import stats
 
 FLUSH_BYTES = 64 * 2**20
 QUANTILE = 0.25
-BOOTSTRAPS = 400
-WARM_RUNS = 2
-# Two processes that measure the same network differ by more than rounds of one process show (memory layout, the
-# state of the machine); see benchmarks/latency_repeat.py.
-BETWEEN_PROCESSES = 0.02
+ROUNDS_A_VISIT = 8
+LEAST_VISITS = 3
+WARM_RUNS = 4
+# Half of a 95 % interval, for what visits of one process share; see benchmarks/latency_repeat.py.
+BETWEEN_PROCESSES = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +38,10 @@ class Timing:
 
     Attributes:
         latency_ms: caches flushed before every run, by the protocol of this module.
-        latency_ms_interval: 95 %, over rounds and between processes.
-        warm_ms: the same quartile of runs that follow a run at once.
+        latency_ms_interval: 95 %, over visits and between processes.
+        warm_ms: the same quartile of runs that follow each other at once.
         wall_p50_ms, wall_p90_ms: wall clock of the flushed runs, disturbances of the machine included.
-        rounds: how often it ran.
+        rounds: how often it ran, flushed.
     """
 
     latency_ms: float
@@ -62,48 +67,67 @@ def open_session(model: bytes | Path, *, threads: int = 1) -> Any:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Raw times of several networks in the same rounds, in ms: each (networks, rounds)."""
+    """Raw times of several networks in the same rounds, in ms.
+
+    Attributes:
+        cpu, wall: (networks, visits, rounds a visit), caches flushed before each run.
+        warm: (networks, visits, warm runs) of CPU time, or an empty last axis where none were asked for.
+    """
 
     cpu: NDArray[np.float64]
     wall: NDArray[np.float64]
     warm: NDArray[np.float64]
 
+    def log_ratios(self) -> NDArray[np.float64]:
+        """(networks - 1, visits): logarithm of each network's time over that of the first, one for each visit."""
+        quartiles = np.log(np.quantile(self.cpu, QUANTILE, axis=2))
+        return np.asarray(quartiles[1:] - quartiles[0])
+
 
 def run_rounds(
     models: Sequence[bytes | Path],
     *,
-    rounds: int,
+    visits: int,
     rng: np.random.Generator,
-    warm: bool = True,
+    rounds: int = ROUNDS_A_VISIT,
+    warm_runs: int = 0,
     budget_s: float | None = None,
 ) -> Rounds:
-    """Run every network once a round, in random order, caches flushed.
+    """Load every network `visits` times, and run it once in each of the visit's rounds, caches flushed.
 
-    With `budget_s`, fewer rounds are run where `rounds` would take longer, but at least 5.
+    With `budget_s`, fewer visits are made where `visits` would take longer, but at least 3.
     """
+    started = time.monotonic()
+    made: list[tuple[NDArray[np.float64], ...]] = []
+    while len(made) < visits:
+        made.append(_visit(models, rounds, warm_runs, rng))
+        spent_s = time.monotonic() - started
+        if budget_s is not None and len(made) >= LEAST_VISITS and spent_s * (len(made) + 1) / len(made) > budget_s:
+            break
+    return Rounds(*(np.stack(times, axis=1) for times in zip(*made, strict=True)))
+
+
+def _visit(
+    models: Sequence[bytes | Path], rounds: int, warm_runs: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], ...]:
+    """cpu, wall and warm times of networks loaded for this visit, each (networks, runs)."""
     sessions = [open_session(model) for model in models]
     feeds = [_feed(session, rng) for session in sessions]
     for session, feed in zip(sessions, feeds, strict=True):
         _warm_up(session, feed)
     flush = np.zeros(FLUSH_BYTES // 8)
-    times = np.full((3, len(models), rounds), np.nan)
-    started = time.monotonic()
-    done = 0
+    cpu, wall = np.empty((2, len(models), rounds))
     for r in range(rounds):
         for i in rng.permutation(len(models)):
             np.add(flush, 1.0, out=flush)
-            times[0, i, r], times[1, i, r] = _time(sessions[i], feeds[i])
-            if warm:
-                times[2, i, r] = min(_time(sessions[i], feeds[i])[0] for _ in range(WARM_RUNS))
-        done = r + 1
-        if budget_s is not None and done >= 5 and time.monotonic() - started > budget_s * done / (done + 1):
-            break
-    return Rounds(*times[:, :, :done])
-
-
-def lower_quartiles(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(networks, rounds) -> (networks,)."""
-    return np.asarray(np.quantile(times, QUANTILE, axis=1))
+            cpu[i, r], wall[i, r] = _time(sessions[i], feeds[i])
+    # After the flushed rounds: in between, they would leave the caches of the next run in another state.
+    warm = [
+        [_time(session, feed)[0] for _ in range(warm_runs + 1)][1:]
+        for session, feed in zip(sessions, feeds, strict=True)
+        if warm_runs
+    ]
+    return cpu, wall, np.array(warm).reshape(len(models), -1)
 
 
 def measure(
@@ -111,35 +135,37 @@ def measure(
     reference: bytes,
     reference_ms: float,
     *,
-    rounds: int,
+    visits: int,
     rng: np.random.Generator,
     budget_s: float | None = None,
 ) -> list[Timing]:
-    """Measure networks beside the reference network, whose latency on this device is `reference_ms`."""
-    raw = run_rounds([reference, *models], rounds=rounds, rng=rng, budget_s=budget_s)
-    scale = reference_ms / lower_quartiles(raw.cpu)[0]
-    done = raw.cpu.shape[1]
-    draws = rng.integers(0, done, size=(BOOTSTRAPS, done))
-    resampled = np.quantile(raw.cpu[:, draws], QUANTILE, axis=2)  # (networks, bootstraps)
-    spread = np.std(np.log(resampled[1:] / resampled[0]), axis=1)
-    half = 1.96 * np.hypot(spread, BETWEEN_PROCESSES / 1.96)
-    timings = []
-    for i in range(1, len(models) + 1):
-        latency_ms = float(scale * np.quantile(raw.cpu[i], QUANTILE))
-        timings.append(
-            Timing(
-                latency_ms=latency_ms,
-                latency_ms_interval=(
-                    float(latency_ms * np.exp(-half[i - 1])),
-                    float(latency_ms * np.exp(half[i - 1])),
-                ),
-                warm_ms=float(scale * np.quantile(raw.warm[i], QUANTILE)),
-                wall_p50_ms=float(np.quantile(raw.wall[i], 0.5)),
-                wall_p90_ms=float(np.quantile(raw.wall[i], 0.9)),
-                rounds=done,
-            )
+    """Measure networks beside the reference network, whose latency on this device is `reference_ms`.
+
+    Args:
+        visits: how often each network is loaded, at least 3.
+    """
+    if visits < LEAST_VISITS:
+        raise ValueError(f"an interval needs at least {LEAST_VISITS} visits, got {visits}")
+    raw = run_rounds([reference, *models], visits=visits, rng=rng, warm_runs=WARM_RUNS, budget_s=budget_s)
+    ratios = raw.log_ratios()
+    made = ratios.shape[1]
+    error = stats.t.ppf(0.975, made - 1) * ratios.std(axis=1, ddof=1) / np.sqrt(made)
+    half = np.hypot(error, BETWEEN_PROCESSES)
+    latency_ms = reference_ms * np.exp(ratios.mean(axis=1))
+    reference_quartiles = np.quantile(raw.cpu[0], QUANTILE, axis=1)
+    warm_ms = reference_ms * np.median(np.quantile(raw.warm[1:], QUANTILE, axis=2) / reference_quartiles, axis=1)
+    wall_p50_ms, wall_p90_ms = np.quantile(raw.wall[1:], (0.5, 0.9), axis=(1, 2))
+    return [
+        Timing(
+            latency_ms=float(latency_ms[i]),
+            latency_ms_interval=(float(latency_ms[i] * np.exp(-half[i])), float(latency_ms[i] * np.exp(half[i]))),
+            warm_ms=float(warm_ms[i]),
+            wall_p50_ms=float(wall_p50_ms[i]),
+            wall_p90_ms=float(wall_p90_ms[i]),
+            rounds=raw.cpu[0].size,
         )
-    return timings
+        for i in range(len(models))
+    ]
 
 
 def _feed(session: Any, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:

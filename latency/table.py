@@ -23,11 +23,11 @@ from spaces.layers import NetworkBuilder
 
 from .device import Device
 from .onnx_graph import build_onnx
-from .runtime import lower_quartiles, run_rounds
+from .runtime import run_rounds
 
 CONTEXT_CHANNELS = 8
-TABLE_ROUNDS = 30
-CALIBRATION_ROUNDS = 50
+BLOCK_VISITS, BLOCK_ROUNDS = 6, 5
+CALIBRATION_VISITS = 10
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def measure_table(
 
     Args:
         calibration: (n, genes) rows, n >= 3, spread over the range of costs that will be asked for.
-        budget_s: shorten the rounds so that timing takes about this long.
+        budget_s: make fewer visits so that timing takes about this long.
     Raises:
         InputError: if the space is no chain.
     """
@@ -124,9 +124,8 @@ def measure_table(
     raw_cost = _time_blocks(space, task, reference, reference_ms, rng, budget_s)
     models = [build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in calibration]
     share = None if budget_s is None else budget_s / 3
-    raw = run_rounds([reference, *models], rounds=CALIBRATION_ROUNDS, rng=rng, warm=False, budget_s=share)
-    quartiles = lower_quartiles(raw.cpu)
-    measured = reference_ms * quartiles[1:] / quartiles[0]
+    raw = run_rounds([reference, *models], visits=CALIBRATION_VISITS, rng=rng, budget_s=share)
+    measured = reference_ms * np.exp(raw.log_ratios().mean(axis=1))
     estimated = raw_cost.of(calibration)
     log_ratios = np.log(measured / estimated)
     table = LatencyTable(
@@ -171,9 +170,8 @@ def _time_blocks(
     # The stem and the head come with their own input, whose normalisation is part of every deployed network.
     models = [build_onnx(n, rng, normalise=n[0].shape == task.input_shape) for n in timed]
     share = None if budget_s is None else budget_s * 2 / 3
-    raw = run_rounds([reference, *models], rounds=TABLE_ROUNDS, rng=rng, warm=False, budget_s=share)
-    quartiles = lower_quartiles(raw.cpu)
-    milliseconds = reference_ms * quartiles[1:] / quartiles[0]
+    raw = run_rounds([reference, *models], visits=BLOCK_VISITS, rounds=BLOCK_ROUNDS, rng=rng, budget_s=share)
+    milliseconds = reference_ms * np.exp(raw.log_ratios().mean(axis=1))
     piece_ms = dict(zip(networks, milliseconds, strict=False))
     context_ms = dict(zip(contexts, milliseconds[len(networks) :], strict=True))
 

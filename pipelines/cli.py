@@ -42,8 +42,10 @@ Limits = Annotated[
 ]
 Budget = Annotated[str | None, typer.Option(help="How long the whole run may take: 90s, 3m, 1h30m.")]
 Trials = Annotated[int | None, typer.Option(help="How many networks to try, instead of a budget.")]
-Epochs = Annotated[int | None, typer.Option(help="Epochs of each trial. Default: from the budget, or 5.")]
-FinalEpochs = Annotated[int | None, typer.Option(help="Epochs of final trainings. Default: from the budget, or 20.")]
+Epochs = Annotated[
+    float | None, typer.Option(help="Epochs of each trial; 0.5 is half of one. Default: from the budget, or 5.")
+]
+FinalEpochs = Annotated[float | None, typer.Option(help="Epochs of final trainings. Default: from the budget, or 20.")]
 Finalists = Annotated[int | None, typer.Option(help="How many networks are trained to the end.")]
 ValidationShare = Annotated[float, typer.Option(help="Share of the training images kept for validation.")]
 Seed = Annotated[int, typer.Option(help="Decides everything that is drawn.")]

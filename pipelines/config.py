@@ -29,8 +29,8 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     limits: tuple[str, ...] = ()
     budget_s: PositiveFloat | None = None
     trials: Annotated[int, Field(ge=2)] | None = None
-    epochs: PositiveInt | None = None
-    final_epochs: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    final_epochs: PositiveFloat | None = None
     finalists: PositiveInt | None = None
     validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.15
     seed: Annotated[int, Field(ge=0)] = 0

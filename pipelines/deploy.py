@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 PARITY_IMAGES = 256
-ROUNDS = 60
+VISITS = 12
 
 
 def deploy(run: RunFolder, pick: str, out: Path | None = None) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def measure_file(path: Path, task: Task) -> tuple[Timing, str]:
     device = Device.here()
     rng = np.random.default_rng(0)  # orders the rounds; the network's weights are its own
     reference_ms = stored_reference_ms(task, device, rng)
-    (timing,) = measure([path], reference_model(task), reference_ms, rounds=ROUNDS, rng=rng)
+    (timing,) = measure([path], reference_model(task), reference_ms, visits=VISITS, rng=rng)
     return timing, str(device)
 
 

@@ -11,14 +11,18 @@ from numpy.typing import NDArray
 
 from spaces import InputError
 
-# What a run does besides training, in seconds on a slow core: fitting predictors, measuring and exporting models,
-# the report.
-CLOSING_S = 35.0
+# What a run does besides training, in seconds on a slow core: CHOOSING_S fits predictors and measures the finalists,
+# EXPORT_S exports, checks and measures the chosen model, and writes the report.
+CHOOSING_S, EXPORT_S = 12.0, 23.0
+CLOSING_S = CHOOSING_S + EXPORT_S
 SEARCH_SHARE = 0.65  # of the time for training; the rest trains the finalists
 CHOSEN_SHARE = 0.3  # of the trials; the rest are random ones that train the predictor
 PREFERRED_TRIALS = 40
-LEAST_EPOCHS = 4  # below, accuracies are near chance and teach a predictor nothing; fewer trials are better
+# Below so many steps of the optimiser, accuracies are near chance and teach a predictor nothing; fewer trials are
+# better. That is 4 epochs of digits, or less than half of one of CIFAR-10.
+LEAST_STEPS = 300
 MOST_EPOCHS = 30
+EPOCH_PARTS = 20  # short trials last a multiple of a twentieth of an epoch
 MOST_FINAL_EPOCHS = 200
 LEAST_TRIALS = 6
 
@@ -71,9 +75,9 @@ class Plan:
 
     n_random: int
     n_chosen: int
-    epochs: int
+    epochs: float
     finalists: int
-    final_epochs: int
+    final_epochs: float
     ends_after_s: float | None = None
 
     @property
@@ -84,7 +88,7 @@ class Plan:
         return asdict(self)
 
 
-def plan_trials(trials: int, *, epochs: int, final_epochs: int, finalists: int) -> Plan:
+def plan_trials(trials: int, *, epochs: float, final_epochs: float, finalists: int) -> Plan:
     """The plan of `--trials`."""
     n_chosen = min(round(CHOSEN_SHARE * trials), trials - 1)
     return Plan(trials - n_chosen, n_chosen, epochs, finalists, final_epochs)
@@ -97,6 +101,7 @@ class Workload:
     Attributes:
         flops: (n,) of networks as they will be drawn.
         workers: trainings at once.
+        steps_per_epoch: of the optimiser.
     """
 
     speed: TrainingSpeed
@@ -104,6 +109,7 @@ class Workload:
     train_images: int
     validation_images: int
     workers: int
+    steps_per_epoch: int
 
     def mean_seconds(self, epochs: float) -> float:
         return float(
@@ -131,8 +137,8 @@ def plan_budget(
     work: Workload,
     *,
     finalists: int,
-    epochs: int | None = None,
-    final_epochs: int | None = None,
+    epochs: float | None = None,
+    final_epochs: float | None = None,
 ) -> Plan:
     """Fill what is left of the budget.
 
@@ -142,16 +148,13 @@ def plan_budget(
     left = budget_s - elapsed_s - CLOSING_S
     worker_s = left * SEARCH_SHARE * work.workers
     if epochs is None:
-        wanted = (worker_s / PREFERRED_TRIALS - work.mean_seconds(0)) / work.epoch_seconds()
-        epochs = int(np.clip(wanted, LEAST_EPOCHS, MOST_EPOCHS))
-        if worker_s / work.mean_seconds(epochs) < 2 * LEAST_TRIALS:
-            epochs = max(1, int((worker_s / (2 * LEAST_TRIALS) - work.mean_seconds(0)) / work.epoch_seconds()))
+        epochs = _trial_epochs(worker_s, work)
     n_trials = int(worker_s / work.mean_seconds(epochs))
     if n_trials < LEAST_TRIALS:
         needed = elapsed_s + CLOSING_S + LEAST_TRIALS * work.mean_seconds(epochs) / (SEARCH_SHARE * work.workers)
         raise InputError(
-            f"a budget of {budget_s / 60:.1f} minutes leaves time for {max(n_trials, 0)} trainings of {epochs} epochs, "
-            f"and a search needs {LEAST_TRIALS}",
+            f"a budget of {budget_s / 60:.1f} minutes leaves time for {max(n_trials, 0)} trainings of {epochs:g} "
+            f"epochs, and {LEAST_TRIALS} are needed",
             hint=f"give --budget {int(needed / 60) + 1}m or more, smaller images, or a narrower space",
         )
     n_trials -= n_trials % work.workers  # whole rounds, so that no worker waits for the others
@@ -164,6 +167,24 @@ def plan_budget(
     )
 
 
+def _trial_epochs(worker_s: float, work: Workload) -> float:
+    """As many as leave time for PREFERRED_TRIALS trials, if that is enough for each; whole ones from 4 on."""
+
+    def affordable(trials: int) -> float:
+        return (worker_s / trials - work.mean_seconds(0)) / work.epoch_seconds()
+
+    least = LEAST_STEPS / work.steps_per_epoch
+    epochs = float(np.clip(affordable(PREFERRED_TRIALS), least, MOST_EPOCHS))
+    if worker_s / work.mean_seconds(epochs) < 2 * LEAST_TRIALS:
+        epochs = float(np.clip(affordable(2 * LEAST_TRIALS), least / 4, epochs))
+    return _whole_or_parts(epochs)
+
+
+def _whole_or_parts(epochs: float) -> float:
+    parts = 1 if epochs >= 4 else EPOCH_PARTS
+    return max(1, int(epochs * parts)) / parts
+
+
 def replan_chosen(plan: Plan, budget_s: float, elapsed_s: float, work: Workload) -> Plan:
     """Once the random trials have shown the true speed: as many picks as the rest of the search time holds."""
     left = budget_s - CLOSING_S - elapsed_s
@@ -173,9 +194,16 @@ def replan_chosen(plan: Plan, budget_s: float, elapsed_s: float, work: Workload)
     return replace(plan, n_chosen=max(1, int(seconds / work.mean_seconds(plan.epochs))))
 
 
-def replan_final(plan: Plan, budget_s: float, elapsed_s: float, work: Workload) -> Plan:
-    """The epochs of the final trainings that fill what is left."""
+def replan_final(
+    plan: Plan, budget_s: float, elapsed_s: float, work: Workload, *, closing_s: float = CLOSING_S
+) -> Plan:
+    """The epochs of the final trainings that fill what is left.
+
+    Args:
+        work: its flops are those of the finalists, once they are known.
+        closing_s: what is still to come besides training.
+    """
     rounds = -(-plan.finalists // work.workers)  # how many finalists one worker trains, one after another
-    seconds = (budget_s - CLOSING_S - elapsed_s) / rounds - work.mean_seconds(0)
-    epochs = int(np.clip(seconds / work.epoch_seconds(), max(1, plan.epochs), MOST_FINAL_EPOCHS))
-    return replace(plan, final_epochs=epochs)
+    seconds = (budget_s - closing_s - elapsed_s) / rounds - work.mean_seconds(0)
+    epochs = float(np.clip(seconds / work.epoch_seconds(), plan.epochs, MOST_FINAL_EPOCHS))
+    return replace(plan, final_epochs=_whole_or_parts(epochs))

@@ -16,7 +16,7 @@ from latency import Device, build_onnx, count, measure
 from latency.reference import reference_model, stored_reference_ms
 from spaces import PUBLISHED, Arch, InputError, Task, get_space, parse_arch
 
-ROUNDS = 40
+VISITS = 8
 
 
 def profile(names: Sequence[str], task: Task, *, seed: int) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def profile(names: Sequence[str], task: Task, *, seed: int) -> dict[str, Any]:
         models.append(model)
     reference_ms = stored_reference_ms(task, device, rng)
     for row, timing in zip(
-        rows, measure(models, reference_model(task), reference_ms, rounds=ROUNDS, rng=rng), strict=True
+        rows, measure(models, reference_model(task), reference_ms, visits=VISITS, rng=rng), strict=True
     ):
         measured = asdict(timing)
         row["latency_ms"], row["latency_ms_interval"] = measured.pop("latency_ms"), measured.pop("latency_ms_interval")

@@ -105,7 +105,11 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "ms": lambda value: f"{value:.{decimals}f}",
         "chosen": chosen,
         "limits": [_verdict(limit, chosen) for limit in config.parsed_limits],
-        "untrained": sorted(set(stored.get("finalists", {})) - set(models)),
+        "untrained": {
+            name: stored.get("failed_finalists", {}).get(name, "")
+            for name in sorted(stored.get("finalists", {}))
+            if name not in models
+        },
         "latency_of": _by_text({model["name"]: model.get("latency_of", "") for model in finals}),
         "onnx": onnx,
         "onnx_link": quote(onnx),
@@ -352,8 +356,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def _epochs(n: int) -> str:
-    return f"{n} epoch" if n == 1 else f"{n} epochs"
+def _epochs(n: float) -> str:
+    return "1 epoch" if n == 1 else f"{n:g} epochs"
 
 
 def _by_text(texts: Mapping[str, str]) -> dict[str, list[str]]:

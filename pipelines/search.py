@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from hwnas.execution import WorkerPool
 from hwnas.feasible import FeasibleSet, InfeasibleError
 from hwnas.pareto import is_non_dominated, spread_along
-from hwnas.search_loop import evaluation_seed, search
+from hwnas.search_loop import SearchFailedError, evaluation_seed, search
 from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, fit_accuracy, graph_features
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
 from latency import Device, DeviceCosts, LatencyTable, Timing, build_onnx, measure, measure_table
 from latency.onnx_graph import write_atomically
 from latency.reference import reference_model, stored_reference_ms
-from spaces import SearchSpace, Task, get_space
+from spaces import InputError, SearchSpace, Task, get_space
 
 from .config import RunConfig, join_limits
 from .deploy import choose, deploy
-from .plan import Plan, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
+from .plan import EXPORT_S, Plan, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
 from .progress import Listener
 from .run_folder import RunFolder, read_json, write_json
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TABLE_BUDGET_SHARE = 0.08  # of a budget goes into timing blocks, at most
 CALIBRATION_NETWORKS = 8
-FINAL_ROUNDS = 40
+FINAL_VISITS = 8
 TIMED_NETWORKS = 3
 DEFAULT_EPOCHS, DEFAULT_FINAL_EPOCHS = 5, 20
 FRONTIER_MEMBERS = 6
@@ -97,7 +97,8 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
             clock.before = float(read_json(run.plan).get("elapsed_s", 0.0))
         job = _open_job(config, run, data, compute, clock, listener)
         try:
-            plan = _search_stages(job)
+            plan, work = _search_stages(job)
+            plan = _choose_finalists(job, plan, work)
             finals = _train_finalists(job, plan)
             return _finish(job, plan, finals)
         finally:
@@ -201,7 +202,7 @@ def _table(
     return table
 
 
-def _search_stages(job: Job) -> Plan:
+def _search_stages(job: Job) -> tuple[Plan, Workload | None]:
     plan, work = _first_plan(job)
     plan = _run_trials(job, plan, replace(plan, n_chosen=0), "random networks")
     if job.config.budget_s is not None and work is not None and not read_json(job.run.plan).get("chosen_planned"):
@@ -212,10 +213,21 @@ def _search_stages(job: Job) -> Plan:
     fits = sum(trial.state == "complete" for trial in job.study.trials()[: plan.n_random]) >= LEAST_TO_FIT
     more = f"more random networks (a predictor needs {LEAST_TO_FIT} trained ones)"
     plan = _run_trials(job, plan, plan, "networks that the predictor picked" if fits else more)
-    if job.config.budget_s is not None and work is not None and not read_json(job.run.plan).get("final_planned"):
-        if job.config.final_epochs is None:
-            plan = replan_final(plan, job.config.budget_s, job.clock.elapsed(), work)
-        _save_plan(job, plan, final_planned=True)
+    return plan, work
+
+
+def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
+    """Measure candidates, record the finalists, and plan their training by what is left of the budget."""
+    if "finalists" in read_json(job.run.plan):
+        return plan
+    chosen = _finalists(job, plan)
+    plan = replace(plan, finalists=len(chosen))
+    budget_s = job.config.budget_s
+    if budget_s is not None and work is not None and job.config.final_epochs is None:
+        work = replace(work, flops=np.array([each.trial.values["flops"] for each in chosen]))
+        plan = replan_final(plan, budget_s, job.clock.elapsed(), work, closing_s=EXPORT_S)
+    _save_plan(job, plan, finalists={each.name: _record(each) for each in chosen})
+    job.listener.say(f"{len(chosen)} finalists measured; training each for {plan.final_epochs:g} epochs")
     return plan
 
 
@@ -276,6 +288,7 @@ def _workload(job: Job, speed: TrainingSpeed) -> Workload:
         train_images=len(job.data.train_labels),
         validation_images=len(job.data.val_labels),
         workers=job.pool.workers,
+        steps_per_epoch=job.evaluator.recipe.steps_per_epoch(len(job.data.train_labels)),
     )
 
 
@@ -285,11 +298,22 @@ def _time_training(job: Job) -> TrainingSpeed:
     flops = job.costs.of(drawn)["flops"]
     order = np.argsort(flops)
     rows = drawn[order[np.linspace(0, len(order) - 1, TIMED_NETWORKS).astype(int)]]
-    asked = [(row, worker) for row in rows for worker in range(job.pool.workers)]
-    futures = [job.pool.submit(job.evaluator.time, job.space.arch(row), seed=0) for row, _ in asked]
-    times = [future.result() for future in futures]
+    asked = np.repeat(rows, job.pool.workers, axis=0)
+    futures = [job.pool.submit(job.evaluator.time, job.space.arch(row), seed=0) for row in asked]
+    # A network that is too large for the memory is timed by the smaller ones; as a trial it will be one that failed.
+    errors = [future.exception() for future in futures]
+    mistakes = [error for error in errors if isinstance(error, InputError)]
+    if mistakes:
+        raise mistakes[0]
+    timed = [i for i, error in enumerate(errors) if error is None]
+    if not timed:
+        raise SearchFailedError(
+            f"all {len(asked)} timed trainings failed; the first: {errors[0]}",
+            hint="smaller images or a narrower --space need less memory",
+        )
+    times = [futures[i].result() for i in timed]
     return TrainingSpeed.fit(
-        [float(f) for row, _ in asked for f in job.costs.of(row[None])["flops"]],
+        job.costs.of(asked[timed])["flops"].tolist(),
         [t.train_s_per_image for t in times],
         [t.validation_s_per_image for t in times],
         setup_s=float(np.median([t.setup_s for t in times])),
@@ -304,8 +328,8 @@ def _save_plan(job: Job, plan: Plan, **more: Any) -> None:
 def _show_plan(job: Job, plan: Plan) -> None:
     ends = f", ends about {plan.ends_after_s:.0f} s after the start" if plan.ends_after_s else ""
     job.listener.say(
-        f"plan: {plan.n_random} random networks and about {plan.n_chosen} picked ones, {plan.epochs} epochs each, "
-        f"then {plan.finalists} final trainings of about {plan.final_epochs} epochs, on {job.evaluator.device} "
+        f"plan: {plan.n_random} random networks and about {plan.n_chosen} picked ones, {plan.epochs:g} epochs each, "
+        f"then {plan.finalists} final trainings of about {plan.final_epochs:g} epochs, on {job.evaluator.device} "
         f"with {job.pool.workers} worker(s){ends}"
     )
 
@@ -361,7 +385,7 @@ def _finalists(job: Job, plan: Plan) -> list[Finalist]:
     """The best trials whose measured latency meets the limits; measuring comes before their final training."""
     trials = _distinct([trial for trial in job.study.trials() if trial.state == "complete"], job.space)
     if not trials:
-        raise InfeasibleError("at least one training must succeed, but all trials failed", hint="see trials.csv")
+        raise SearchFailedError("all trials failed", hint="see trials.csv for the reasons")
     scores = _scores(job, trials)
     cost = np.array([trial.values["latency_ms_estimated"] for trial in trials])
     order = _preference(job.config.job, scores, cost, 2 * plan.finalists)
@@ -421,7 +445,7 @@ def _measure(job: Job, trials: Sequence[Trial]) -> list[Timing]:
     models = [build_onnx(job.space.layers(t.arch, job.task), job.rng(4), normalise=True) for t in trials]
     assert job.costs.table is not None
     reference = reference_model(job.task)
-    return measure(models, reference, job.costs.table.reference_ms, rounds=FINAL_ROUNDS, rng=job.rng(5))
+    return measure(models, reference, job.costs.table.reference_ms, visits=FINAL_VISITS, rng=job.rng(5))
 
 
 def _meets_latency(config: RunConfig, timing: Timing) -> bool:
@@ -436,15 +460,10 @@ def _meets_latency(config: RunConfig, timing: Timing) -> bool:
 def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
     """Train each finalist to the end; those that have a `model.json` already are done."""
     stored = read_json(job.run.plan)
-    if "finalists" not in stored:
-        chosen = _finalists(job, plan)
-        records = {each.name: _record(each) for each in chosen}
-        _save_plan(job, plan, finalists=records)
-        stored = read_json(job.run.plan)
-        job.listener.say(f"{len(records)} finalists measured; training each for {plan.final_epochs} epochs")
     records = stored["finalists"]
+    failed = dict(stored.get("failed_finalists", {}))
     done = job.run.models()
-    waiting = [name for name in records if name not in done]
+    waiting = [name for name in records if name not in done and name not in failed]
     futures: dict[cf.Future[Mapping[str, float]], str] = {}
     for name in waiting:
         folder = job.run.model(name)
@@ -463,6 +482,8 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
             name = futures[future]
             error = future.exception()
             if error is not None:
+                failed[name] = f"{type(error).__name__}: {error}"
+                _save_plan(job, plan, failed_finalists=failed)
                 job.listener.say(f"the final training of {name} failed: {error}")
                 continue
             trained = future.result()
@@ -484,7 +505,7 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
             steps.advance(f"validation {trained['accuracy_val']:.1%}")
     finals = job.run.models()
     if not finals:
-        raise InfeasibleError("at least one final training must succeed, but all failed", hint="see the messages above")
+        raise SearchFailedError(f"all final trainings failed: {'; '.join(failed.values())}", hint="start a new run")
     return finals
 
 

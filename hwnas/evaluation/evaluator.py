@@ -12,11 +12,11 @@ class Evaluator(ABC):
     """Says what an architecture scores. Evaluators cross process borders, so they are picklable and light."""
 
     @abstractmethod
-    def evaluate(self, arch: Arch, *, epochs: int, seed: int) -> Mapping[str, float]:
+    def evaluate(self, arch: Arch, *, epochs: float, seed: int) -> Mapping[str, float]:
         """Values by name, each in its natural direction: accuracy_val up, train_seconds down.
 
         Args:
-            epochs: the fidelity.
+            epochs: the fidelity; parts of epochs are allowed.
             seed: of everything that is drawn.
         Raises:
             TrainingFailed: if this candidate failed; others may well succeed.

@@ -50,12 +50,12 @@ class TrainingEvaluator(Evaluator):
     device: str = "cpu"
     threads: int = 1
 
-    def evaluate(self, arch: Arch, *, epochs: int, seed: int) -> Mapping[str, float]:
+    def evaluate(self, arch: Arch, *, epochs: float, seed: int) -> Mapping[str, float]:
         """{"accuracy_val", "train_seconds"}, after the last epoch."""
         _, result = self._train(arch, epochs, seed)
         return _values(result)
 
-    def train_final(self, arch: Arch, *, epochs: int, seed: int, weights: Path) -> Mapping[str, float]:
+    def train_final(self, arch: Arch, *, epochs: float, seed: int, weights: Path) -> Mapping[str, float]:
         """Train, and save the state dict to `weights`, whole or not at all; values as `evaluate`.
 
         Raises:
@@ -100,7 +100,7 @@ class TrainingEvaluator(Evaluator):
             timed = time_training(module, data, self.recipe, device=device, batches=batches, seed=seed)
         return TrialTime(timed.train_s_per_image, timed.validation_s_per_image, setup_s)
 
-    def _train(self, arch: Arch, epochs: int, seed: int) -> tuple[nn.Module, TrainResult]:
+    def _train(self, arch: Arch, epochs: float, seed: int) -> tuple[nn.Module, TrainResult]:
         with _threads(self.threads):
             data = _open(self.data_folder)
             module = self.space.build(arch, data.task)

@@ -31,10 +31,10 @@ class TrainingFailed(RuntimeError):  # noqa: N818  it names what became of a can
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One epoch, counted from 1. `accuracy_val` is None where the epoch was not validated."""
+    """One epoch, counted from 1; the last may be a part of one. `accuracy_val` is None where it was not validated."""
 
     epoch: int
-    epochs: int
+    epochs: float
     loss: float
     seconds: float
     accuracy_val: float | None
@@ -70,7 +70,7 @@ def train(
     data: ImageData,
     recipe: Recipe,
     *,
-    epochs: int,
+    epochs: float,
     seed: int,
     device: torch.device | str,
     progress: Callable[[EpochRecord], None] | None = None,
@@ -82,28 +82,28 @@ def train(
     run in bfloat16 (float16 where the GPU has none), and repeats may differ in the last bits.
 
     Args:
-        epochs: how often all training images are seen; at least 1.
+        epochs: how often all training images are seen. A part of an epoch (0.3, or the end of 2.5) sees that part of
+            the images, rounded to whole steps.
         seed: of the weights, the order and the augmentation.
         progress: is told of every epoch when it ends; what it raises ends the training.
         validate_each_epoch: record the validation accuracy after every epoch, not only after the last.
     Raises:
         TrainingFailed: if the loss is no longer finite, or memory does not suffice.
     """
-    if epochs < 1:
-        raise ValueError(f"a training has at least 1 epoch, got {epochs}")
+    if not epochs > 0:
+        raise ValueError(f"a training lasts more than 0 epochs, got {epochs}")
     device = torch.device(device)
     with _failures(), _own_randomness(seed, device):
         start = time.perf_counter()
         run = _Training(module, data, recipe, epochs=epochs, seed=seed, device=device)
         history: list[EpochRecord] = []
         training_s = 0.0
-        for epoch in range(1, epochs + 1):
+        while run.done < run.steps:
             began = time.perf_counter()
             loss = run.epoch()
             training_s += time.perf_counter() - began
-            last = epoch == epochs
-            accuracy = run.validate() if last or validate_each_epoch else None
-            history.append(EpochRecord(epoch, epochs, loss, time.perf_counter() - began, accuracy))
+            accuracy = run.validate() if run.done == run.steps or validate_each_epoch else None
+            history.append(EpochRecord(len(history) + 1, epochs, loss, time.perf_counter() - began, accuracy))
             if progress is not None:
                 progress(history[-1])
         final = history[-1].accuracy_val
@@ -112,7 +112,7 @@ def train(
             accuracy_val=final,
             history=tuple(history),
             seconds=time.perf_counter() - start,
-            images_per_second=epochs * len(data.train_labels) / training_s,
+            images_per_second=run.seen / training_s,
         )
 
 
@@ -220,7 +220,7 @@ class _Training:
     """The state of one training: module, optimiser, schedule, generators."""
 
     def __init__(
-        self, module: nn.Module, data: ImageData, recipe: Recipe, *, epochs: int, seed: int, device: torch.device
+        self, module: nn.Module, data: ImageData, recipe: Recipe, *, epochs: float, seed: int, device: torch.device
     ) -> None:
         weights_seed, order_seed, augment_seed = np.random.SeedSequence(seed).spawn(3)
         initialise(module, _generator(weights_seed))  # on the CPU, so that a device does not change the weights
@@ -232,8 +232,8 @@ class _Training:
         self.order = np.random.default_rng(order_seed)
         self.augmentation = _generator(augment_seed)
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        self.steps = epochs * recipe.steps_per_epoch(len(self.train))
-        self.done = 0
+        self.steps = max(1, round(epochs * recipe.steps_per_epoch(len(self.train))))
+        self.done = self.seen = 0  # steps, images
         half = device.type == "cuda"
         self.half = torch.bfloat16 if half and torch.cuda.is_bf16_supported(False) else torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=half and self.half == torch.float16)
@@ -246,9 +246,9 @@ class _Training:
         return [np.repeat(group, 2) if len(group) == 1 else group for group in groups]
 
     def epoch(self) -> float:
-        """Mean loss over the epoch's steps."""
+        """Mean loss over the steps of the next epoch, or of what the training still has of it."""
         self.module.train()
-        groups = self.groups()
+        groups = self.groups()[: self.steps - self.done]
         total = torch.zeros((), device=self.device)
         for group in groups:
             loss = self.step(group)
@@ -282,6 +282,7 @@ class _Training:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.done += 1
+        self.seen += len(group)
         return loss.detach()  # type: ignore[no-any-return]
 
     def validate(self) -> float:

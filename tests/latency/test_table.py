@@ -33,9 +33,9 @@ def flops_of(model: bytes) -> float:
 def additive_machine(monkeypatch):
     """Every network takes an overhead a call plus a time for each multiply-add, exactly."""
 
-    def run_rounds(models, *, rounds, rng, warm=True, budget_s=None):
+    def run_rounds(models, *, visits, rng, rounds=8, budget_s=None):
         ms = np.array([OVERHEAD_MS + MS_PER_FLOP * flops_of(model) for model in models])
-        times = np.repeat(ms[:, None], rounds, axis=1)
+        times = np.tile(ms[:, None, None], (1, visits, rounds))
         return Rounds(times, times, times)
 
     monkeypatch.setattr(table, "run_rounds", run_rounds)

@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from pipelines.plan import CLOSING_S, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
+from hwnas.training import Recipe
+from pipelines.plan import (
+    CLOSING_S,
+    EXPORT_S,
+    LEAST_STEPS,
+    TrainingSpeed,
+    Workload,
+    plan_budget,
+    plan_trials,
+    replan_chosen,
+    replan_final,
+)
 from spaces import InputError
 
 SPEED = TrainingSpeed(train=(1e-4, 1e-10), validate=(3e-5, 3e-11), setup_s=0.2)
@@ -11,7 +22,7 @@ SPEED = TrainingSpeed(train=(1e-4, 1e-10), validate=(3e-5, 3e-11), setup_s=0.2)
 
 def workload(train_images=1200, workers=2) -> Workload:
     flops = np.random.default_rng(0).uniform(1e6, 8e6, size=200)
-    return Workload(SPEED, flops, train_images, 200, workers)
+    return Workload(SPEED, flops, train_images, 200, workers, Recipe().steps_per_epoch(train_images))
 
 
 @pytest.mark.parametrize("budget_s", [120, 180, 600, 3600, 36_000])
@@ -22,7 +33,7 @@ def test_the_planned_work_fills_the_budget(budget_s, images, workers):
     try:
         plan = plan_budget(budget_s, 15.0, work, finalists=max(2, workers))
     except InputError:
-        least = 6 * work.mean_seconds(1) / workers
+        least = 6 * work.mean_seconds(0.25 * LEAST_STEPS / work.steps_per_epoch) / workers
         assert least > 0.5 * (budget_s - 15 - CLOSING_S)
         return
     trials_s = plan.n_trials * work.mean_seconds(plan.epochs) / workers
@@ -38,11 +49,33 @@ def test_the_planned_work_fills_the_budget(budget_s, images, workers):
 def test_too_short_a_budget_says_how_long_it_must_be():
     work = workload(42_000, 1)
     with pytest.raises(InputError, match="leaves time for") as caught:
-        plan_budget(120, 15.0, work, finalists=2)
+        plan_budget(55, 15.0, work, finalists=2)
     minutes = int(caught.value.hint.split("--budget ")[1].split("m")[0])
     plan_budget(60 * minutes, 15.0, work, finalists=2)
     with pytest.raises(InputError):
         plan_budget(60 * (minutes - 1) - 1, 15.0, work, finalists=2)
+
+
+def test_trials_are_long_enough_to_tell_networks_apart_where_there_is_time():
+    few, many = workload(1200), workload(42_000)
+    assert plan_budget(180, 15.0, few, finalists=2).epochs * few.steps_per_epoch >= LEAST_STEPS * 0.9
+    plan = plan_budget(300, 15.0, many, finalists=2)
+    assert plan.epochs < 1  # of many images a part is enough
+    assert plan.epochs * 20 == pytest.approx(round(plan.epochs * 20))
+    assert plan.epochs * many.steps_per_epoch >= LEAST_STEPS * 0.85
+    assert plan.n_trials >= 12
+    assert plan.final_epochs >= 1
+    long = plan_budget(36_000, 15.0, many, finalists=2)
+    assert long.epochs >= 4
+    assert long.epochs == int(long.epochs)
+
+
+def test_once_finalists_are_measured_only_their_export_is_kept_free():
+    work = workload()
+    plan = plan_budget(600, 15.0, work, finalists=2)
+    more = replan_final(plan, 600, 450, work, closing_s=EXPORT_S)
+    assert 450 + work.mean_seconds(more.final_epochs) + EXPORT_S <= 601
+    assert more.final_epochs > replan_final(plan, 600, 450, work).final_epochs
 
 
 def test_a_slower_machine_gets_fewer_picks_and_fewer_final_epochs():

@@ -102,6 +102,30 @@ def test_history_and_progress(digits):
     assert all(record.accuracy_val is not None for record in each.history)
 
 
+@pytest.mark.parametrize(("epochs", "steps"), [(0.5, 16), (1, 32), (2.25, 72), (0.001, 1)])
+def test_parts_of_epochs_are_parts_of_their_steps(digits, epochs, steps):
+    data, recipe = subset(digits, 512), Recipe(batch_size=16)  # 32 steps an epoch
+    module = network(data)
+    run = _Training(module, data, recipe, epochs=epochs, seed=0, device=torch.device("cpu"))
+    seen = []
+    run.step = lambda group, step=run.step: seen.append(len(group)) or step(group)
+    while run.done < run.steps:
+        run.epoch()
+    assert seen == [16] * steps
+    assert run.seen == 16 * steps
+    result = train(network(data), data, recipe, epochs=epochs, seed=0, device="cpu")
+    assert len(result.history) == math.ceil(epochs)
+    with pytest.raises(ValueError, match="more than 0 epochs"):
+        train(network(data), data, recipe, epochs=0, seed=0, device="cpu")
+
+
+def test_the_rate_of_a_part_of_an_epoch_falls_to_its_end_too(digits):
+    data, recipe = subset(digits, 512), Recipe(batch_size=16)
+    run = _Training(network(data), data, recipe, epochs=0.5, seed=0, device=torch.device("cpu"))
+    run.epoch()
+    assert run.optimiser.param_groups[0]["lr"] < 0.05 * recipe.peak_lr(512)
+
+
 def test_validating_more_often_changes_no_weight(digits):
     data, modules = subset(digits, 100), []
     for often in (False, True):
