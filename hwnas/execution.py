@@ -15,6 +15,13 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def use_one_thread() -> None:
+    """Let torch use one thread in this process, for commands: beside busy workers, more of them cost 5 to 40 times."""
+    import torch  # noqa: PLC0415  workers that only run ONNX Runtime never need it
+
+    torch.set_num_threads(1)
+
+
 class WorkerDiedError(RuntimeError):
     """The process that ran a task ended without an answer (killed, out of memory, crashed)."""
 

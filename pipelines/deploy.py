@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwnas.execution import use_one_thread
 from hwnas.objectives import Limit
 from latency import Device, Timing, export_onnx
 from latency.reference import reference_model, stored_reference_ms
@@ -41,6 +42,7 @@ def deploy(run: RunFolder, pick: str, out: Path | None = None) -> dict[str, Any]
         InputError: if there is no such model, or the target exists.
         ParityError: if the exported model computes something else; nothing is left behind then.
     """
+    use_one_thread()
     config = RunConfig.from_toml(run.config)
     models = run.models()
     name = choose(models, pick)

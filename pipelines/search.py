@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.execution import WorkerPool
+from hwnas.execution import WorkerPool, use_one_thread
 from hwnas.feasible import FeasibleSet, InfeasibleError
 from hwnas.pareto import is_non_dominated, spread_along
 from hwnas.search_loop import SearchFailedError, evaluation_seed, search
@@ -88,6 +88,7 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
     """
     clock = Clock(time.monotonic() if started is None else started)
     RunFolder.check(path, config)
+    use_one_thread()
     data, compute = _open_data(config, RunFolder(path)), _compute_device(config)
     run = RunFolder.prepare(path, config, needed_bytes=_stored_bytes(data))
     with run.locked():
