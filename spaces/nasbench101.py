@@ -142,6 +142,7 @@ class NASBench101Space(SearchSpace):
         return _why_dead(row)
 
     def sample(self, n: int, rng: np.random.Generator) -> Population:
+        """n rows, uniform over the valid ones, with repeats: a cell is as likely as its vertices have orders."""
         return self.numbered(rng.integers(0, self.cardinality, size=n))
 
     def numbered(self, numbers: NDArray[np.int64]) -> Population:
