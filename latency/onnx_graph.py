@@ -82,7 +82,7 @@ class _Graph:
                 weight = self._weight(layer)
                 return self._node("Gemm", [inputs[0], weight, self._bias(layer)], transB=1)
             case "max_pool":
-                return self._node("MaxPool", inputs, **_window(layer))
+                return self._node("MaxPool", inputs, ceil_mode=int(layer.ceil_mode), **_window(layer))
             case "avg_pool":
                 return self._node("AveragePool", inputs, count_include_pad=0, **_window(layer))
             case "global_avg_pool":
@@ -100,6 +100,9 @@ class _Graph:
                 return total
             case "concat":
                 return self._node("Concat", inputs, axis=1)
+            case "slice":
+                bounds = [self._integer(value) for value in (0, layer.shape[0], 1)]  # from, to, axis
+                return self._node("Slice", [*inputs, *bounds])
 
     def normalisation(self, layer: Layer) -> str:
         shape = (layer.shape[0], *[1] * (len(layer.shape) - 1))
@@ -135,8 +138,14 @@ class _Graph:
         return self._constant(0.1 * self.rng.standard_normal(layer.shape[0], dtype=np.float32))
 
     def _constant(self, values: NDArray[np.float32]) -> str:
+        return self._initialiser(np.asarray(values, dtype=np.float32))
+
+    def _integer(self, value: int) -> str:
+        return self._initialiser(np.array([value], dtype=np.int64))
+
+    def _initialiser(self, values: NDArray[Any]) -> str:
         name = f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.asarray(values, dtype=np.float32), name))
+        self.weights.append(numpy_helper.from_array(values, name))
         return name
 
     def _node(self, op: str, inputs: Sequence[str], **attributes: object) -> str:

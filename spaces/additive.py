@@ -14,6 +14,7 @@ from .space import Population
 MAX_CELLS = 500_000  # of the dynamic programme's grid over all limited costs: 4 MB a gene
 MAX_BINS = 4096
 MAX_DRAWS = 200
+CHUNK = 4096  # rows whose entries are looked up at once, few enough for the cache
 STRATA = 24  # parts of the cost axis that a spread sample fills evenly
 
 
@@ -32,8 +33,11 @@ class AdditiveCost:
 
     def of(self, population: Population) -> NDArray[np.float64]:
         """(n, genes) -> (n,)."""
-        entries: NDArray[np.float64] = self.table[np.arange(self.table.shape[0]), population]
-        return np.asarray(self.constant + entries.sum(axis=1))
+        starts = np.arange(self.table.shape[0]) * self.table.shape[1]  # of each gene in the flattened table
+        values = np.empty(len(population))
+        for i in range(0, len(population), CHUNK):
+            values[i : i + CHUNK] = self.table.take(population[i : i + CHUNK] + starts).sum(axis=1)
+        return np.asarray(self.constant + values)
 
     def __add__(self, other: AdditiveCost) -> AdditiveCost:
         return AdditiveCost(self.constant + other.constant, self.table + other.table)

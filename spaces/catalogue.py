@@ -6,10 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .errors import InputError
+from .nasbench101 import NASBench101Space
+from .nasbench_macro import NASBenchMacroSpace
 from .proxyless import ProxylessSpace
 from .space import Arch, SearchSpace, Task, parse_arch
 
-SPACES: dict[str, Callable[[str], SearchSpace]] = {"proxyless": ProxylessSpace}
+SPACES: dict[str, Callable[[str], SearchSpace]] = {
+    "nasbench101": NASBench101Space,
+    "nasbench_macro": NASBenchMacroSpace,
+    "proxyless": ProxylessSpace,
+}
 
 
 def get_space(name: str) -> SearchSpace:

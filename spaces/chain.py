@@ -55,6 +55,11 @@ class ChainSpace(SearchSpace):
     def identity(self) -> int:
         """The value that adds nothing where a block keeps the shape."""
 
+    @property
+    @abstractmethod
+    def steps(self) -> tuple[tuple[int, int], ...]:
+        """(value, the value that is one step more complex), of any gene that may have both."""
+
     @abstractmethod
     def add_stem(self, net: NetworkBuilder, task: Task) -> int: ...
 
@@ -138,6 +143,33 @@ class ChainSpace(SearchSpace):
             places = _places(run)[(~adds_nothing).sum(axis=1)]
             moved[:, genes] = np.take_along_axis(packed, places, axis=1)
         return moved
+
+    def simplest(self, k: int, rng: np.random.Generator) -> Population:
+        """k different networks, those of fewest steps of growth; which ones of the most steps is drawn."""
+        level = self._smallest[None]
+        found = level
+        while len(found) < k and len(level):
+            level = np.unique(self.canonical(self.grow(level)), axis=0)
+            found = np.concatenate([found, rng.permutation(level)])
+        return found[:k]
+
+    def grow(self, population: Population) -> Population:
+        """All rows that differ from one of the population by a step of one gene (DESIGN section 5, growth)."""
+        children = [population[:0]]
+        for before, after in self.steps:
+            parent, gene = np.nonzero((population == before) & self.allowed[:, after])
+            grown = population[parent]
+            grown[np.arange(len(gene)), gene] = after
+            children.append(grown)
+        return np.concatenate(children)
+
+    @cached_property
+    def _smallest(self) -> NDArray[np.int64]:
+        """The row from which all others grow: of each gene the value to which no step leads."""
+        is_later = np.zeros_like(self.allowed)
+        for before, after in self.steps:
+            is_later[:, after] |= self.allowed[:, before]
+        return np.asarray((self.allowed & ~is_later).argmax(axis=1), dtype=np.int64)
 
     @cached_property
     def _stage_of(self) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Op = Literal[
-    "input", "conv", "linear", "max_pool", "avg_pool", "global_avg_pool", "relu", "batch_norm", "add", "concat"
+    "input", "conv", "linear", "max_pool", "avg_pool", "global_avg_pool", "relu", "batch_norm", "add", "concat", "slice"
 ]
 Activation = Literal["", "relu", "relu6"]
 Pair = tuple[int, int]
@@ -25,7 +25,9 @@ class Layer:
     `inputs` are positions in the network's tuple, all smaller than this layer's own. `shape` is the output for
     one image: (channels, height, width) for feature maps, (features,) for vectors. A convolution is followed by
     its own batch norm and activation where those fields say so; a bare `batch_norm` or `relu` record stands
-    where no convolution comes before it. Padding keeps ceil(size / stride) for odd kernels.
+    where no convolution comes before it. Padding keeps ceil(size / stride) for odd kernels; a max-pool of an
+    even kernel has as much stride and no padding, and its last window may end outside the map. A `slice` keeps the
+    first channels of its input.
     """
 
     op: Op
@@ -46,6 +48,11 @@ class Layer:
         """Zeros added on each side (height, width)."""
         (kh, kw), (dh, dw) = self.kernel, self.dilation
         return dh * (kh - 1) // 2, dw * (kw - 1) // 2
+
+    @property
+    def ceil_mode(self) -> bool:
+        """Whether the last window of a pool may end outside the map, as that of an even kernel does on odd sizes."""
+        return self.kernel[0] % 2 == 0
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -151,10 +158,18 @@ class NetworkBuilder:
         )
 
     def pool(self, x: int, *, kind: Literal["max_pool", "avg_pool"], kernel: int = 3, stride: int = 1) -> int:
+        """Odd kernels, or a max-pool whose even kernel is its stride: it needs no padding on either side."""
         channels, height, width = self.shape(x)
         shape = (channels, -(-height // stride), -(-width // stride))
-        record = Layer(kind, (x,), shape, kernel=_odd(_pair(kernel)), stride=_pair(stride), block=self.block)
-        return self._add(record)
+        window = _pair(kernel) if kind == "max_pool" and kernel == stride else _odd(_pair(kernel))
+        return self._add(Layer(kind, (x,), shape, kernel=window, stride=_pair(stride), block=self.block))
+
+    def first_channels(self, x: int, channels: int) -> int:
+        """The first `channels` of layer x; x itself where it has no more."""
+        have, *size = self.shape(x)
+        if not 1 <= channels <= have:
+            raise ValueError(f"between 1 and {have} channels can be kept, got {channels}")
+        return x if channels == have else self._add(Layer("slice", (x,), (channels, *size), block=self.block))
 
     def global_avg_pool(self, x: int) -> int:
         return self._add(Layer("global_avg_pool", (x,), (self.shape(x)[0],), block=self.block))

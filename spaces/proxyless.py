@@ -20,6 +20,8 @@ from .space import Task
 
 BLOCKS = ((3, 3), (5, 3), (7, 3), (3, 6), (5, 6), (7, 6))  # (kernel, expansion) of genes 0-5; gene 6 is zero
 ZERO = 6
+# One zero becomes the smallest layer, or one layer takes the next kernel or the larger expansion.
+STEPS = ((ZERO, 0), (0, 1), (1, 2), (3, 4), (4, 5), (0, 3), (1, 4), (2, 5))
 FIRST_KERNELS = (3, 5, 7)  # of the first block, whose expansion is 1
 SMALLEST_LAST_MAP = 4
 
@@ -141,6 +143,10 @@ class ProxylessSpace(ChainSpace):
     @property
     def identity(self) -> int:
         return ZERO
+
+    @property
+    def steps(self) -> tuple[tuple[int, int], ...]:
+        return STEPS
 
     @cached_property
     def allowed(self) -> NDArray[np.bool_]:

@@ -44,6 +44,17 @@ class TorchNetwork(nn.Module):
         return outputs[len(self.network) - 1]
 
 
+class FirstChannels(nn.Module):
+    """(n, c, height, width) -> (n, channels, height, width), the first of the c."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps[:, : self.channels]
+
+
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Draw all weights from `generator`: He normal over fan-out for convolutions, N(0, 0.01) for linear layers.
 
@@ -69,7 +80,7 @@ def _module(layer: Layer) -> nn.Module:
         case "linear":
             module = nn.Linear(layer.in_features, layer.shape[0])
         case "max_pool":
-            module = nn.MaxPool2d(layer.kernel, layer.stride, layer.padding)
+            module = nn.MaxPool2d(layer.kernel, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
         case "avg_pool":
             module = nn.AvgPool2d(layer.kernel, layer.stride, layer.padding, count_include_pad=False)
         case "global_avg_pool":
@@ -78,6 +89,8 @@ def _module(layer: Layer) -> nn.Module:
             module = nn.BatchNorm2d(layer.shape[0])
         case "relu":
             module = nn.ReLU()
+        case "slice":
+            module = FirstChannels(layer.shape[0])
         case "input" | "add" | "concat":
             module = nn.Identity()  # forward() does these itself
     return module

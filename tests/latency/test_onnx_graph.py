@@ -24,7 +24,8 @@ def everything():
     c = net.pool(a, kind="avg_pool", kernel=3)
     d = net.batch_norm(net.conv(net.relu(a), 8, kernel=(1, 5), batch_norm=False, bias=True))
     e = net.conv(a, 8, kernel=3, dilation=2, groups=4, batch_norm=False, activation="relu6")
-    x = net.concat((net.add((b, c, d)), e))
+    x = net.concat((net.add((b, c, d)), net.first_channels(e, 5)))
+    x = net.pool(x, kind="max_pool", kernel=2, stride=2)
     net.classifier(x, classes=5)
     return net.network
 
@@ -59,9 +60,14 @@ def transplant(model: bytes, module: TorchNetwork) -> None:
 def networks():
     rng = np.random.default_rng(1)
     yield everything()
-    for name, task in (("proxyless@w0.25", Task(8, 10, 1)), ("proxyless@cpu", Task(40, 7))):
+    for name, task, n in (
+        ("proxyless@w0.25", Task(8, 10, 1), 3),
+        ("proxyless@cpu", Task(40, 7), 3),
+        ("nasbench101@2x2x9", Task(9, 10), 12),
+        ("nasbench_macro@8x64", Task(15, 10), 6),
+    ):
         space = get_space(name)
-        for row in space.sample(3, rng):
+        for row in space.sample(n, rng):
             yield space.layers(space.arch(row), task)
 
 
@@ -111,6 +117,15 @@ def test_export_agrees_takes_any_batch_and_carries_metadata(tmp_path):
         with torch.inference_mode():
             np.testing.assert_allclose(logits, module(torch.from_numpy(images[:batch])).numpy(), rtol=1e-3, atol=1e-4)
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("text", ["nasbench101@2x1x9:0-0-1-1-1-1-1-1-2-0-1-0-1", "nasbench_macro@8x64:1-0-0-2-0-1-1-0"])
+def test_cells_and_macro_chains_are_exported(text, tmp_path):
+    space = get_space(text.partition(":")[0])
+    module = space.build(space.parse(text), Task(17, 6))
+    initialise(module, torch.Generator().manual_seed(1))
+    images = np.random.default_rng(1).random((70, 3, 17, 17), dtype=np.float32)
+    assert export_onnx(module, tmp_path / "model.onnx", images, metadata={}).images == 70
 
 
 class Fickle(torch.nn.Module):

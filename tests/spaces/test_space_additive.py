@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from spaces import Task, get_space
-from spaces.additive import STRATA, AdditiveCost, AdditiveSampler, Interval, extremes
+from spaces.additive import CHUNK, STRATA, AdditiveCost, AdditiveSampler, Interval, extremes
 
 SMALL = get_space("proxyless@8,8x1,8x2s2,16x2s2,16")
 FULL = get_space("proxyless")
@@ -28,6 +28,14 @@ def costs(name: str) -> tuple[AdditiveCost, AdditiveCost, AdditiveCost]:
     noise = np.random.default_rng(0).random(flops.table.shape)
     noise[flops.table == 0] = 0
     return flops, params, AdditiveCost(0.3, 2e-9 * flops.table + 0.03 * noise)
+
+
+@pytest.mark.parametrize("n", [0, 1, CHUNK, 2 * CHUNK + 3])
+def test_a_cost_is_the_sum_of_its_entries(n):
+    rows = FULL.sample(n, np.random.default_rng(9))
+    for cost in costs("proxyless"):
+        by_gene = [cost.table[gene][rows[:, gene]] for gene in range(22)]
+        np.testing.assert_allclose(cost.of(rows), cost.constant + np.sum(by_gene, axis=0), rtol=1e-13)
 
 
 def satisfied(rows, intervals) -> np.ndarray:

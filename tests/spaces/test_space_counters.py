@@ -22,7 +22,11 @@ CASES = [
     ("proxyless", Task(224, 1000), 2),
     ("proxyless@gpu", Task(32, 10), 2),
     ("proxyless@12,20x1s2,28x3,28x2,36x2s2,100", Task(33, 3), 4),
-    ("proxyless@8,8x1,8x2s2,8x1s2,8x1s2,8x1s2,16", Task(8, 2, channels=1), 2),
+    ("proxyless@8,8x1,8x2s2,8x1s2,8x1s2,8x1s2,16", Task(8, 2, channels=1), 25),
+    ("nasbench101@2x1x9", Task(9, 10), 48),
+    ("nasbench101", Task(8, 10), 2),
+    ("nasbench_macro@8x64", Task(15, 7), 48),
+    ("nasbench_macro", Task(32, 10), 2),
 ]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from spaces import InputError, SearchSpace, Task, get_space
+from spaces import SPACES, InputError, SearchSpace, Task, get_space
 from spaces.layers import Network, NetworkBuilder
 
 TINY = get_space("proxyless@8,8x1,8x2s2,16")
@@ -53,10 +53,10 @@ def frequencies(rows, drawn) -> np.ndarray:
     return np.bincount([index[tuple(row)] for row in drawn.tolist()], minlength=len(rows))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_sampling_is_uniform_over_all_rows(seed, all_rows):
-    rows = all_rows(TINY)
-    counts = frequencies(rows, TINY.sample(100 * len(rows), np.random.default_rng(seed)))
+@pytest.mark.parametrize(("space", "seed"), [(TINY, 0), (TINY, 1), (TINY, 2), (get_space("nasbench_macro"), 3)])
+def test_sampling_is_uniform_over_all_rows(space, seed, all_rows):
+    rows = all_rows(space)
+    counts = frequencies(rows, space.sample(50 * len(rows), np.random.default_rng(seed)))
     assert chisquare(counts).pvalue > 1e-3
 
 
@@ -77,7 +77,7 @@ def test_sampling_a_space_without_valid_rows_says_so():
         Nothing().sample(1, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("name", ["proxyless", "proxyless@w0.25"])
+@pytest.mark.parametrize("name", ["nasbench_macro", "proxyless", "proxyless@w0.25"])
 @pytest.mark.parametrize("rate", [None, 0.0, 0.3, 1.0])
 def test_mutants_are_valid_and_differ(name, rate):
     space, rng = get_space(name), np.random.default_rng(1)
@@ -92,8 +92,9 @@ def test_mutants_are_valid_and_differ(name, rate):
         assert changes.max() == 1
     elif rate == 1.0:
         assert changes.min() == parents.shape[1]
-    elif rate is None:  # one gene for sure, each of the 21 others with probability 1/22
-        assert abs(changes.mean() - (1 + 21 / 22)) < 4 * np.sqrt(21 * 21 / 22**2 / 2000)
+    elif rate is None:  # one gene for sure, each other with probability 1/genes
+        others = parents.shape[1] - 1
+        assert abs(changes.mean() - (1 + others / (others + 1))) < 4 * np.sqrt(others**2 / (others + 1) ** 2 / 2000)
 
 
 def test_every_neighbour_is_reached_and_nothing_else(all_rows):
@@ -147,7 +148,7 @@ def test_crossover_of_short_rows_is_valid():
     assert ((children == mothers) | (children == fathers)).all()
 
 
-@pytest.mark.parametrize("space", [get_space("proxyless"), get_space("proxyless@w0.5"), Cells()], ids=lambda s: s.name)
+@pytest.mark.parametrize("space", [*(get_space(name) for name in sorted(SPACES)), Cells()], ids=lambda s: s.name)
 def test_only_the_generator_decides(space):
     def draw(seed: int) -> list[np.ndarray]:
         rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ import pytest
 from spaces import GraphBatch, get_space
 
 
-@pytest.mark.parametrize("name", ["proxyless", "proxyless@w0.25", "proxyless@8,8x1s2,8x3,16x2s2,8"])
+@pytest.mark.parametrize("name", ["proxyless", "proxyless@w0.25", "proxyless@8,8x1s2,8x3,16x2s2,8", "nasbench_macro"])
 def test_a_chain_is_a_path(name):
     space = get_space(name)
     graphs = space.graphs(space.sample(20, np.random.default_rng(0)))
@@ -19,7 +19,7 @@ def test_a_chain_is_a_path(name):
     assert graphs.operations.max() < graphs.n_operations
 
 
-@pytest.mark.parametrize("name", ["proxyless@8,8x1,8x3s2,16", "proxyless@8,8x1,8x2s2,8x2,16"])
+@pytest.mark.parametrize("name", ["proxyless@8,8x1,8x3s2,16", "proxyless@8,8x1,8x2s2,8x2,16", "nasbench_macro"])
 def test_graphs_are_equal_if_and_only_if_the_keys_are(name, all_rows):
     space = get_space(name)
     rows = all_rows(space)

@@ -71,6 +71,8 @@ def test_a_branching_network_computes_what_its_records_say():
         ("proxyless@w0.25", Task(8, 3, channels=1)),
         ("proxyless@w0.25", Task(45, 10)),
         ("proxyless@8,8x1s2,16x2,24x2s2,8", Task(37, 4, channels=2)),
+        ("nasbench101@3x1x9", Task(7, 4)),
+        ("nasbench_macro@8x64", Task(15, 4, channels=1)),
     ],
 )
 def test_every_layer_has_the_shape_of_its_record(name, task):
@@ -90,6 +92,32 @@ def check_shapes(network: tuple[Layer, ...]) -> None:
     done_by_hand = {"input", "add", "concat"}
     assert sorted(seen) == [i for i, layer in enumerate(network) if layer.op not in done_by_hand]
     assert all(tuple(shape) == (2, *network[position].shape) for position, shape in seen.items())
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_a_max_pool_of_an_even_window_keeps_what_is_left_at_the_edge(size):
+    net = NetworkBuilder((6, size, size))
+    net.first_channels(net.pool(0, kind="max_pool", kernel=2, stride=2), 4)
+    check_shapes(net.network)
+    images = torch.randn(2, 6, size, size, generator=torch.Generator().manual_seed(3))
+    wide = nnf.pad(images, (0, size % 2, 0, size % 2), value=-torch.inf)
+    halves = -(-size // 2)
+    expected = wide.reshape(2, 6, halves, 2, halves, 2).amax(dim=(3, 5))[:, :4]
+    assert torch.equal(TorchNetwork(net.network)(images), expected)
+
+
+@pytest.mark.parametrize("window", [{"kind": "avg_pool", "kernel": 2, "stride": 2}, {"kind": "max_pool", "kernel": 4}])
+def test_other_even_windows_are_refused(window):
+    with pytest.raises(ValueError, match="must be odd"):
+        NetworkBuilder((4, 8, 8)).pool(0, **window)
+
+
+def test_channels_that_are_not_there_cannot_be_kept():
+    net = NetworkBuilder((4, 8, 8))
+    assert net.first_channels(0, 4) == 0
+    for channels in (0, 5):
+        with pytest.raises(ValueError, match="between 1 and 4 channels"):
+            net.first_channels(0, channels)
 
 
 def test_maps_are_dropped_after_their_last_reader():
