@@ -143,8 +143,11 @@ class FeasibleSet:
         assert self.costs is not None
         values = []
         for limit in self.limits:
-            low, high = self.costs.interval(limit.name, row)
-            values.append(f"{limit.name} {(low[0] + high[0]) / 2:.4g}")
+            (low,), (high,) = self.costs.interval(limit.name, row)
+            known = (
+                f"{low:.4g}" if low == high else f"{(low + high) / 2:.4g} (estimated, 95 %: {low:.4g} to {high:.4g})"
+            )
+            values.append(f"{limit.name} {known}")
         raise InfeasibleError(
             f"no network meets {' and '.join(map(str, self.limits))} ({how}); "
             f"the nearest is {self.space.format(row[0])} with {', '.join(values)}",
@@ -201,7 +204,8 @@ class FeasibleSet:
     def _descend(self, rng: np.random.Generator) -> Population:
         row = self.nearest(rng)
         if not self.holds(row)[0]:
-            self._raise(rng, f"none found in {DRAWS} draws and a descent from the best of them")
+            draws = "" if self._sampler is not None else f"{DRAWS} draws and "
+            self._raise(rng, f"none found in {draws}a descent from many networks")
         return row
 
     def _cycle(self, rows: Population, n: int, rng: np.random.Generator) -> Population:

@@ -166,7 +166,7 @@ class Parity:
     images: int
     largest_difference: float  # of any logit
     largest_logit: float
-    agreement: float  # share of images with the same predicted class
+    agreement: float  # share of images with the same predicted class, or with a tie within the tolerance
 
 
 def export_onnx(
@@ -239,13 +239,16 @@ def check_parity(module: nn.Module, model: bytes, images: NDArray[np.float32]) -
         with torch.inference_mode():
             theirs.append(module(torch.from_numpy(batch)).numpy())
     a, b = np.concatenate(ours), np.concatenate(theirs)
+    largest_logit = float(np.abs(b).max())
+    tolerance = ABSOLUTE_TOLERANCE * max(1.0, largest_logit)
+    # By how much torch's own favourite stands above the class that ONNX Runtime names.
+    behind = b.max(axis=1) - np.take_along_axis(b, a.argmax(axis=1)[:, None], axis=1)[:, 0]
     parity = Parity(
         images=len(a),
         largest_difference=float(np.abs(a - b).max()),
-        largest_logit=float(np.abs(b).max()),
-        agreement=float((a.argmax(axis=1) == b.argmax(axis=1)).mean()),
+        largest_logit=largest_logit,
+        agreement=float((behind <= tolerance).mean()),
     )
-    tolerance = ABSOLUTE_TOLERANCE * max(1.0, parity.largest_logit)
     if not np.isfinite(a).all() or parity.largest_difference > tolerance or parity.agreement < 1.0:
         raise ParityError(
             f"the ONNX model must agree with torch on {parity.images} images within {tolerance:.2g}, but logits "

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from spaces import Network, Task
+from spaces import InputError, Network, Task
 from spaces.proxyless import ProxylessSpace
 
 from .device import Device
 from .onnx_graph import build_onnx, write_atomically
 from .runtime import QUANTILE, run_rounds
 
-VISITS = 8
+VISITS = 16
 ROUNDS = 12
 WEIGHT_SEED = 0  # latency does not depend on the weights, so one fixed file serves everywhere
 
@@ -42,16 +42,34 @@ def measure_reference_ms(task: Task, rng: np.random.Generator) -> float:
 
 
 def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) -> float:
-    """The latency stored for this device and task, measured and stored the first time it is asked for."""
+    """The latency stored for this device and task, measured and stored the first time it is asked for.
+
+    Raises:
+        InputError: if the file that stores it is damaged.
+    """
     path = home() / "devices" / f"{device.fingerprint}.json"
     key = "x".join(map(str, task.input_shape)) + f"-{task.classes}"
-    known = json.loads(path.read_text())["reference_ms"] if path.exists() else {}
+    known = _read(path)
     if key not in known:
-        known[key] = measure_reference_ms(task, rng)
+        measured = measure_reference_ms(task, rng)
+        # Read again: another process may have stored this or another task's while this one measured. The first stays.
+        known = {key: measured, **_read(path)}
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {"device": asdict(device), "reference_ms": known}
         write_atomically(path, json.dumps(record, indent=1).encode())
-    return float(known[key])
+    return known[key]
+
+
+def _read(path: Path) -> dict[str, float]:
+    if not path.exists():
+        return {}
+    try:
+        return {key: float(ms) for key, ms in json.loads(path.read_text())["reference_ms"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} must hold what was measured of this device, but is damaged: {error}",
+            hint="remove it; it is measured again then",
+        ) from None
 
 
 def home() -> Path:

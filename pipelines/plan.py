@@ -19,8 +19,8 @@ SEARCH_SHARE = 0.65  # of the time for training; the rest trains the finalists
 CHOSEN_SHARE = 0.3  # of the trials; the rest are random ones that train the predictor
 PREFERRED_TRIALS = 40
 # Below so many steps of the optimiser, accuracies are near chance and teach a predictor nothing; fewer trials are
-# better. That is 4 epochs of digits, or less than half of one of CIFAR-10.
-LEAST_STEPS = 300
+# better. That is 4 epochs of digits, or a fifth of one of CIFAR-10.
+LEAST_STEPS = 150
 MOST_EPOCHS = 30
 EPOCH_PARTS = 20  # short trials last a multiple of a twentieth of an epoch
 MOST_FINAL_EPOCHS = 200
@@ -110,6 +110,7 @@ class Workload:
     validation_images: int
     workers: int
     steps_per_epoch: int
+    test_images: int
 
     def mean_seconds(self, epochs: float) -> float:
         return float(
@@ -120,6 +121,11 @@ class Workload:
                 validation_images=self.validation_images,
             ).mean()
         )
+
+    def test_seconds(self) -> float:
+        """Of scoring one finalist on the test images."""
+        constant, slope = self.speed.validate
+        return float(self.test_images * (constant + slope * self.flops.mean()))
 
     def epoch_seconds(self) -> float:
         return self.mean_seconds(1) - self.mean_seconds(0)
@@ -145,37 +151,37 @@ def plan_budget(
     Raises:
         InputError: if it is too short for the least that makes sense.
     """
-    left = budget_s - elapsed_s - CLOSING_S
-    worker_s = left * SEARCH_SHARE * work.workers
+    search_s = SEARCH_SHARE * (budget_s - elapsed_s - CLOSING_S)
     if epochs is None:
-        epochs = _trial_epochs(worker_s, work)
-    n_trials = int(worker_s / work.mean_seconds(epochs))
-    if n_trials < LEAST_TRIALS:
-        needed = elapsed_s + CLOSING_S + LEAST_TRIALS * work.mean_seconds(epochs) / (SEARCH_SHARE * work.workers)
+        epochs = _trial_epochs(search_s, work)
+    rounds = int(search_s / work.mean_seconds(epochs))
+    if rounds < _rounds(LEAST_TRIALS, work):
+        needed = elapsed_s + CLOSING_S + _rounds(LEAST_TRIALS, work) * work.mean_seconds(epochs) / SEARCH_SHARE
         raise InputError(
-            f"a budget of {budget_s / 60:.1f} minutes leaves time for {max(n_trials, 0)} trainings of {epochs:g} "
-            f"epochs, and {LEAST_TRIALS} are needed",
+            f"a budget of {budget_s / 60:.1f} minutes leaves time for {max(rounds, 0) * work.workers} trainings of "
+            f"{epochs:g} epochs, and {_rounds(LEAST_TRIALS, work) * work.workers} are needed",
             hint=f"give --budget {int(needed / 60) + 1}m or more, smaller images, or a narrower space",
         )
-    n_trials -= n_trials % work.workers  # whole rounds, so that no worker waits for the others
-    n_chosen = max(1, round(CHOSEN_SHARE * n_trials))
-    plan = Plan(n_trials - n_chosen, n_chosen, epochs, finalists, final_epochs or 1, budget_s)
-    return (
-        plan
-        if final_epochs
-        else replan_final(plan, budget_s, elapsed_s + n_trials * work.mean_seconds(epochs) / work.workers, work)
-    )
+    rounds_chosen = max(1, round(CHOSEN_SHARE * rounds))
+    n_random, n_chosen = (rounds - rounds_chosen) * work.workers, rounds_chosen * work.workers
+    plan = Plan(n_random, n_chosen, epochs, finalists, final_epochs or 1, budget_s)
+    return plan if final_epochs else replan_final(plan, budget_s, elapsed_s + rounds * work.mean_seconds(epochs), work)
 
 
-def _trial_epochs(worker_s: float, work: Workload) -> float:
+def _rounds(trials: int, work: Workload) -> int:
+    """How many trainings each worker does for so many trials: at least a random one and a pick."""
+    return max(2, -(-trials // work.workers))
+
+
+def _trial_epochs(search_s: float, work: Workload) -> float:
     """As many as leave time for PREFERRED_TRIALS trials, if that is enough for each; whole ones from 4 on."""
 
     def affordable(trials: int) -> float:
-        return (worker_s / trials - work.mean_seconds(0)) / work.epoch_seconds()
+        return (search_s / _rounds(trials, work) - work.mean_seconds(0)) / work.epoch_seconds()
 
     least = LEAST_STEPS / work.steps_per_epoch
     epochs = float(np.clip(affordable(PREFERRED_TRIALS), least, MOST_EPOCHS))
-    if worker_s / work.mean_seconds(epochs) < 2 * LEAST_TRIALS:
+    if search_s / work.mean_seconds(epochs) < _rounds(2 * LEAST_TRIALS, work):
         epochs = float(np.clip(affordable(2 * LEAST_TRIALS), least / 4, epochs))
     return _whole_or_parts(epochs)
 
@@ -190,8 +196,8 @@ def replan_chosen(plan: Plan, budget_s: float, elapsed_s: float, work: Workload)
     left = budget_s - CLOSING_S - elapsed_s
     # The picks' part of what is left: they and the final trainings were planned in this proportion.
     picks, finals = SEARCH_SHARE * CHOSEN_SHARE, 1 - SEARCH_SHARE
-    seconds = left * picks / (picks + finals) * work.workers
-    return replace(plan, n_chosen=max(1, int(seconds / work.mean_seconds(plan.epochs))))
+    rounds = int(left * picks / (picks + finals) / work.mean_seconds(plan.epochs))
+    return replace(plan, n_chosen=max(1, rounds) * work.workers)  # whole rounds, so that no worker waits for the others
 
 
 def replan_final(
@@ -204,6 +210,6 @@ def replan_final(
         closing_s: what is still to come besides training.
     """
     rounds = -(-plan.finalists // work.workers)  # how many finalists one worker trains, one after another
-    seconds = (budget_s - closing_s - elapsed_s) / rounds - work.mean_seconds(0)
+    seconds = (budget_s - closing_s - elapsed_s) / rounds - work.mean_seconds(0) - work.test_seconds()
     epochs = float(np.clip(seconds / work.epoch_seconds(), plan.epochs, MOST_FINAL_EPOCHS))
     return replace(plan, final_epochs=_whole_or_parts(epochs))

@@ -21,12 +21,12 @@ from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, fit
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
 from latency import Device, DeviceCosts, LatencyTable, Timing, build_onnx, measure, measure_table
-from latency.onnx_graph import write_atomically
+from latency.onnx_graph import ParityError, write_atomically
 from latency.reference import reference_model, stored_reference_ms
 from spaces import InputError, SearchSpace, Task, get_space
 
 from .config import RunConfig, join_limits
-from .deploy import choose, deploy
+from .deploy import choose, deploy_locked, latency_violation
 from .plan import EXPORT_S, Plan, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
 from .progress import Listener
 from .run_folder import RunFolder, read_json, write_json
@@ -42,6 +42,7 @@ TIMED_NETWORKS = 3
 DEFAULT_EPOCHS, DEFAULT_FINAL_EPOCHS = 5, 20
 FRONTIER_MEMBERS = 6
 GPU_WORKERS = 2
+NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
 
 
 @dataclass
@@ -73,8 +74,9 @@ class Job:
     clock: Clock
     listener: Listener
 
-    def rng(self, *purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.config.seed, *purpose])
+    def rng(self, purpose: int) -> np.random.Generator:
+        """A generator of its own for each purpose; strategies draw from (seed, proposal), two numbers, not three."""
+        return np.random.default_rng([self.config.seed, 1, purpose])
 
 
 def run_search(config: RunConfig, path: Path, listener: Listener, *, started: float | None = None) -> dict[str, Any]:
@@ -153,7 +155,7 @@ def _open_job(
         # Workers import torch while blocks are timed would disturb the timing, so the table comes first.
         costs = DeviceCosts(space, data.task, _table(config, run, space, data.task, device, listener))
         feasible = FeasibleSet(space, costs, config.parsed_limits)
-        feasible.check(np.random.default_rng([config.seed, 1]))
+        feasible.check(np.random.default_rng([config.seed, 1, 2]))
         return Job(
             config=config,
             run=run,
@@ -180,8 +182,8 @@ def _table(
     if run.table.exists():
         return LatencyTable.from_json(run.table.read_text(), space=space.name, task=task, device=device)
     listener.say(f"timing the blocks of {space.name} on {device}")
-    rng = np.random.default_rng([config.seed, 0])
-    reference_ms = stored_reference_ms(task, device, rng)
+    reference_ms = stored_reference_ms(task, device, np.random.default_rng([config.seed, 1, 0]))
+    rng = np.random.default_rng([config.seed, 1, 1])  # its own: the reference draws only where none is stored
     # Calibrated on networks spread over the whole space, so that the table holds whatever the limits are.
     calibration = FeasibleSet(space, DeviceCosts(space, task)).sample(CALIBRATION_NETWORKS, rng)
     table = measure_table(
@@ -208,9 +210,10 @@ def _search_stages(job: Job) -> tuple[Plan, Workload | None]:
     plan = _run_trials(job, plan, replace(plan, n_chosen=0), "random networks")
     if job.config.budget_s is not None and work is not None and not read_json(job.run.plan).get("chosen_planned"):
         trained = [trial for trial in job.study.trials() if trial.state == "complete"]
-        work = work.faster(_slowdown(work, plan, trained))
+        slowdown = _slowdown(work, plan, trained)
+        work = work.faster(slowdown)
         plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work)
-        _save_plan(job, plan, chosen_planned=True)
+        _save_plan(job, plan, chosen_planned=True, slowdown=slowdown)
     fits = sum(trial.state == "complete" for trial in job.study.trials()[: plan.n_random]) >= LEAST_TO_FIT
     more = f"more random networks (a predictor needs {LEAST_TO_FIT} trained ones)"
     plan = _run_trials(job, plan, plan, "networks that the predictor picked" if fits else more)
@@ -244,6 +247,10 @@ def _slowdown(work: Workload, plan: Plan, trained: Sequence[Trial]) -> float:
 def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
     config, run = job.config, job.run
     finalists = config.finalists or (FRONTIER_MEMBERS if config.job == "frontier" else max(2, min(4, job.pool.workers)))
+    if config.budget_s is None and run.plan.exists():
+        plan = Plan(**read_json(run.plan)["plan"])
+        _show_plan(job, plan)
+        return plan, None
     if config.budget_s is None:
         plan = plan_trials(
             config.trials or 2,
@@ -251,14 +258,14 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
             final_epochs=config.final_epochs or DEFAULT_FINAL_EPOCHS,
             finalists=finalists,
         )
-        if not run.plan.exists():
-            _save_plan(job, plan)
+        _save_plan(job, plan)
         _show_plan(job, plan)
         return plan, None
     if run.plan.exists():
         stored = read_json(run.plan)
         plan = Plan(**stored["plan"])
         work = _workload(job, TrainingSpeed(**{k: _pair(v) for k, v in stored["speed"].items()}))
+        work = work.faster(stored.get("slowdown", 1.0))
         job.listener.say("going on with the recorded plan")
         _show_plan(job, plan)
         return plan, work
@@ -282,7 +289,7 @@ def _pair(value: Any) -> Any:
 
 
 def _workload(job: Job, speed: TrainingSpeed) -> Workload:
-    drawn = job.feasible.sample(256, job.rng(3))
+    drawn = job.feasible.sample(256, job.rng(4))
     return Workload(
         speed=speed,
         flops=job.costs.of(drawn)["flops"],
@@ -290,12 +297,13 @@ def _workload(job: Job, speed: TrainingSpeed) -> Workload:
         validation_images=len(job.data.val_labels),
         workers=job.pool.workers,
         steps_per_epoch=job.evaluator.recipe.steps_per_epoch(len(job.data.train_labels)),
+        test_images=job.data.n_test,
     )
 
 
 def _time_training(job: Job) -> TrainingSpeed:
     """Time a small, a middling and a large network under the limits, in all workers at once."""
-    drawn = job.feasible.sample(64, job.rng(2))
+    drawn = job.feasible.sample(64, job.rng(3))
     flops = job.costs.of(drawn)["flops"]
     order = np.argsort(flops)
     rows = drawn[order[np.linspace(0, len(order) - 1, TIMED_NETWORKS).astype(int)]]
@@ -340,30 +348,33 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
     recorded = len(job.study.trials())
     missing = upto.n_trials - recorded
     if missing <= 0:
+        write_csv(job.run.trials, trial_rows(job.study.trials()))  # it may have been killed before it did
         return plan
     strategy = NeuralPredictor(
         n_random=plan.n_random, n_chosen=plan.n_chosen, focus=0.5 if job.config.job == "search" else 0.0
     )
     best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
-    with job.listener.steps(title, missing) as steps:
-        for trial in search(
-            job.space,
-            job.evaluator,
-            strategy,
-            n_trials=upto.n_trials,
-            seed=job.config.seed,
-            epochs=plan.epochs,
-            limits=job.config.parsed_limits,
-            costs=job.costs,
-            study=job.study,
-            executor=job.pool,
-            parallel=job.pool.workers,
-        ):
-            best = max(best, trial.values.get("accuracy_val", 0.0))
-            steps.advance(f"best validation accuracy {best:.1%}")
-            _save_plan(job, plan)  # the time spent, should the process die here
+    try:
+        with job.listener.steps(title, missing) as steps:
+            for trial in search(
+                job.space,
+                job.evaluator,
+                strategy,
+                n_trials=upto.n_trials,
+                seed=job.config.seed,
+                epochs=plan.epochs,
+                limits=job.config.parsed_limits,
+                costs=job.costs,
+                study=job.study,
+                executor=job.pool,
+                parallel=job.pool.workers,
+            ):
+                best = max(best, trial.values.get("accuracy_val", 0.0))
+                steps.advance(f"best validation accuracy {best:.1%}")
+                _save_plan(job, plan)  # the time spent, should the process die here
+    finally:
+        write_csv(job.run.trials, trial_rows(job.study.trials()))
     trials = job.study.trials()
-    write_csv(job.run.trials, trial_rows(trials))
     _save_plan(job, plan)
     failed = sum(trial.state == "failed" for trial in trials)
     job.listener.say(
@@ -390,19 +401,29 @@ def _finalists(job: Job, plan: Plan) -> list[Finalist]:
     scores = _scores(job, trials)
     cost = np.array([trial.values["latency_ms_estimated"] for trial in trials])
     order = _preference(job.config.job, scores, cost, 2 * plan.finalists)
-    timings = _measure(job, [trials[i] for i in order])
-    found = []
-    for i, timing in zip(order, timings, strict=True):
-        if _meets_latency(job.config, timing):
-            found.append(Finalist(f"trial-{trials[i].number:03d}", trials[i], float(scores[i]), timing))
-    dropped = len(order) - len(found)
-    if dropped:
-        job.listener.say(f"{dropped} of {len(order)} measured candidates miss the latency limit and are left out")
+    found: list[Finalist] = []
+    missed: list[tuple[float, Trial, Timing]] = []
+    for start in range(0, len(order), 2 * plan.finalists):
+        part = order[start : start + 2 * plan.finalists]
+        for i, timing in zip(part, _measure(job, [trials[i] for i in part]), strict=True):
+            by = latency_violation(job.config.parsed_limits, timing.latency_ms_interval)
+            if by == 0:
+                found.append(Finalist(f"trial-{trials[i].number:03d}", trials[i], float(scores[i]), timing))
+            else:
+                missed.append((by, trials[i], timing))
+        if len(found) >= plan.finalists:
+            break
+    if missed:
+        job.listener.say(
+            f"{len(missed)} of {len(missed) + len(found)} measured candidates miss the latency limit and are left out"
+        )
     if not found:
-        nearest = min(timings, key=lambda timing: timing.latency_ms)
+        _, nearest, timing = min(missed, key=lambda each: each[0])
+        low, high = timing.latency_ms_interval
         raise InfeasibleError(
-            f"no network meets {join_limits(job.config.limits)} (none found in {len(job.study.trials())} trials): "
-            f"the fastest measured candidate takes {nearest.latency_ms:.3g} ms",
+            f"no network meets {join_limits(job.config.limits)} (none found in {len(trials)} different networks, all "
+            f"measured); the nearest is {nearest.arch} with latency_ms {timing.latency_ms:.3g} "
+            f"(95 %: {low:.3g} to {high:.3g})",
             hint="relax the limit or search longer",
         )
     return found[: plan.finalists]
@@ -432,30 +453,20 @@ def _scores(job: Job, trials: list[Trial]) -> NDArray[np.float64]:
 
 
 def _preference(kind: str, scores: NDArray[np.float64], cost: NDArray[np.float64], n: int) -> NDArray[np.int64]:
-    """Which trials to measure, the most wanted first: the best for a search, the front for a frontier."""
+    """In which order to measure trials: the best first for a search; for a frontier, n along the front before those."""
     best = np.argsort(-scores, kind="stable")
     if kind == "search":
-        return best[:n]
+        return best
     front = is_non_dominated(np.stack([cost, -scores], axis=1))
     members = spread_along(cost, scores, min(n, int(front.sum())), mask=front)
-    # The best two are in any case worth having; the others come along the cost axis.
-    return np.asarray(list(dict.fromkeys([*members, *best[:2]])), dtype=np.int64)
+    return np.asarray(list(dict.fromkeys([*members, *best])), dtype=np.int64)
 
 
 def _measure(job: Job, trials: Sequence[Trial]) -> list[Timing]:
-    models = [build_onnx(job.space.layers(t.arch, job.task), job.rng(4), normalise=True) for t in trials]
+    models = [build_onnx(job.space.layers(t.arch, job.task), job.rng(5), normalise=True) for t in trials]
     assert job.costs.table is not None
     reference = reference_model(job.task)
-    return measure(models, reference, job.costs.table.reference_ms, visits=FINAL_VISITS, rng=job.rng(5))
-
-
-def _meets_latency(config: RunConfig, timing: Timing) -> bool:
-    low, high = timing.latency_ms_interval
-    return all(
-        bool(limit.holds(high if limit.op == "<=" else low))
-        for limit in config.parsed_limits
-        if limit.name == "latency_ms"
-    )
+    return measure(models, reference, job.costs.table.reference_ms, visits=FINAL_VISITS, rng=job.rng(6))
 
 
 def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
@@ -469,9 +480,10 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
     for name in waiting:
         folder = job.run.model(name)
         folder.mkdir(parents=True, exist_ok=True)
+        # The one time that the test split is read for this network; nothing is chosen by it.
         futures[
             job.pool.submit(
-                job.evaluator.train_final,
+                job.evaluator.finish,
                 job.space.parse(records[name]["arch"]),
                 epochs=plan.final_epochs,
                 seed=evaluation_seed(job.config.seed, 1_000_000 + records[name]["trial"]),
@@ -482,28 +494,26 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
         for future in cf.as_completed(futures):
             name = futures[future]
             error = future.exception()
+            if isinstance(error, InputError) or (error is not None and not isinstance(error, Exception)):
+                raise error  # the user's to mend (a full disk) or an interrupt: going on trains it again
             if error is not None:
                 failed[name] = f"{type(error).__name__}: {error}"
                 _save_plan(job, plan, failed_finalists=failed)
                 job.listener.say(f"the final training of {name} failed: {error}")
                 continue
-            trained = future.result()
-            # The one time that the test split is read for this network; nothing is chosen by it.
-            tested = job.evaluator.test_accuracy(
-                job.space.parse(records[name]["arch"]), job.run.model(name) / "weights.pt"
-            )
+            values = future.result()
             write_json(
                 job.run.model(name) / "model.json",
                 {
                     **records[name],
-                    "accuracy_val": trained["accuracy_val"],
-                    "train_seconds": trained["train_seconds"],
-                    "accuracy_test": tested["accuracy_test"],
-                    "accuracy_test_interval": [tested["accuracy_test_low"], tested["accuracy_test_high"]],
+                    "accuracy_val": values["accuracy_val"],
+                    "train_seconds": values["train_seconds"],
+                    "accuracy_test": values["accuracy_test"],
+                    "accuracy_test_interval": [values["accuracy_test_low"], values["accuracy_test_high"]],
                     "final_epochs": plan.final_epochs,
                 },
             )
-            steps.advance(f"validation {trained['accuracy_val']:.1%}")
+            steps.advance(f"validation {values['accuracy_val']:.1%}")
     finals = job.run.models()
     if not finals:
         raise SearchFailedError(f"all final trainings failed: {'; '.join(failed.values())}", hint="start a new run")
@@ -530,20 +540,16 @@ def _record(finalist: Finalist) -> dict[str, Any]:
 
 
 def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Export and measure the best; where the file itself misses a limit, the next best."""
+    """Hand over the best, write what is left to write, and sum up."""
     from .report import write_report
 
-    left = dict(finals)
-    while True:
-        name = choose(left, "best")
-        deployed = deploy(job.run, name)
-        record = deployed["model"]
-        if record["meets_limits"] or len(left) == 1:
-            break
+    name, record = _deploy_best(job, finals)
+    drift = record["reference_ms_now"] / record["reference_ms"] - 1
+    if abs(drift) > NOTABLE_DRIFT:
         job.listener.say(
-            f"{name} missed a limit when its file was measured ({record['latency_ms']:.3g} ms): the next one"
+            f"this machine now runs {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
+            "latency was stored; latencies are given as of then"
         )
-        del left[name]
     finals = job.run.models()
     frontier = sorted(finals.values(), key=lambda model: model["latency_ms"])
     write_csv(job.run.frontier, [_flat(model) for model in frontier])
@@ -563,6 +569,29 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
     return outcome
 
 
+def _deploy_best(job: Job, finals: Mapping[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Export and measure the best; where that misses a limit or cannot be exported, the next best, and so on."""
+    left = dict(finals)
+    unfit: dict[str, str] = {}
+    while left:
+        name = choose(left, "best", job.config.parsed_limits)
+        try:
+            record = deploy_locked(job.run, name)["model"]
+        except ParityError as error:
+            unfit[name] = str(error)
+            job.listener.say(f"{name} cannot be handed over, the next one: {error}")
+        else:
+            if record["meets_limits"]:
+                return name, record
+            job.listener.say(f"{name} missed a limit when its file was measured ({record['latency_ms']:.3g} ms)")
+        del left[name]
+    exported = {name: model for name, model in job.run.models().items() if name not in unfit}
+    if not exported:
+        raise SearchFailedError(f"no final model could be exported: {'; '.join(unfit.values())}")
+    name = choose(exported, "best", job.config.parsed_limits)  # all miss a limit: the one that misses least
+    return name, exported[name]
+
+
 SUMMARY = (
     "name",
     "arch",
@@ -578,6 +607,7 @@ SUMMARY = (
     "weight_bytes",
     "peak_memory_bytes",
     "meets_limits",
+    "latency_of",
 )
 
 

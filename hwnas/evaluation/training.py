@@ -66,6 +66,11 @@ class TrainingEvaluator(Evaluator):
         _save_weights(module, weights)
         return _values(result)
 
+    def finish(self, arch: Arch, *, epochs: float, seed: int, weights: Path) -> Mapping[str, float]:
+        """`train_final`, then `test_accuracy` of what it saved: all values of a final model."""
+        trained = self.train_final(arch, epochs=epochs, seed=seed, weights=weights)
+        return {**trained, **self.test_accuracy(arch, weights)}
+
     def test_accuracy(self, arch: Arch, weights: Path) -> Mapping[str, float]:
         """{"accuracy_test", "accuracy_test_low", "accuracy_test_high"}: with Wilson's 95 % interval.
 

@@ -73,7 +73,8 @@ class NeuralPredictor(Strategy):
     def picks(self) -> Picks:
         """What the predictor chose, from the first n_random trials alone."""
         rng = np.random.default_rng([self.seed, self.n_random])
-        rows = self.feasible.distinct(self.n_candidates, rng, exclude=self.told_rows())
+        # Later trials are picks themselves, of which a resumed run has been told some already.
+        rows = self.feasible.distinct(self.n_candidates, rng, exclude=self.told_rows()[: self.n_random])
         fitted = fit_accuracy(self.predictor, self.feasible, self.told[: self.n_random], seed=self.seed)
         if fitted is None or not len(rows):
             return Picks(rows[: self.n_chosen], np.empty(0), np.empty(0), 0)

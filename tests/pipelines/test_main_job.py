@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -130,6 +131,49 @@ def test_deploy_hands_over_any_final_model_and_overwrites_nothing(finished):
     assert "prettiest" in err
     out, _ = hwnas("deploy", "run", "--pick", "best", "--json", cwd=place, home=home)
     assert json.loads(out)["name"] == outcome["chosen"]["name"]
+
+
+def test_deploy_replaces_no_model_and_no_file_that_it_would_write(finished):
+    place, outcome, _ = finished
+    name, other = (model["name"] for model in outcome["frontier"][:2])
+    files = {p: p.read_bytes() for p in (place / "run").glob("models/*/*")}
+    inside = f"run/models/{other}"
+    _, err = hwnas("deploy", "run", "--pick", name, "--out", inside, cwd=place, home=place / "home", code=2)
+    assert "belongs to the models of" in err
+    (place / "taken").mkdir()
+    (place / "taken" / "weights.pt").write_text("mine")
+    _, err = hwnas("deploy", "run", "--pick", name, "--out", "taken", cwd=place, home=place / "home", code=2)
+    assert "weights.pt exists already" in err
+    assert [file.name for file in (place / "taken").iterdir()] == ["weights.pt"]
+    assert {p: p.read_bytes() for p in (place / "run").glob("models/*/*")} == files
+
+
+@pytest.mark.parametrize("left", ["model.onnx", "unchecked.onnx"])
+def test_a_run_that_died_while_its_file_was_measured_goes_on(finished, left):
+    """The file stood there already, its checks did not, and what the trials say was not written yet."""
+    place, outcome, _ = finished
+    died = place / f"died-{left}"
+    shutil.copytree(place / "run", died)
+    folder = died / "models" / outcome["chosen"]["name"]
+    record = json.loads((folder / "model.json").read_text())
+    del record["checks"]
+    (folder / "model.json").write_text(json.dumps(record))
+    (folder / "model.onnx").write_bytes(b"half a file")
+    (folder / "model.onnx").replace(folder / left)
+    for written_at_the_end in ("trials.csv", "frontier.csv", "report.html"):
+        (died / written_at_the_end).unlink()
+    limits = ["--limit", "latency_ms<=5", "--limit", "params<=25k", "--limit", "intensity>=0.5"]
+    command = ["search", "--data", "digits", *QUICK, *limits, "--run", died.name, "--json"]
+    out, _ = hwnas(*command, cwd=place, home=place / "home")
+    assert json.loads(out)["chosen"]["arch"] == outcome["chosen"]["arch"]
+    assert json.loads((folder / "model.json").read_text())["checks"]["agreement"] == 1.0
+    onnx.checker.check_model(str(folder / "model.onnx"))
+    assert sorted(file.name for file in folder.iterdir()) == ["model.json", "model.onnx", "weights.pt"]
+    assert len(rows_of(died / "trials.csv")) == 6
+    assert {row["latency_of"] for row in rows_of(died / "frontier.csv")} == {
+        "model.onnx, in a process of its own",
+        "the network with random weights, before training",
+    }
 
 
 def test_profile_measures_the_deployed_file_in_a_new_process(finished):

@@ -42,6 +42,10 @@ def Ridged():  # noqa: N802  stands among classes
     return NeuralPredictor(n_random=10, n_chosen=4, n_candidates=500, predictor=RidgePredictor())
 
 
+def Focused():  # noqa: N802
+    return NeuralPredictor(n_random=10, n_chosen=8, n_candidates=500, predictor=RidgePredictor(), focus=0.5)
+
+
 def course(trials):
     return [(t.number, str(t.arch), t.seed, dict(t.values)) for t in sorted(trials, key=lambda t: t.number)]
 
@@ -88,6 +92,19 @@ def test_a_gap_in_the_record_is_filled(tmp_path):
     list(search(SPACE, counting, Follower(), study=study, **arguments))
     assert course(study.trials()) == course(whole)
     assert len(counting.asked) == 5
+
+
+@pytest.mark.parametrize("in_flight", [{}, {11}, {12, 14}])
+@pytest.mark.parametrize("known", [10, 11, 12, 13, 16, 17])
+def test_a_predictor_picks_the_same_wherever_its_picks_were_interrupted(tmp_path, known, in_flight):
+    arguments = {"n_trials": 18, "seed": 3, "costs": COSTS, "parallel": 3}
+    whole = list(search(SPACE, Smooth(), Focused(), **arguments))
+    study = Study(tmp_path / "s.db", SPACE, cost="flops")
+    for trial in whole:
+        if trial.number < known and trial.number not in in_flight:
+            study.add(trial)
+    list(search(SPACE, Smooth(), Focused(), study=study, **arguments))
+    assert course(study.trials()) == course(whole)
 
 
 def test_a_record_of_another_seed_is_refused(tmp_path):

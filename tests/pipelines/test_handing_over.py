@@ -1,0 +1,151 @@
+"""Which model is handed over, and which trials become finalists, where limits are missed or trainings fail."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hwnas import InfeasibleError, Limit
+from hwnas.search_loop import SearchFailedError
+from hwnas.trial import Trial
+from latency import ParityError, Timing
+from pipelines import search
+from pipelines.deploy import choose
+from pipelines.plan import plan_trials
+from pipelines.progress import Listener
+from spaces import InputError, get_space
+
+SPACE = get_space("proxyless@8,8x1,16x2s2,32")
+LIMITS = (Limit.parse("latency_ms<=5"), Limit.parse("params<=20k"))
+
+
+def model(accuracy_val, ms, *, meets, params=10_000):
+    return {
+        "accuracy_val": accuracy_val,
+        "accuracy_test": 1 - accuracy_val,  # the other way round: test must not choose
+        "latency_ms": ms,
+        "latency_ms_interval": [0.9 * ms, 1.1 * ms],
+        "params": params,
+        "meets_limits": meets,
+    }
+
+
+def test_the_best_that_meets_the_limits_is_best_by_validation():
+    models = {"a": model(0.7, 4.0, meets=True), "b": model(0.8, 4.2, meets=True), "c": model(0.9, 6.0, meets=False)}
+    assert choose(models, "best", LIMITS) == "b"
+    assert choose(models, "fastest", LIMITS) == "a"
+    assert choose(models, "c", LIMITS) == "c"
+    with pytest.raises(InputError, match="--pick must be"):
+        choose(models, "nicest", LIMITS)
+
+
+def test_where_none_meets_the_limits_the_least_violation_decides():
+    models = {
+        "slow": model(0.9, 9.0, meets=False),
+        "near": model(0.6, 5.0, meets=False),  # its upper end is 5.5
+        "large": model(0.8, 4.0, meets=False, params=40_000),
+    }
+    assert choose(models, "best", LIMITS) == choose(models, "fastest", LIMITS) == "near"
+
+
+def timing(ms):
+    return Timing(ms, (0.98 * ms, 1.02 * ms), ms, ms, ms, 8, 1.0, 1.0)
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """Twelve trials of falling accuracy, and a device on which `true_ms` holds."""
+    rows = np.unique(SPACE.canonical(SPACE.sample(200, np.random.default_rng(0))), axis=0)[:12]
+    values = [{"accuracy_val": 0.9 - 0.02 * k, "latency_ms_estimated": 4.0 + k, "params": 1.0} for k in range(12)]
+    trials = [Trial(k, SPACE.arch(row), 1, k, "complete", values[k]) for k, row in enumerate(rows)]
+    made = SimpleNamespace(
+        config=SimpleNamespace(job="search", limits=("latency_ms<=5",), parsed_limits=LIMITS[:1], seed=0),
+        study=SimpleNamespace(trials=lambda: trials),
+        space=SPACE,
+        listener=Listener(),
+        measured=[],
+        true_ms={},
+    )
+
+    def measured(job, trials):
+        job.measured += [trial.number for trial in trials]
+        return [timing(job.true_ms.get(trial.number, 7.0 - 0.1 * trial.number)) for trial in trials]
+
+    monkeypatch.setattr(search, "_measure", measured)
+    monkeypatch.setattr(search, "_scores", lambda job, trials: np.array([t.values["accuracy_val"] for t in trials]))
+    return made
+
+
+def test_measuring_goes_on_until_enough_meet_the_limit(job):
+    job.true_ms = {9: 4.0, 11: 4.5}
+    plan = plan_trials(12, epochs=1, final_epochs=1, finalists=2)
+    assert [finalist.trial.number for finalist in search._finalists(job, plan)] == [9, 11]
+    assert job.measured == list(range(12))
+    job.measured, job.true_ms = [], {1: 4.0, 2: 4.0}
+    assert [finalist.trial.number for finalist in search._finalists(job, plan)] == [1, 2]
+    assert job.measured == [0, 1, 2, 3]
+
+
+def test_where_none_meets_the_limit_all_were_measured_and_the_nearest_is_named(job):
+    plan = plan_trials(12, epochs=1, final_epochs=1, finalists=2)
+    with pytest.raises(InfeasibleError, match="none found in 12 different networks, all measured") as caught:
+        search._finalists(job, plan)
+    assert str(job.study.trials()[11].arch) in str(caught.value)
+    assert "latency_ms 5.9" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["search", "frontier"])
+def test_every_trial_comes_once_in_the_order_of_measuring(kind):
+    rng = np.random.default_rng(0)
+    scores, cost = rng.random(30), rng.random(30)
+    order = search._preference(kind, scores, cost, 4)
+    assert sorted(order) == list(range(30))
+    if kind == "search":
+        assert list(order) == list(np.argsort(-scores))
+
+
+@pytest.fixture
+def handing(monkeypatch):
+    """Three final models, and a `deploy_locked` that measures them as `met` says."""
+    models = {name: model(0.9 - 0.1 * i, 4.0 + i, meets=True) for i, name in enumerate("abc")}
+    made = SimpleNamespace(
+        config=SimpleNamespace(parsed_limits=LIMITS),
+        run=SimpleNamespace(models=lambda: models),
+        listener=Listener(),
+        models=models,
+        met={},
+        deployed=[],
+    )
+
+    def deploy_locked(run, name):
+        made.deployed.append(name)
+        if made.met[name] == "unfit":
+            raise ParityError("another function")
+        models[name]["meets_limits"] = made.met[name]
+        return {"model": models[name]}
+
+    monkeypatch.setattr(search, "deploy_locked", deploy_locked)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("met", "chosen", "deployed"),
+    [
+        ({"a": True}, "a", "a"),
+        ({"a": False, "b": True}, "b", "ab"),
+        ({"a": "unfit", "b": True}, "b", "ab"),
+        ({"a": False, "b": False, "c": False}, "a", "abc"),  # a misses by least
+        ({"a": "unfit", "b": False, "c": False}, "b", "abc"),
+    ],
+)
+def test_the_next_best_is_handed_over_where_the_best_cannot_be(handing, met, chosen, deployed):
+    handing.met = met
+    name, record = search._deploy_best(handing, handing.models)
+    assert (name, "".join(handing.deployed)) == (chosen, deployed)
+    assert record is handing.models[chosen]
+
+
+def test_where_nothing_can_be_exported_the_reasons_are_said(handing):
+    handing.met = dict.fromkeys("abc", "unfit")
+    with pytest.raises(SearchFailedError, match="another function"):
+        search._deploy_best(handing, handing.models)
