@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from .darts import DartsSpace
 from .errors import InputError
+from .nasnet import NasnetSpace
+from .pnas import PnasSpace
 from .proxyless import ProxylessSpace
 from .space import Arch, SearchSpace, Task, parse_arch
 
-SPACES: dict[str, Callable[[str], SearchSpace]] = {"proxyless": ProxylessSpace}
+SPACES: dict[str, Callable[[str], SearchSpace]] = {
+    "darts": DartsSpace,
+    "nasnet": NasnetSpace,
+    "pnas": PnasSpace,
+    "proxyless": ProxylessSpace,
+}
 
 
 def get_space(name: str) -> SearchSpace:

@@ -134,12 +134,14 @@ class SearchSpace(ABC):
         for _ in range(MAX_REJECTION_ROUNDS):
             if not len(open_rows):
                 break
-            from_mother = rng.random((len(open_rows), mothers.shape[1])) < 0.5
-            drawn = np.where(from_mother, mothers[open_rows], fathers[open_rows])
+            drawn = self._cross_once(mothers[open_rows], fathers[open_rows], rng)
             good = self.is_valid(drawn)
             children[open_rows[good]] = drawn[good]
             open_rows = open_rows[~good]
         return children
+
+    def _cross_once(self, mothers: Population, fathers: Population, rng: np.random.Generator) -> Population:
+        return np.where(rng.random(mothers.shape) < 0.5, mothers, fathers)
 
     @abstractmethod
     def canonical(self, population: Population) -> Population:
