@@ -43,8 +43,8 @@ class DartsSpace(CellSpace):
     skeleton: str = ""
 
     def __post_init__(self) -> None:
-        if self._shape.repeats < 3:
-            raise InputError(f"{self.name} needs at least 3 cells, two of which are reductions")
+        if self._shape.repeats < 4:
+            raise InputError(f"{self.name} needs at least 4 cells, two of them reductions")
 
     @cached_property
     def _shape(self) -> Skeleton:
