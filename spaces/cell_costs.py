@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cell_parts import Size, add_combination, add_fitted
-from .layers import NetworkBuilder
+from .layers import Network, NetworkBuilder
 
 if TYPE_CHECKING:
     from .cells import Cells, CellSpace, Slot
@@ -35,8 +35,8 @@ class CellPrices:
         self._slots = space.slots(imagenet)
         stem = NetworkBuilder(task.input_shape)
         maps = space.write_stem(stem, imagenet)
-        self._stem = sum_of(stem)
         self._stem_shapes = {number - len(maps): stem.shape(x) for number, x in enumerate(maps)}
+        self._stem_costs = {number - len(maps): sum_of(stem.network[: x + 1]) for number, x in enumerate(maps)}
         self._sizes = space.map_sizes(task)
         self._known: dict[Hashable, Integers] = {}
 
@@ -48,10 +48,11 @@ class CellPrices:
         reads = patterns[:, : INPUTS * kinds].reshape(-1, kinds, INPUTS).astype(bool)
         widths = patterns[:, INPUTS * kinds :]
         constants = np.array([self._constant(r, w) for r, w in zip(reads, widths, strict=True)]).reshape(-1, 2)
-        live, live_of = np.unique([self.space.live(self._slots, r) for r in reads], axis=0, return_inverse=True)
-        tables = [self._tables(tuple(row)) for row in live]
+        live = [self.space.live(self._slots, r) for r in reads]
+        order = {maps: number for number, maps in enumerate(dict.fromkeys(live))}
+        tables = [self._tables(maps) for maps in order]
         operations, combinations = (np.array(table) for table in zip(*tables, strict=True))
-        table = live_of.ravel()[which.ravel()][:, None, None]
+        table = np.array([order[maps] for maps in live])[which.ravel()][:, None, None]
         kind = np.arange(kinds)[:, None]
         combined = combinations[table, kind, cells.combinations] * cells.present[..., None]
         units = np.take_along_axis(cells.units, cells.inputs.reshape(n, kinds, -1), axis=2).reshape(cells.inputs.shape)
@@ -62,11 +63,12 @@ class CellPrices:
 
     def _constant(self, reads: NDArray[np.bool_], widths: Integers) -> Integers:
         """Stem, head, and what makes maps enter and leave the cells, for one pattern of reading and widths."""
-        total = self._stem.copy()
         shapes = dict(self._stem_shapes)
-        for number, (slot, is_live) in enumerate(zip(self._slots, self.space.live(self._slots, reads), strict=True)):
+        live = self.space.live(self._slots, reads)
+        total = self._stem_costs[max(number for number in live if number < 0)].copy()
+        for number, slot in enumerate(self._slots):
             shapes[number] = (int(widths[slot.kind]) * slot.filters, *self._sizes[number])
-            if is_live:
+            if number in live:
                 total += self._inputs(slot, shapes, reads[slot.kind]) + self._kept(slot, shapes)
         head = shapes[len(self._slots) - 1]
         return total + self._price(("head", head), head, lambda net: self.space.add_head(net, 0, self.task))
@@ -103,14 +105,14 @@ class CellPrices:
             return (slot.filters, *size)
         return ((source - INPUTS + 1) * slot.filters, *self.space.size_after(size, slot.stride))
 
-    def _tables(self, live: tuple[bool, ...]) -> tuple[Integers, Integers]:
+    def _tables(self, live: frozenset[int]) -> tuple[Integers, Integers]:
         """Costs summed over the live cells of each kind: (kinds, sources, operations, 2), (kinds, combinations, 2)."""
         space = self.space
         kinds, n_operations, n_combinations = len(space.kinds), len(space.operations), len(space.combinations)
         operations = np.zeros((kinds, SOURCES, n_operations, 2), dtype=np.int64)
         combinations = np.zeros((kinds, n_combinations, 2), dtype=np.int64)
-        for slot, is_live in zip(self._slots, live, strict=True):
-            if is_live:
+        for number, slot in enumerate(self._slots):
+            if number in live:
                 operations[slot.kind] += self._operations(slot)
                 shape = self._state_shape(slot, INPUTS, {})
                 for combination in range(n_combinations):
@@ -140,11 +142,10 @@ class CellPrices:
         if name not in self._known:
             net = NetworkBuilder(shape)
             write(net)
-            self._known[name] = sum_of(net)
+            self._known[name] = sum_of(net.network)
         return self._known[name]
 
 
-def sum_of(net: NetworkBuilder) -> Integers:
-    """(2,) flops and parameters of what has been written."""
-    layers = net.network
+def sum_of(layers: Network) -> Integers:
+    """(2,) flops and parameters."""
     return np.array([sum(layer.flops for layer in layers), sum(layer.params for layer in layers)], dtype=np.int64)

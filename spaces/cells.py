@@ -379,10 +379,12 @@ class CellSpace(SearchSpace):
         imagenet = self.imagenet(task)
         slots = self.slots(imagenet)
         net = NetworkBuilder(task.input_shape, block="stem")
+        live = self.live(slots, cells.reads[0])
         maps = dict(enumerate_stem(self.write_stem(net, imagenet)))
+        net.cut_after(max(x for number, x in maps.items() if number in live))
         sizes = self.map_sizes(task)
-        for number, (slot, is_live) in enumerate(zip(slots, self.live(slots, cells.reads[0]), strict=True)):
-            if is_live:
+        for number, slot in enumerate(slots):
+            if number in live:
                 net.block = f"{number + 1} {self.kinds[slot.kind]}"
                 maps[number] = self._add_cell(net, slot, maps, sizes, cells)
         net.block = "head"
@@ -390,16 +392,19 @@ class CellSpace(SearchSpace):
         return net.network, maps
 
     @staticmethod
-    def live(slots: Sequence[Slot], reads: NDArray[np.bool_]) -> tuple[bool, ...]:
-        """Which cells the last one depends on, given (kinds, 2) which of its inputs each kind reads."""
-        live = [False] * len(slots)
-        live[-1] = True
+    def live(slots: Sequence[Slot], reads: NDArray[np.bool_]) -> frozenset[int]:
+        """The maps (numbered as in `Slot`) that the output depends on.
+
+        Args:
+            reads: (kinds, 2), which of its inputs each kind of cell reads.
+        """
+        live = {len(slots) - 1}
         for number in reversed(range(len(slots))):
             slot = slots[number]
-            for state, source in enumerate((slot.before, slot.last)):
-                if live[number] and reads[slot.kind, state] and source is not None and source >= 0:
-                    live[source] = True
-        return tuple(live)
+            sources = (slot.last if slot.before is None else slot.before, slot.last)
+            if number in live:
+                live |= {source for source, is_read in zip(sources, reads[slot.kind], strict=True) if is_read}
+        return frozenset(live)
 
     def map_sizes(self, task: Task) -> dict[int, Size]:
         """Height and width of every map, numbered as in `Slot`."""
@@ -519,8 +524,9 @@ class CellSpace(SearchSpace):
         for pattern, row in zip(patterns.reshape(-1, len(self.kinds), INPUTS), dead, strict=True):
             for imagenet in (False, True) if self.imagenet_form is None else (self.imagenet_form,):
                 slots = self.slots(imagenet)
-                for slot, is_live in zip(slots, self.live(slots, pattern), strict=True):
-                    row[slot.kind] &= not is_live
+                for number in self.live(slots, pattern):
+                    if number >= 0:
+                        row[slots[number].kind] = False
         return np.asarray(dead[which.ravel()])
 
     def graphs(self, population: Population) -> GraphBatch:

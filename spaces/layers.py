@@ -259,6 +259,11 @@ class NetworkBuilder:
             positions.append(self._add(replace(layer, inputs=inputs)))
         return positions[-1]
 
+    def cut_after(self, x: int) -> None:
+        """Take back all that was written after layer x."""
+        del self.layers[x + 1 :]
+        self._relus = {read: relu for read, relu in self._relus.items() if relu <= x}
+
     def droppable(self, x: int, share: float) -> int:
         """Layer x, whose output drop-path may leave out in training with this share of its probability."""
         self.layers[x] = replace(self.layers[x], drop=share)
