@@ -32,7 +32,7 @@ def canonical_blocks(
     for blocks in np.unique(n_blocks):
         rows = np.flatnonzero(n_blocks == blocks)
         keys = _smallest_order(inputs[rows, :blocks], operations[rows, :blocks], codes[rows, :blocks], n_operations)
-        pairs = (INPUTS + most) * n_operations
+        pairs = (INPUTS + int(blocks)) * n_operations
         high, low = keys % pairs, keys // pairs % pairs
         new_codes[rows, :blocks] = keys // pairs**2
         places[rows, :blocks] = np.stack(

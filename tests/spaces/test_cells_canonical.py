@@ -168,22 +168,24 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_keys_agree_with_graph_isomorphism(name):
     """Random cells with two operations, each also written otherwise or with one gene changed."""
     space, rng = get_space(name), np.random.default_rng(5)
-    rows = few_operations(space, space.sample(25, rng), (2, len(space.operations) - 2))
+    rows = few_operations(space, space.sample(20, rng), (2, len(space.operations) - 2))
+    rows[::4, 2 * len(space.kinds) * space.genes_per_block :] = -1  # fewer blocks
     others = shuffled(space, rows, rng)
     rows = np.concatenate([rows, others, space.mutate(others, rng, rate=0.0)])
     keys, networks = numbered(space.canonical(rows)), classes(networks_of(space, rows))
     assert keys == networks
-    assert 25 < len(set(keys)) < 75
+    assert 20 < len(set(keys)) < 60
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "keep" not in name])
 def test_keys_are_valid_rows_of_the_same_network(name):
     space = get_space(name)
     rows = space.sample(300, np.random.default_rng(1))
+    rows[::2, 2 * len(space.kinds) * space.genes_per_block :] = -1
     keys = space.canonical(rows)
     assert space.is_valid(keys).all()
     assert np.array_equal(space.canonical(keys), keys)
@@ -231,6 +233,7 @@ def test_a_reduction_cell_counts_where_some_form_of_the_network_reads_it():
 def test_graphs_are_equal_if_and_only_if_the_keys_are(name):
     space, rng = get_space(name), np.random.default_rng(2)
     rows = few_operations(space, space.sample(60, rng), (2, len(space.operations) - 2))
+    rows[::4, 2 * len(space.kinds) * space.genes_per_block :] = -1
     rows = np.concatenate([rows, shuffled(space, rows, rng)])
     graphs = space.graphs(rows)
     flat = np.concatenate([graphs.operations, graphs.adjacency.reshape(len(rows), -1)], axis=1)
