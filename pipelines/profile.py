@@ -62,7 +62,8 @@ def _of_arch(name: str, task: Task, rng: np.random.Generator) -> tuple[dict[str,
     row = {"name": name, "arch": str(arch), **asdict(counts), "intensity": counts.intensity}
     if name in PUBLISHED:
         known = PUBLISHED[name]
-        row["published"] = {"params": known.params, "flops": known.flops, **known.figures, "source": known.source}
+        figures = {"params": known.params, "flops": known.flops, **known.figures}
+        row["published"] = {**figures, "task": asdict(known.task), "source": known.source}
     return row, build_onnx(network, rng, normalise=True)
 
 
