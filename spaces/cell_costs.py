@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .cell_order import INPUTS
 from .cell_parts import Size, add_combination, add_fitted
 from .layers import Network, NetworkBuilder
 
 if TYPE_CHECKING:
-    from .cells import Cells, CellSpace, Slot
+    from .cell_arrays import Cells
+    from .cells import CellSpace, Slot
     from .space import Task
 
-INPUTS = 2
 SOURCES = 4  # where an operation reads: state 0, state 1, a block as wide as the cell, a block twice as wide
 
 Integers = NDArray[np.int64]

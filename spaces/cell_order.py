@@ -49,6 +49,7 @@ def _smallest_order(inputs: Integers, operations: Integers, codes: Integers, n_o
     number = np.full((m, INPUTS + b), -1, dtype=np.int64)  # the new number of each state, -1 before it has one
     number[:, :INPUTS] = np.arange(INPUTS)
     keys = np.empty((m, b), dtype=np.int64)
+    read = (inputs[..., None] == INPUTS + np.arange(b)).any(axis=(1, 2))
     for step in range(b):
         new = np.take_along_axis(number, inputs[origin].reshape(len(origin), -1), axis=1).reshape(-1, b, 2)
         ends = np.sort(new * n_operations + operations[origin], axis=2)
@@ -57,7 +58,9 @@ def _smallest_order(inputs: Integers, operations: Integers, codes: Integers, n_o
         key = np.where(open_, key, np.iinfo(np.int64).max)
         smallest = np.full(m, np.iinfo(np.int64).max)
         np.minimum.at(smallest, origin, key.min(axis=1))
-        branch, block = np.nonzero(key == smallest[origin][:, None])
+        tied = key == smallest[origin][:, None]
+        unread = tied & ~read[origin]  # these are alike in all: one of them stands for the others
+        branch, block = np.nonzero(tied & ~(unread & (unread.cumsum(axis=1) > 1)))
         origin, number, keys = origin[branch], number[branch], keys[branch]
         number[np.arange(len(branch)), INPUTS + block] = INPUTS + step
         keys[:, step] = smallest[origin]

@@ -9,19 +9,19 @@ Source: Zoph et al., 1707.07012, section 3; Liu et al., 1712.00559, section 3; L
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cell_arrays import Cells, cell_graphs
 from .cell_costs import CellPrices
 from .cell_order import INPUTS, canonical_blocks
-from .cell_parts import COMBINATIONS, Size, add_combination, add_fitted
+from .cell_parts import Size, add_combination, add_fitted
 from .errors import InputError
 from .graph import GraphBatch
 from .layers import AuxiliaryHead, Network, NetworkBuilder
@@ -53,39 +53,6 @@ class Slot:
     before: int | None
     last: int
     drop: float
-
-
-@dataclass(frozen=True)
-class Cells:
-    """The cells of many architectures as arrays over (architecture, kind of cell, block or state).
-
-    Attributes:
-        inputs: (n, kinds, blocks, 2) states that each block reads; 0 for absent blocks.
-        operations: (n, kinds, blocks, 2) what is applied to them.
-        combinations: (n, kinds, blocks) how the results become one.
-        present: (n, kinds, blocks).
-        outputs: (n, kinds, states), which states are joined to the cell's output.
-        reads: (n, kinds, 2), whether the cell reads each of the maps that enter it.
-    """
-
-    inputs: NDArray[np.int64]
-    operations: NDArray[np.int64]
-    combinations: NDArray[np.int64]
-    present: NDArray[np.bool_]
-    outputs: NDArray[np.bool_]
-    reads: NDArray[np.bool_]
-
-    @property
-    def units(self) -> NDArray[np.int64]:
-        """(n, kinds, states) channels of each state, in filters of the cell."""
-        units = np.ones(self.outputs.shape, dtype=np.int64)
-        units[..., INPUTS:] = np.where(self.combinations == COMBINATIONS.index("concat"), 2, 1)
-        return units
-
-    @property
-    def width(self) -> NDArray[np.int64]:
-        """(n, kinds) channels of each cell's output, in filters of the cell."""
-        return np.asarray((self.units * self.outputs).sum(axis=2))
 
 
 class CellSpace(SearchSpace):
@@ -269,17 +236,21 @@ class CellSpace(SearchSpace):
         Uniformly from the distinct ones where the rows of as many blocks can be listed, else from the rows.
         """
         found = np.empty((0, len(self.choices)), dtype=np.int64)
-        for n_blocks, size in enumerate(self._sizes, start=len(self.kinds)):
-            wanted = k - len(found)
-            if wanted > 0:
-                few = size <= MOST_LISTED
-                rows = rng.permutation(self._distinct(self._all_rows(n_blocks))) if few else found[:0]
-                for _ in range(0 if few else MAX_REJECTION_ROUNDS):
-                    if len(rows) < wanted:
-                        more = self._random_rows(2 * (wanted - len(rows)), rng)
-                        rows = self._distinct(np.concatenate([rows, self._cut(more, np.full(len(more), n_blocks))]))
-                found = np.concatenate([found, rows[:wanted]])
+        for n_blocks in range(len(self.kinds), len(self._block_of) + 1):
+            if len(found) < k:
+                found = np.concatenate([found, self._different(k - len(found), n_blocks, rng)])
         return found
+
+    def _different(self, k: int, n_blocks: int, rng: np.random.Generator) -> Population:
+        """Up to k different networks of as many blocks of all kinds together."""
+        if self._sizes[n_blocks - len(self.kinds)] <= MOST_LISTED:
+            return rng.permutation(self._distinct(self._all_rows(n_blocks)))[:k]
+        rows = np.empty((0, len(self.choices)), dtype=np.int64)
+        for _ in range(MAX_REJECTION_ROUNDS):
+            if len(rows) < k:
+                more = self._random_rows(2 * (k - len(rows)), rng)
+                rows = self._distinct(np.concatenate([rows, self._cut(more, np.full(len(more), n_blocks))]))
+        return rows[:k]
 
     def _distinct(self, rows: Population) -> Population:
         """The first row of each network, in order."""
@@ -322,19 +293,13 @@ class CellSpace(SearchSpace):
 
     def cells(self, population: Population) -> Cells:
         """What valid rows say, by kind of cell."""
-        n, kinds, ops = len(population), len(self.kinds), INPUTS + 2
-        genes = population.reshape(n, self.blocks, kinds, self.genes_per_block).transpose(0, 2, 1, 3)
+        shape = (len(population), self.blocks, len(self.kinds), self.genes_per_block)
+        genes = population.reshape(shape).transpose(0, 2, 1, 3)
         present = genes[..., 0] >= 0
         genes = np.where(present[..., None], genes, 0)
-        chosen = genes[..., ops] if self.genes_per_block > ops else np.zeros(present.shape, dtype=np.int64)
-        inputs = genes[..., :INPUTS]
-        states = np.arange(INPUTS + self.blocks)
-        used = ((inputs[..., None] == states) & present[..., None, None]).any(axis=(2, 3))
-        exists = np.concatenate([np.ones((n, kinds, INPUTS), dtype=bool), present], axis=2)
-        made_and_unread = exists & ~used & (states >= INPUTS)
-        outputs = made_and_unread | (exists & self.kept)
-        reads = (used | outputs)[..., :INPUTS]
-        return Cells(inputs, genes[..., INPUTS:ops], chosen, present, outputs, reads)
+        inputs, operations, rest = np.split(genes, (INPUTS, 2 * INPUTS), axis=3)
+        chosen = rest[..., 0] if rest.shape[3] else np.zeros(present.shape, dtype=np.int64)
+        return Cells(inputs, operations, chosen, present, self.kept[None])
 
     def imagenet(self, task: Task) -> bool:
         """Whether the network for a task has the ImageNet form: by the text, else by the resolution.
@@ -380,8 +345,8 @@ class CellSpace(SearchSpace):
         slots = self.slots(imagenet)
         net = NetworkBuilder(task.input_shape, block="stem")
         live = self.live(slots, cells.reads[0])
-        maps = dict(enumerate_stem(self.write_stem(net, imagenet)))
-        net.cut_after(max(x for number, x in maps.items() if number in live))
+        maps = {number: x for number, x in enumerate_stem(self.write_stem(net, imagenet)) if number in live}
+        net.cut_after(max(maps.values()))
         sizes = self.map_sizes(task)
         for number, slot in enumerate(slots):
             if number in live:
@@ -496,7 +461,7 @@ class CellSpace(SearchSpace):
     def _order_some(self, population: Population) -> tuple[Population, NDArray[np.bool_]]:
         cells = self.cells(population)
         n, kinds = len(population), len(self.kinds)
-        marked = (self._used(cells) & self.kept)[..., INPUTS:] & cells.present
+        marked = (cells.used & cells.kept)[..., INPUTS:] & cells.present
         genes = np.full((n, self.blocks, kinds, self.genes_per_block), -1, dtype=np.int64)
         kept = np.zeros(marked.shape, dtype=bool)
         for kind in range(kinds):
@@ -534,104 +499,13 @@ class CellSpace(SearchSpace):
 
         Equal networks have equal graphs. Attributes of a node: its kind of cell, one-hot, where there are several.
         """
-        ordered, kept = self._ordered(population)
+        ordered, kept_blocks = self._ordered(population)
         cells = self.cells(ordered)
-        outputs = cells.outputs.copy()
-        outputs[..., INPUTS:] = cells.present & (~self._used(cells)[..., INPUTS:] | kept)
-        return cell_graphs(cells, outputs, len(self.operations), len(self.combinations))
-
-    def _used(self, cells: Cells) -> NDArray[np.bool_]:
-        """(n, kinds, states): what a block reads."""
-        states = np.arange(INPUTS + self.blocks)
-        return np.asarray(((cells.inputs[..., None] == states) & cells.present[..., None, None]).any(axis=(2, 3)))
+        kept = np.broadcast_to(cells.kept, cells.used.shape).copy()
+        kept[..., INPUTS:] = kept_blocks
+        return cell_graphs(replace(cells, kept=kept), len(self.operations), len(self.combinations))
 
 
 def enumerate_stem(maps: Sequence[int]) -> list[tuple[int, int]]:
     """The stem's maps with their numbers: -1 for the last one, -2 for the one before."""
     return [(number - len(maps), x) for number, x in enumerate(maps)]
-
-
-def cell_graphs(cells: Cells, outputs: NDArray[np.bool_], n_operations: int, n_combinations: int) -> GraphBatch:
-    """Graphs of cells, those of one architecture side by side.
-
-    Args:
-        outputs: (n, kinds, states), which states are joined to the output of each cell.
-    """
-    n, kinds, blocks = cells.present.shape
-    nodes = INPUTS + 3 * blocks + 1
-    # Of one cell: its inputs, then for each block the two operations and the combination, then the output.
-    state_node = np.concatenate([np.arange(INPUTS), INPUTS + 2 + 3 * np.arange(blocks)])
-    operations = np.full((n, kinds, nodes), -1, dtype=np.int64)
-    operations[..., :INPUTS] = n_operations + n_combinations + np.arange(INPUTS)
-    operations[..., -1] = n_operations + n_combinations + INPUTS
-    inner = operations[..., INPUTS:-1].reshape(n, kinds, blocks, 3)
-    inner[..., :2] = np.where(cells.present[..., None], cells.operations, -1)
-    inner[..., 2] = np.where(cells.present, n_operations + cells.combinations, -1)
-    operations[..., INPUTS:-1] = inner.reshape(n, kinds, -1)
-    adjacency = np.zeros((n, kinds, nodes, nodes), dtype=bool)
-    row, kind, block, side = np.nonzero(np.broadcast_to(cells.present[..., None], cells.inputs.shape))
-    operation = INPUTS + 3 * block + side
-    adjacency[row, kind, state_node[cells.inputs[row, kind, block, side]], operation] = True
-    adjacency[row, kind, operation, state_node[INPUTS + block]] = True
-    row, kind, state = np.nonzero(outputs)
-    adjacency[row, kind, state_node[state], nodes - 1] = True
-    together = np.zeros((n, kinds, nodes, kinds, nodes), dtype=bool)
-    for kind_ in range(kinds):
-        together[:, kind_, :, kind_] = adjacency[:, kind_]
-    attributes = np.zeros((n, kinds, nodes, kinds if kinds > 1 else 0), dtype=np.float32)
-    for kind_ in range(attributes.shape[3]):
-        attributes[:, kind_, :, kind_] = operations[:, kind_] >= 0
-    return GraphBatch(
-        operations.reshape(n, kinds * nodes),
-        together.reshape(n, kinds * nodes, kinds * nodes),
-        attributes.reshape(n, kinds * nodes, -1) if kinds > 1 else np.zeros((n, nodes, 0), dtype=np.float32),
-        n_operations + n_combinations + INPUTS + 1,
-    )
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """What the text after the @ of a space of cells says: REPEATSxFILTERS, then options joined by commas."""
-
-    repeats: int
-    filters: int
-    options: Mapping[str, str]
-
-    @property
-    def imagenet_form(self) -> bool | None:
-        if "imagenet" in self.options:
-            return True
-        return False if "cifar" in self.options else None
-
-
-NUMBER = "[1-9][0-9]{0,4}"
-FORMS = {"imagenet": "", "cifar": ""}
-
-
-def parse_skeleton(family: str, text: str, default: str, options: Mapping[str, str], example: str) -> Skeleton:
-    """Read a skeleton's text.
-
-    Args:
-        default: what an empty text stands for.
-        options: the words that may follow, each with the pattern of what follows the word itself.
-    Raises:
-        InputError: if the text is malformed, an option is unknown, or one is said twice.
-    """
-    first, *rest = (text or default).split(",")
-    size = re.fullmatch(f"([1-9][0-9]?)x({NUMBER})", first)
-    found: dict[str, str] = {}
-    for part in rest:
-        for word, pattern in options.items():
-            match = re.fullmatch(f"{word}({pattern})", part)
-            if match and word not in found:
-                found[word] = match.group(1)
-                break
-        else:
-            size = None
-    if size is None or {"imagenet", "cifar"} <= found.keys():
-        raise InputError(
-            f"a skeleton of {family} is REPEATSxFILTERS (to 99 and 99999), then any of the options "
-            f"{', '.join(options)}, each once, joined by commas; got {text!r}",
-            hint=f"for example {example}",
-        )
-    return Skeleton(int(size.group(1)), int(size.group(2)), found)

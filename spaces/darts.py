@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from .cell_order import INPUTS
 from .cell_parts import COMBINATIONS, Size, add_factorized_reduction, add_pointwise, add_separable
-from .cells import FORMS, CellSpace, Skeleton, Slot, parse_skeleton
+from .cell_skeleton import FORMS, Skeleton, parse_skeleton
+from .cells import CellSpace, Slot
 from .errors import InputError
 from .layers import NetworkBuilder
 from .space import Task

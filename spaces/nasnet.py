@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from .cell_order import INPUTS
 from .cell_parts import COMBINATIONS, Size, add_crossed, add_factorized_reduction, add_pointwise, add_separable
-from .cells import FORMS, NUMBER, CellSpace, Skeleton, Slot, parse_skeleton
+from .cell_skeleton import FORMS, NUMBER, Skeleton, parse_skeleton
+from .cells import CellSpace, Slot
 from .errors import InputError
 from .layers import NetworkBuilder
 from .space import Task

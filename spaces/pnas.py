@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from .cell_order import INPUTS
 from .cell_parts import COMBINATIONS, Size
-from .cells import FORMS, NUMBER, CellSpace, Skeleton, Slot, parse_skeleton
+from .cell_skeleton import FORMS, NUMBER, Skeleton, parse_skeleton
+from .cells import CellSpace, Slot
 from .errors import InputError
 from .layers import NetworkBuilder
 from .nasnet import IMAGENET_STEM, WRITERS, add_input, add_stem

@@ -261,3 +261,13 @@ def test_no_two_darts_cells_of_one_node_a_kind_are_the_same():
     few = rows[np.isin(rows[:, [2, 3, 6, 7]], (0, 3)).all(axis=1)]
     graphs = [as_graph(network) for network in networks_of(space, few)]
     assert not any(are_isomorphic(a, b) for a, b in combinations(graphs, 2))
+
+
+def test_many_cells_whose_blocks_are_all_alike():
+    """Seven twins could be ordered in 5,040 ways; 60,000 such cells would not fit in memory that way."""
+    space = get_space("pnas@1x4,b7")
+    rows = np.zeros((60_000, 28), dtype=np.int64)
+    rows[1::2, 24] = 7  # the last block reads one of the others
+    assert space.is_valid(rows).all()
+    keys = space.canonical(rows)
+    assert np.array_equal(np.unique(keys, axis=0), [[0] * 28, [0] * 25 + [2, 0, 0]])
