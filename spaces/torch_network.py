@@ -28,6 +28,10 @@ class DropPath:
     probability: float
     generator: torch.Generator
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability < 1:
+            raise ValueError(f"the probability of leaving out a path must be in [0, 1), got {self.probability}")
+
     def __call__(self, paths: Tensor, share: float) -> Tensor:
         keep = 1.0 - self.probability * share
         chances = torch.rand(len(paths), generator=self.generator, device=self.generator.device)

@@ -360,6 +360,17 @@ def test_drop_path_leaves_out_whole_images_and_keeps_the_mean():
     assert values.mean().item() == pytest.approx(1.0, abs=4 * math.sqrt(0.25 / 20_000))
 
 
+@pytest.mark.parametrize("probability", [-0.1, 1.0])
+def test_paths_cannot_all_be_left_out(probability):
+    with pytest.raises(ValueError, match=r"in \[0, 1\)"):
+        DropPath(probability, torch.Generator())
+
+
+def test_chains_have_no_auxiliary_head():
+    space = get_space("proxyless")
+    assert space.auxiliary(space.arch([0] * 22), Task(32, 10)) is None
+
+
 def test_drop_path_is_decided_by_its_generator_and_only_in_training():
     space, task = get_space("pnas@1x4,cifar"), Task(8, 3)
     model = space.build(space.arch(space.sample(1, np.random.default_rng(1))[0]), task)
