@@ -81,10 +81,8 @@ class _Graph:
             case "linear":
                 weight = self._weight(layer)
                 return self._node("Gemm", [inputs[0], weight, self._bias(layer)], transB=1)
-            case "max_pool":
-                return self._node("MaxPool", inputs, ceil_mode=int(layer.ceil_mode), **_window(layer))
-            case "avg_pool":
-                return self._node("AveragePool", inputs, count_include_pad=0, **_window(layer))
+            case "max_pool" | "avg_pool":
+                return self._pool(layer, inputs[0])
             case "global_avg_pool":
                 return self._node("Flatten", [self._node("GlobalAveragePool", inputs)], axis=1)
             case "relu":
@@ -93,6 +91,10 @@ class _Graph:
                 ones = np.ones(layer.shape[0], dtype=np.float32)
                 scale, shift, mean, var = (self._constant(v * ones) for v in (1.0, 0.1, 0.0, 1.0))
                 return self._node("BatchNormalization", [inputs[0], scale, shift, mean, var])
+            case "group_norm":
+                return self._group_norm(layer, inputs[0])
+            case "shift" | "slice":
+                return self._cut(layer, inputs[0])
             case "add":
                 total = inputs[0]
                 for other in inputs[1:]:
@@ -100,9 +102,6 @@ class _Graph:
                 return total
             case "concat":
                 return self._node("Concat", inputs, axis=1)
-            case "slice":
-                bounds = [self._integer(value) for value in (0, layer.shape[0], 1)]  # from, to, axis
-                return self._node("Slice", [*inputs, *bounds])
 
     def normalisation(self, layer: Layer) -> str:
         shape = (layer.shape[0], *[1] * (len(layer.shape) - 1))
@@ -129,6 +128,29 @@ class _Graph:
             return self._node("Clip", [y, *bounds])
         return self._node("Relu", [y]) if layer.activation == "relu" else y
 
+    def _pool(self, layer: Layer, x: str) -> str:
+        (ph, pw) = layer.padding
+        window = {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": (ph, pw, ph, pw)}
+        if layer.op == "max_pool":
+            return self._node("MaxPool", [x], ceil_mode=int(layer.ceil_mode), **window)
+        return self._node("AveragePool", [x], count_include_pad=0, **window)
+
+    def _cut(self, layer: Layer, x: str) -> str:
+        if layer.op == "shift":  # one pixel less before, one of zeros behind
+            return self._node("Pad", [x, self._integers((0, 0, -1, -1, 0, 0, 1, 1))])
+        bounds = [self._integers((value,)) for value in (0, layer.shape[0], 1)]  # from, to, axis
+        return self._node("Slice", [x, *bounds])
+
+    def _group_norm(self, layer: Layer, x: str) -> str:
+        """As opset 18 can say it: instance normalisation of the map with its groups for channels."""
+        groups = np.ones(layer.groups, dtype=np.float32)
+        grouped = self._node("Reshape", [x, self._integers((0, layer.groups, -1))])
+        y = self._node("InstanceNormalization", [grouped, self._constant(groups), self._constant(0 * groups)])
+        y = self._node("Reshape", [y, self._integers((0, *layer.shape))])
+        channels = np.ones((layer.shape[0], 1, 1), dtype=np.float32)
+        y = self._node("Mul", [y, self._constant(channels)])
+        return self._node("Add", [y, self._constant(0.1 * channels)])
+
     def _weight(self, layer: Layer) -> str:
         fan_in = np.prod(layer.weight_shape[1:])
         values = self.rng.standard_normal(layer.weight_shape, dtype=np.float32)
@@ -138,12 +160,12 @@ class _Graph:
         return self._constant(0.1 * self.rng.standard_normal(layer.shape[0], dtype=np.float32))
 
     def _constant(self, values: NDArray[np.float32]) -> str:
-        return self._initialiser(np.asarray(values, dtype=np.float32))
+        return self._initializer(np.asarray(values, dtype=np.float32))
 
-    def _integer(self, value: int) -> str:
-        return self._initialiser(np.array([value], dtype=np.int64))
+    def _integers(self, values: Sequence[int]) -> str:
+        return self._initializer(np.array(values, dtype=np.int64))
 
-    def _initialiser(self, values: NDArray[Any]) -> str:
+    def _initializer(self, values: NDArray[np.float32] | NDArray[np.int64]) -> str:
         name = f"w{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(values, name))
         return name
@@ -152,11 +174,6 @@ class _Graph:
         name = f"x{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [name], None, None, None, None, **attributes))
         return name
-
-
-def _window(layer: Layer) -> dict[str, tuple[int, ...]]:
-    (ph, pw) = layer.padding
-    return {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": (ph, pw, ph, pw)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,17 +62,21 @@ def _of_arch(name: str, task: Task, rng: np.random.Generator) -> tuple[dict[str,
     row = {"name": name, "arch": str(arch), **asdict(counts), "intensity": counts.intensity}
     if name in PUBLISHED:
         known = PUBLISHED[name]
-        row["published"] = {"params": known.params, "flops": known.flops, **known.figures, "source": known.source}
+        figures = {"params": known.params, "flops": known.flops, **known.figures}
+        row["published"] = {**figures, "task": asdict(known.task), "source": known.source}
     return row, build_onnx(network, rng, normalise=True)
 
 
 def _arch(name: str) -> Arch:
     if name in PUBLISHED:
-        return PUBLISHED[name].arch
+        known = PUBLISHED[name]
+        if known.arch is None:
+            raise InputError(f"the genes of {name} were never published: {known.source}", hint="name another network")
+        return known.arch
     if ":" not in name:
         raise InputError(
             f"a network is a published name, SPACE:GENES or a file that ends in .onnx; got {name!r}",
-            hint=f"published: {', '.join(sorted(PUBLISHED))}",
+            hint=f"published: {', '.join(sorted(name for name, known in PUBLISHED.items() if known.arch))}",
         )
     arch = parse_arch(name)
     return get_space(arch.space).parse(name)

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from .darts import DartsSpace
 from .errors import InputError
 from .nasbench101 import NASBench101Space
 from .nasbench_macro import NASBenchMacroSpace
+from .nasnet import NasnetSpace
+from .pnas import PnasSpace
 from .proxyless import ProxylessSpace
 from .space import Arch, SearchSpace, Task, parse_arch
 
 SPACES: dict[str, Callable[[str], SearchSpace]] = {
+    "darts": DartsSpace,
     "nasbench101": NASBench101Space,
     "nasbench_macro": NASBenchMacroSpace,
+    "nasnet": NasnetSpace,
+    "pnas": PnasSpace,
     "proxyless": ProxylessSpace,
 }
 
@@ -34,11 +40,12 @@ def get_space(name: str) -> SearchSpace:
 class PublishedNetwork:
     """A network of the literature, and what its source prints about it.
 
-    `params` and `flops` (multiply-adds) are exact where the source's released code gives them; `figures` are
-    further values by name, as printed: top1_pct on ImageNet, pixel1_latency_ms.
+    `arch` is None where the genes were never published. `params` and `flops` (multiply-adds) are exact where the
+    source's released code gives them, else as printed, to two or three digits; `figures` are further values by name,
+    as printed: top1_pct on ImageNet, test_error_pct on CIFAR-10, pixel1_latency_ms.
     """
 
-    arch: Arch
+    arch: Arch | None
     task: Task
     params: int | None
     flops: int | None
@@ -46,14 +53,48 @@ class PublishedNetwork:
     source: str
 
 
+CIFAR10 = Task(resolution=32, classes=10)
 IMAGENET_224 = Task(resolution=224, classes=1000)
+IMAGENET_299 = Task(resolution=299, classes=1000)
+IMAGENET_331 = Task(resolution=331, classes=1000)
 _PROXYLESS = "Cai et al., 1812.00332, and its released networks"
+_NASNET = "Zoph et al., 1707.07012, tables 1 to 3; cells of tensorflow/models, research/slim/nets/nasnet"
+_NASNET_BC = "Zoph et al., 1707.07012, tables 1 and 3; the cells were only drawn"
+_PNAS = "Liu et al., 1712.00559, tables 3 to 5; cell of tensorflow/models, research/slim/nets/nasnet/pnasnet.py"
+_DARTS = "Liu et al., 1806.09055, tables 1 and 3, and quark0/darts (cells, and parameters to the thousand)"
+_AMOEBANET = "Real et al., 1802.01548, tables 1 and 2; cells of tensorflow/tpu, models/official/amoeba_net"
+_AMOEBANET_299 = f"{_AMOEBANET}; its multiply-adds are those of 299 px, the resolution of that code"
+
+# Which states the released code joins to the output of a cell though they are read, and in which order it stacks
+# cells, is part of the skeletons here: the papers' figures are met only so.
+_NASNET_A = (
+    "1-0-11-10-0-1-0-11-12-0-0-0-11-10-0-1-0-5-12-0-1-0-4-0-0-1-0-4-11-0-0-0-4-4-0-3-2-0-4-0-1-1-10-0-0-2-1-10-5-0"
+)
+_AMOEBANET_A = (
+    "1-1-4-5-0-0-1-10-4-0-0-0-10-0-0-1-2-5-12-0-1-0-0-4-0-0-1-5-5-0-1-2-10-11-0-4-1-10-2-0-5-1-4-10-0-0-1-4-12-0"
+)
+_PNASNET_5 = "0-0-1-6-1-1-2-6-1-1-1-0-4-1-0-6-0-1-0-4"
+_DARTS_V1 = "0-1-3-3-0-1-0-0-0-1-2-3-0-2-0-2-0-1-2-3-0-2-0-2-0-2-3-2-0-2-1-2"
+_DARTS_V2 = "0-1-3-3-0-1-0-0-0-1-3-3-1-2-0-2-0-1-2-3-0-2-0-2-0-2-2-5-1-2-0-2"
 
 
 def _network(
-    text: str, source: str, *, params: int | None = None, flops: int | None = None, **figures: float
+    text: str | None,
+    source: str,
+    *,
+    task: Task = IMAGENET_224,
+    params: float | None = None,
+    flops: float | None = None,
+    **figures: float,
 ) -> PublishedNetwork:
-    return PublishedNetwork(parse_arch(text), IMAGENET_224, params, flops, figures, source)
+    return PublishedNetwork(
+        None if text is None else parse_arch(text),
+        task,
+        None if params is None else round(params),
+        None if flops is None else round(flops),
+        figures,
+        source,
+    )
 
 
 PUBLISHED: dict[str, PublishedNetwork] = {
@@ -84,5 +125,65 @@ PUBLISHED: dict[str, PublishedNetwork] = {
         params=3_504_872,
         flops=300_774_272,
         top1_pct=72.0,
+    ),
+    "nasnet-a@4x1056": _network(
+        f"nasnet@4x1056,keepn0r3:{_NASNET_A}", _NASNET, params=5.3e6, flops=564e6, top1_pct=74.0
+    ),
+    "nasnet-a@6x4032": _network(
+        f"nasnet@6x4032,stem96,skip,keepn0r3:{_NASNET_A}",
+        _NASNET,
+        task=IMAGENET_331,
+        params=88.9e6,
+        flops=23.8e9,
+        top1_pct=82.7,
+    ),
+    "nasnet-a@6x768": _network(
+        f"nasnet@6x768,keepn0r3:{_NASNET_A}", _NASNET, task=CIFAR10, params=3.3e6, test_error_pct=3.41
+    ),
+    "nasnet-a@7x2304": _network(
+        f"nasnet@7x2304,keepn0r3:{_NASNET_A}", _NASNET, task=CIFAR10, params=27.6e6, test_error_pct=2.97
+    ),
+    "nasnet-b@4x1536": _network(None, _NASNET_BC, params=5.3e6, flops=488e6, top1_pct=72.8),
+    "nasnet-b@4x1152": _network(None, _NASNET_BC, task=CIFAR10, params=2.6e6, test_error_pct=3.73),
+    "nasnet-c@3x960": _network(None, _NASNET_BC, params=4.9e6, flops=558e6, top1_pct=72.5),
+    "nasnet-c@4x640": _network(None, _NASNET_BC, task=CIFAR10, params=3.1e6, test_error_pct=3.59),
+    "pnasnet-5@3x54": _network(f"pnas@3x54,keep4:{_PNASNET_5}", _PNAS, params=5.1e6, flops=588e6, top1_pct=74.2),
+    "pnasnet-5@4x216": _network(
+        f"pnas@4x216,stem96,keep4:{_PNASNET_5}",
+        _PNAS,
+        task=IMAGENET_331,
+        params=86.1e6,
+        flops=25.0e9,
+        top1_pct=82.9,
+    ),
+    "pnasnet-5@3x48": _network(f"pnas@3x48,keep4:{_PNASNET_5}", _PNAS, task=CIFAR10, params=3.2e6, test_error_pct=3.41),
+    "darts-v1@20x36": _network(f"darts@20x36:{_DARTS_V1}", _DARTS, task=CIFAR10),
+    "darts-v1@14x48": _network(f"darts@14x48:{_DARTS_V1}", _DARTS),
+    "darts-v2@20x36": _network(f"darts@20x36:{_DARTS_V2}", _DARTS, task=CIFAR10, params=3.349e6, test_error_pct=2.76),
+    "darts-v2@14x48": _network(f"darts@14x48:{_DARTS_V2}", _DARTS, params=4.719e6, flops=574e6, top1_pct=73.3),
+    "amoebanet-a@6x32": _network(
+        f"nasnet@6x768,narrow,keepn0r24:{_AMOEBANET_A}", _AMOEBANET, task=CIFAR10, params=2.6e6, test_error_pct=3.40
+    ),
+    "amoebanet-a@6x36": _network(
+        f"nasnet@6x864,narrow,keepn0r24:{_AMOEBANET_A}", _AMOEBANET, task=CIFAR10, params=3.2e6, test_error_pct=3.34
+    ),
+    "amoebanet-a@4x50": _network(
+        f"nasnet@4x1200,narrow,keepn0r24:{_AMOEBANET_A}", _AMOEBANET, params=5.1e6, flops=555e6, top1_pct=74.5
+    ),
+    "amoebanet-a@6x190": _network(
+        f"nasnet@6x4560,narrow,keepn0r24:{_AMOEBANET_A}",
+        _AMOEBANET,
+        task=IMAGENET_331,
+        params=86.7e6,
+        flops=23.1e9,
+        top1_pct=82.8,
+    ),
+    "amoebanet-a@6x448": _network(
+        f"nasnet@6x10752,narrow,keepn0r24:{_AMOEBANET_A}",
+        _AMOEBANET_299,
+        task=IMAGENET_299,
+        params=469e6,
+        flops=104e9,
+        top1_pct=83.9,
     ),
 }

@@ -12,7 +12,19 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Op = Literal[
-    "input", "conv", "linear", "max_pool", "avg_pool", "global_avg_pool", "relu", "batch_norm", "add", "concat", "slice"
+    "input",
+    "conv",
+    "linear",
+    "max_pool",
+    "avg_pool",
+    "global_avg_pool",
+    "relu",
+    "batch_norm",
+    "group_norm",
+    "shift",
+    "add",
+    "concat",
+    "slice",
 ]
 Activation = Literal["", "relu", "relu6"]
 Pair = tuple[int, int]
@@ -25,9 +37,11 @@ class Layer:
     `inputs` are positions in the network's tuple, all smaller than this layer's own. `shape` is the output for
     one image: (channels, height, width) for feature maps, (features,) for vectors. A convolution is followed by
     its own batch norm and activation where those fields say so; a bare `batch_norm` or `relu` record stands
-    where no convolution comes before it. Padding keeps ceil(size / stride) for odd kernels; a max-pool of an
-    even kernel has as much stride and no padding, and its last window may end outside the map. A `slice` keeps the
-    first channels of its input.
+    where no convolution comes before it. Padding keeps ceil(size / stride) for odd kernels; a layer that is not
+    `padded` reads the map as it is; a max-pool of an even kernel has as much stride and no padding, and its last
+    window may end outside the map. `shift` moves a map by one pixel up and to the left, zeros come in. `slice` keeps
+    the first channels of its input. `group_norm` normalises each of `groups` groups of channels over one image, with a
+    scale and a shift per channel: one group is layer normalisation, as many as channels is instance normalisation.
     """
 
     op: Op
@@ -41,18 +55,22 @@ class Layer:
     bias: bool = False
     batch_norm: bool = False
     activation: Activation = ""
+    padded: bool = True
+    drop: float = 0.0  # share of the drop-path probability that this layer's output meets in training, 0 for never
     block: str = ""  # the part of the network that a reader would name: "stem", "3 MB5x5-6", "head"
 
     @property
     def padding(self) -> Pair:
         """Zeros added on each side (height, width)."""
+        if not self.padded:
+            return 0, 0
         (kh, kw), (dh, dw) = self.kernel, self.dilation
         return dh * (kh - 1) // 2, dw * (kw - 1) // 2
 
     @property
     def ceil_mode(self) -> bool:
         """Whether the last window of a pool may end outside the map, as that of an even kernel does on odd sizes."""
-        return self.kernel[0] % 2 == 0
+        return self.padded and self.kernel[0] % 2 == 0
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -73,7 +91,7 @@ class Layer:
     @property
     def params(self) -> int:
         """Trained parameters, as torch's `parameters()` has them: weights, biases, scale and shift of batch norm."""
-        if self.op == "batch_norm":
+        if self.op in ("batch_norm", "group_norm"):
             return 2 * self.shape[0]
         if not self.weight_shape:
             return 0
@@ -83,11 +101,24 @@ class Layer:
     def folded_weights(self) -> int:
         """Numbers that a deployed network holds for this layer: batch norm folded, so a bias stands for both."""
         if not self.weight_shape:
-            return 2 * self.shape[0] if self.op == "batch_norm" else 0
+            return 2 * self.shape[0] if self.op in ("batch_norm", "group_norm") else 0
         return math.prod(self.weight_shape) + self.shape[0] * (self.bias or self.batch_norm)
 
 
 Network = tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuxiliaryHead:
+    """A second classifier that is trained beside the first and then thrown away: never counted, never exported.
+
+    Attributes:
+        reads: the layer of the main network whose output is the head's input.
+        network: the head's own records, from that map to class scores.
+    """
+
+    reads: int
+    network: Network
 
 
 @dataclass
@@ -104,6 +135,7 @@ class NetworkBuilder:
     input_shape: tuple[int, ...]
     layers: list[Layer] = field(default_factory=list)
     block: str = ""
+    _relus: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.layers.append(Layer("input", (), self.input_shape))
@@ -127,42 +159,63 @@ class NetworkBuilder:
         bias: bool = False,
         batch_norm: bool = True,
         activation: Activation = "",
+        padded: bool = True,
     ) -> int:
-        channels, height, width = self.shape(x)
+        channels = self.shape(x)[0]
         if channels % groups or out_channels % groups:
             raise ValueError(f"{groups} groups must divide both {channels} and {out_channels} channels")
-        sh, sw = _pair(stride)
-        return self._add(
+        return self._add_window(
             Layer(
                 "conv",
                 (x,),
-                (out_channels, -(-height // sh), -(-width // sw)),
+                (out_channels,),
                 in_features=channels,
-                kernel=_odd(_pair(kernel)),
-                stride=(sh, sw),
+                kernel=_pair(kernel),
+                stride=_pair(stride),
                 dilation=_pair(dilation),
                 groups=groups,
                 bias=bias,
                 batch_norm=batch_norm,
                 activation=activation,
+                padded=padded,
                 block=self.block,
             )
         )
 
     def depthwise(
-        self, x: int, *, kernel: int, stride: int = 1, batch_norm: bool = True, activation: Activation = ""
+        self,
+        x: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        dilation: int = 1,
+        batch_norm: bool = True,
+        activation: Activation = "",
     ) -> int:
         channels = self.shape(x)[0]
         return self.conv(
-            x, channels, kernel=kernel, stride=stride, groups=channels, batch_norm=batch_norm, activation=activation
+            x,
+            channels,
+            kernel=kernel,
+            stride=stride,
+            dilation=dilation,
+            groups=channels,
+            batch_norm=batch_norm,
+            activation=activation,
         )
 
-    def pool(self, x: int, *, kind: Literal["max_pool", "avg_pool"], kernel: int = 3, stride: int = 1) -> int:
-        """Odd kernels, or a max-pool whose even kernel is its stride: it needs no padding on either side."""
-        channels, height, width = self.shape(x)
-        shape = (channels, -(-height // stride), -(-width // stride))
-        window = _pair(kernel) if kind == "max_pool" and kernel == stride else _odd(_pair(kernel))
-        return self._add(Layer(kind, (x,), shape, kernel=window, stride=_pair(stride), block=self.block))
+    def pool(
+        self,
+        x: int,
+        *,
+        kind: Literal["max_pool", "avg_pool"],
+        kernel: int | Pair = 3,
+        stride: int = 1,
+        padded: bool = True,
+    ) -> int:
+        channels = self.shape(x)[:1]
+        window = Layer(kind, (x,), channels, kernel=_pair(kernel), stride=_pair(stride), padded=padded)
+        return self._add_window(replace(window, block=self.block))
 
     def first_channels(self, x: int, channels: int) -> int:
         """The first `channels` of layer x; x itself where it has no more."""
@@ -182,10 +235,21 @@ class NetworkBuilder:
         return self.linear(self.global_avg_pool(x), classes)
 
     def relu(self, x: int) -> int:
-        return self._add(Layer("relu", (x,), self.shape(x), block=self.block))
+        """The relu of layer x; written once, however many layers read it."""
+        if x not in self._relus:
+            self._relus[x] = self._add(Layer("relu", (x,), self.shape(x), block=self.block))
+        return self._relus[x]
 
     def batch_norm(self, x: int) -> int:
         return self._add(Layer("batch_norm", (x,), self.shape(x), block=self.block))
+
+    def group_norm(self, x: int, *, groups: int) -> int:
+        if self.shape(x)[0] % groups:
+            raise ValueError(f"{groups} groups must divide {self.shape(x)[0]} channels")
+        return self._add(Layer("group_norm", (x,), self.shape(x), groups=groups, block=self.block))
+
+    def shift(self, x: int) -> int:
+        return self._add(Layer("shift", (x,), self.shape(x), block=self.block))
 
     def add(self, xs: Sequence[int]) -> int:
         shapes = {self.shape(x) for x in xs}
@@ -208,6 +272,31 @@ class NetworkBuilder:
             inputs = tuple(positions[i] for i in layer.inputs)
             positions.append(self._add(replace(layer, inputs=inputs)))
         return positions[-1]
+
+    def cut_after(self, x: int) -> None:
+        """Take back all that was written after layer x."""
+        del self.layers[x + 1 :]
+        self._relus = {read: relu for read, relu in self._relus.items() if relu <= x}
+
+    def droppable(self, x: int, share: float) -> int:
+        """Layer x, whose output drop-path may leave out in training with this share of its probability."""
+        self.layers[x] = replace(self.layers[x], drop=share)
+        return x
+
+    def _add_window(self, layer: Layer) -> int:
+        """Add a layer that passes a window over its input; `shape` holds the channels, the size is found here."""
+        _, height, width = self.shape(layer.inputs[0])
+        (kh, kw), (sh, sw), (dh, dw) = layer.kernel, layer.stride, layer.dilation
+        if layer.padded:
+            aligned = layer.op == "max_pool" and layer.kernel == layer.stride  # needs no padding on either side
+            if (kh % 2 == 0 or kw % 2 == 0) and not aligned:
+                raise ValueError(f"kernels must be odd, so that padding is symmetric; got {layer.kernel}")
+            rows, columns = -(-height // sh), -(-width // sw)
+        else:
+            rows, columns = (height - dh * (kh - 1) - 1) // sh + 1, (width - dw * (kw - 1) - 1) // sw + 1
+            if min(rows, columns) < 1:
+                raise ValueError(f"without padding, a window of {layer.kernel} needs a larger map than {height, width}")
+        return self._add(replace(layer, shape=(*layer.shape, rows, columns)))
 
     def _add(self, layer: Layer) -> int:
         self.layers.append(layer)
@@ -235,9 +324,3 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 
 def _pair(value: int | Pair) -> Pair:
     return (value, value) if isinstance(value, int) else value
-
-
-def _odd(kernel: Pair) -> Pair:
-    if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
-        raise ValueError(f"kernels must be odd, so that padding is symmetric; got {kernel}")
-    return kernel

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .graph import GraphBatch
-from .layers import Network
+from .layers import AuxiliaryHead, Network
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,6 +81,11 @@ class SearchSpace(ABC):
         Raises:
             InputError: if the architecture is of another space or not valid.
         """
+
+    def auxiliary(self, arch: Arch, task: Task) -> AuxiliaryHead | None:
+        """A second classifier to train beside the network's own, for spaces whose papers have one."""
+        del arch, task
+        return None
 
     @property
     def cardinality(self) -> int | None:

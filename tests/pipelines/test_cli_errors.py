@@ -65,6 +65,8 @@ def test_every_command_has_help_with_an_example_and_needs_no_torch_for_it(tmp_pa
     ("arguments", "message"),
     [
         (["profile", "nothing"], "a network is a published name"),
+        (["profile", "nasnet-b@4x1536"], "the genes of nasnet-b@4x1536 were never published"),
+        (["profile", "pnas:0-2-0-0"], "gene 1 (second input of block 1, cell) must be an earlier state"),
         (["profile", "missing.onnx"], "missing.onnx must be an ONNX model"),
         (["profile", "proxyless:0-6-6-6-6-0-0-0-0-0-0-0-0-0-0-0-0-0-0-0-0-0"], "gene 1 must not be 6"),
         (["deploy", "nowhere"], "must be the folder of a run"),
