@@ -29,7 +29,7 @@ from hwnas.strategies.neural_predictor import LEAST_TO_FIT
 from hwnas.study import Study
 from hwnas.trial import Trial
 from latency.onnx_graph import write_atomically
-from spaces import Task, get_space
+from spaces import Task
 
 from .config import RunConfig
 from .drawing import blocks_of, draw_blocks
@@ -84,7 +84,8 @@ def write_report(run: RunFolder, outcome: Mapping[str, Any]) -> None:
 
 def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
     config, stored, table = RunConfig.from_toml(run.config), read_json(run.plan), read_json(run.table)
-    space, task = get_space(config.space), Task(**table["task"])
+    task = Task(**table["task"])
+    space = run.open_space(config, task)
     plan, models = stored["plan"], run.models()
     trials = Trials.of(Study(run.study, space).trials(), n_random=plan["n_random"])
     chosen = models[outcome["chosen"]["name"]]
