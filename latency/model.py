@@ -104,7 +104,7 @@ def stored_fields(stored: Mapping[str, Any], *, space: str, task: Task, device: 
     }
 
 
-OPERATIONS = ("conv1x1", *KINDS[1:])  # the image itself is no operation
+OPERATIONS = ("conv1x1", *(kind for kind in KINDS if kind != "input"))
 FEATURES = ("networks", *(f"{each} of {kind}" for kind in OPERATIONS for each in ("launches", "flops", "bytes")))
 
 

@@ -5,30 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from math import log2
-from typing import Any
+from operator import attrgetter
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .graph import GraphBatch
-from .layers import Layer, Network
+from .layers import Layer, Network, Op
 
-KINDS = (
-    "input",
-    "conv",
-    "depthwise",  # and every other convolution in groups
-    "linear",
-    "max_pool",
-    "avg_pool",
-    "global_avg_pool",
-    "add",
-    "concat",
-    "relu",
-    "batch_norm",
-)
+KINDS = (*get_args(Op), "depthwise")  # the last stands for every convolution in groups
 COMMUTATIVE = ("add", "concat")
 ATTRIBUTES = 8
+_what_it_does = attrgetter(*(field.name for field in fields(Layer) if field.name not in ("inputs", "block")))
 _PASSED_BY = ("relu", "batch_norm")  # bare ones are no nodes of a predictor's graph: they would only lengthen it
 
 Edges = Sequence[Sequence[tuple[int, int]]]  # of every node, its inputs as (slot, node)
@@ -76,23 +67,8 @@ def canonical_form(network: Network) -> tuple[Form, list[int]]:
         [(0 if layer.op in COMMUTATIVE else slot, index[x]) for slot, x in enumerate(layer.inputs)] for layer in layers
     ]
     depth = _longest_paths([[u for _, u in edges] for edges in inputs])
-    form, order = _form([(d, *_label(layer)) for d, layer in zip(depth, layers, strict=True)], inputs)
+    form, order = _form([(d, *_what_it_does(layer)) for d, layer in zip(depth, layers, strict=True)], inputs)
     return form, [positions[i] for i in order]
-
-
-def _label(layer: Layer) -> tuple[object, ...]:
-    return (
-        layer.op,
-        layer.shape,
-        layer.in_features,
-        layer.kernel,
-        layer.stride,
-        layer.dilation,
-        layer.groups,
-        layer.bias,
-        layer.batch_norm,
-        layer.activation,
-    )
 
 
 def _longest_paths(inputs: Sequence[Sequence[int]]) -> list[int]:

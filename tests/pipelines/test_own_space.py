@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 
 from latency import count
+from pipelines.wiring import parts_of
 from spaces import Task, get_space
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "my_space.py"
@@ -69,6 +70,20 @@ def test_the_run_keeps_the_file_that_it_was_begun_with(finished):
     assert config["space"] == f"{place}/spaces/my_space.py:MySpace"
     assert re.fullmatch("[0-9a-f]{64}", config["space_sha256"])
     assert (place / "run" / "space.py").read_text() == EXAMPLE.read_text()
+
+
+def test_the_report_draws_how_the_blocks_are_wired(finished):
+    place, outcome, _ = finished
+    page = (place / "run" / "report.html").read_text()
+    space = get_space(f"{EXAMPLE}:MySpace")
+    parts = parts_of(space.layers(space.parse(outcome["chosen"]["arch"]), Task(8, 10, 1)))
+    pictures = re.findall(r'<svg[^>]*class="wiring".*?</svg>', page, re.DOTALL)
+    assert len(pictures) == len(parts) >= 1
+    for picture, part in zip(pictures, parts, strict=True):
+        assert picture.count('<g class="op') == len(part.network)
+        assert picture.count('class="edge"') == sum(len(layer.inputs) for layer in part.network)
+    assert "learned from 28 networks that were measured" in page
+    assert "timed blocks" not in page
 
 
 def test_going_on_finds_the_file_from_another_folder_and_refuses_a_changed_one(finished):
