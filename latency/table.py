@@ -36,11 +36,8 @@ class LatencyTable(LatencyModel):
     """Estimated latency of every network of one chain space and task on one device.
 
     Attributes:
-        reference_ms: the reference network's own latency, which all ratios on this device and task are times of.
         cost: milliseconds of the stem and head (constant) and of every block, already scaled.
-        relative_error: half-width of the 95 % interval of an estimate, as a share of it, from networks that were
-            left out of the fit one at a time.
-        calibration: (measured ms, estimated ms) of the calibration networks.
+        relative_error: as for every `LatencyModel`; from the scatter of the calibration networks around the table.
     """
 
     device: Device
