@@ -8,7 +8,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from spaces import InputError, SearchSpace, Task, get_space
+from spaces import SPACES, InputError, SearchSpace, Task, get_space
 from spaces.derived import KINDS, canonical_form, graphs_of, kind_of, live, network_key
 from spaces.layers import Network, NetworkBuilder
 
@@ -71,6 +71,19 @@ def test_derived_counts_draws_and_numbers_are_those_of_the_chain(skeleton, all_r
     for ours, theirs in zip(bare.counts(some, task), bare.chain.counts(some, task), strict=True):
         assert np.array_equal(ours, theirs)
     assert bare.is_valid(bare.sample(100, np.random.default_rng(0))).all()
+
+
+@pytest.mark.parametrize("name", sorted(SPACES))
+def test_what_a_space_gives_faster_is_what_would_be_derived(name):
+    """On random rows and a line of mutants of them, for every space that there is."""
+    space, task, rng = get_space(name), Task(32, 10), np.random.default_rng(5)
+    family = [space.sample(25, rng)]
+    for _ in range(3):
+        family.append(space.mutate(family[-1], rng))
+    rows = np.concatenate(family)
+    assert partition(SearchSpace.canonical(space, rows)) == partition(space.canonical(rows))
+    for ours, theirs in zip(SearchSpace.counts(space, rows, task), space.counts(rows, task), strict=True):
+        assert np.array_equal(ours, theirs)
 
 
 def test_large_spaces_are_not_counted():
