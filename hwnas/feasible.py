@@ -57,7 +57,7 @@ class FeasibleSet:
         return total
 
     def sample(self, n: int, rng: np.random.Generator) -> Population:
-        """n rows that meet the limits, spread evenly along latency (along flops where no latency is known).
+        """n rows that meet the limits, on chains spread evenly along latency (along flops where none is known).
 
         Raises:
             InfeasibleError: if there is none, or none was found.
@@ -77,11 +77,15 @@ class FeasibleSet:
     def distinct(self, n: int, rng: np.random.Generator, *, exclude: Population | None = None) -> Population:
         """Up to n rows of different networks that meet the limits, none of them among `exclude`."""
         taken = np.empty((0, len(self.space.choices)), dtype=np.int64) if exclude is None else exclude
-        rows = taken
+        seen = rows = taken
+        keys = self.space.canonical(taken)
         for _ in range(DISTINCT_ROUNDS):
-            rows = np.concatenate([rows, self.sample(max(256, n), rng)])
-            first = np.unique(self.space.canonical(rows), axis=0, return_index=True)[1]
-            rows = np.concatenate([taken, rows[np.sort(first[first >= len(taken)])]])
+            new = _unseen(seen, self.sample(max(256, n), rng))
+            seen, rows = np.concatenate([seen, new]), np.concatenate([rows, new])
+            keys = np.concatenate([keys, self.space.canonical(new)])  # the dear part: once for each row
+            first = np.unique(keys, axis=0, return_index=True)[1]
+            kept = np.concatenate([np.arange(len(taken)), np.sort(first[first >= len(taken)])])
+            rows, keys = rows[kept], keys[kept]
             if len(rows) - len(taken) >= n:
                 break
         return rows[len(taken) : len(taken) + n]
@@ -163,7 +167,8 @@ class FeasibleSet:
 
     def _intervals(self, *, pessimistic: bool) -> list[Interval]:
         assert self.costs is not None
-        spread = "latency_ms" if self.costs.table is not None else "flops"
+        knows_sum = self.costs.table is not None and self.costs.table.additive() is not None
+        spread = "latency_ms" if knows_sum else "flops"
         bounds: dict[str, tuple[float, float]] = {spread: (-math.inf, math.inf)}
         for limit in self.limits:
             known = self.costs.additive(limit.name)
@@ -197,8 +202,15 @@ class FeasibleSet:
         return found
 
     def _sample_by_drawing(self, n: int, rng: np.random.Generator) -> Population:
-        drawn = self.space.sample(max(DRAWS, n) if self.limits else n, rng)
-        kept = drawn[self.holds(drawn)]
+        if not self.limits:
+            return self.space.sample(n, rng)
+        kept = np.empty((0, len(self.space.choices)), dtype=np.int64)
+        size, left = max(256, n), max(DRAWS, n)
+        while len(kept) < n and left > 0:
+            drawn = self.space.sample(min(size, left), rng)
+            kept = np.concatenate([kept, drawn[self.holds(drawn)]])
+            left -= len(drawn)
+            size *= 2
         return self._cycle(kept if len(kept) else self._descend(rng), n, rng)
 
     def _descend(self, rng: np.random.Generator) -> Population:
@@ -216,3 +228,9 @@ class FeasibleSet:
             mutants = self.space.mutate(rows[rng.integers(0, len(rows), size=max(64, 2 * n))], rng)
             rows = np.concatenate([rows, mutants[self.holds(mutants)]])
         return rows[:n] if len(rows) >= n else rows[np.arange(n) % len(rows)]
+
+
+def _unseen(seen: Population, rows: Population) -> Population:
+    """Those of `rows` that are not among `seen`, each once, in order."""
+    first = np.unique(np.concatenate([seen, rows]), axis=0, return_index=True)[1]
+    return rows[np.sort(first[first >= len(seen)]) - len(seen)]

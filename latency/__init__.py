@@ -1,8 +1,9 @@
 """What networks cost on a device: counts, ONNX graphs, timings, block tables."""
 
-from .costs import DeviceCosts
+from .costs import DeviceCosts, read_latency_model
 from .counts import Counts, PopulationCosts, count
 from .device import Device
+from .model import LatencyModel, LearnedLatency, measure_learned
 from .onnx_graph import Parity, ParityError, build_onnx, export_onnx
 from .runtime import Timing, measure
 from .table import LatencyTable, measure_table
@@ -11,7 +12,9 @@ __all__ = [
     "Counts",
     "Device",
     "DeviceCosts",
+    "LatencyModel",
     "LatencyTable",
+    "LearnedLatency",
     "Parity",
     "ParityError",
     "PopulationCosts",
@@ -20,5 +23,7 @@ __all__ = [
     "count",
     "export_onnx",
     "measure",
+    "measure_learned",
     "measure_table",
+    "read_latency_model",
 ]

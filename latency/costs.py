@@ -1,6 +1,8 @@
-"""All costs of many architectures on one device: counted exactly, latency estimated from a table."""
+"""All costs of many architectures on one device: counted exactly, latency estimated."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +11,26 @@ from spaces import InputError, Population, SearchSpace, Task
 from spaces.additive import AdditiveCost
 
 from .counts import COUNTED, PopulationCosts
+from .device import Device
+from .model import LatencyModel, LearnedLatency
 from .table import LatencyTable
 
 
-class DeviceCosts:
-    """Costs by name for a space and task; `latency_ms_estimated` only where there is a table of the device."""
+def read_latency_model(text: str, *, space: SearchSpace, task: Task, device: Device) -> LatencyModel:
+    """A stored model of either kind, as its `to_json` wrote it.
 
-    def __init__(self, space: SearchSpace, task: Task, table: LatencyTable | None = None) -> None:
+    Raises:
+        InputError: if it is of another device, space or task than the ones given.
+    """
+    if json.loads(text).get("kind") == "learned":
+        return LearnedLatency.from_json(text, space=space, task=task, device=device)
+    return LatencyTable.from_json(text, space=space.name, task=task, device=device)
+
+
+class DeviceCosts:
+    """Costs by name for a space and task; `latency_ms_estimated` only where the latency of the device is modelled."""
+
+    def __init__(self, space: SearchSpace, task: Task, table: LatencyModel | None = None) -> None:
         if table is not None and (table.space, table.task) != (space.name, task):
             raise InputError(f"the latency table is of {table.space} and {table.task}, not of {space.name} and {task}")
         self.space = space
@@ -40,11 +55,12 @@ class DeviceCosts:
     def additive(self, name: str) -> tuple[AdditiveCost, float] | None:
         """A limited quantity as a sum over genes with its relative error, or None where it is no such sum."""
         if name == "latency_ms":
-            return self._table().cost, self._table().relative_error
+            latency = self._table().additive()
+            return None if latency is None else (latency, self._table().relative_error)
         cost = self._counts.additive(name) if name in COUNTED else None
         return None if cost is None else (cost, 0.0)
 
-    def _table(self) -> LatencyTable:
+    def _table(self) -> LatencyModel:
         if self.table is None:
             raise InputError("a limit on latency_ms needs a latency table of the device, and none was measured")
         return self.table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from spaces.chain import ChainSpace, Fragments
 from spaces.layers import last_uses
 
 FLOAT_BYTES = 4
+MAX_KNOWN = 200_000  # networks whose numbers are remembered
 COUNTED = ("flops", "params", "bytes", "weight_bytes", "peak_memory_bytes", "intensity")
 
 
@@ -65,11 +66,44 @@ def peak_activation_bytes(network: Network) -> int:
     folded batch norms work in place.
     """
     last = last_uses(network)
-    peak = 0
-    for now in range(len(network)):
-        live = (math.prod(network[x].shape) for x in range(now + 1) if last[x] >= now)
-        peak = max(peak, sum(live))
+    sizes = [math.prod(layer.shape) for layer in network]
+    live = peak = 0
+    for now, layer in enumerate(network):
+        live += sizes[now]
+        peak = max(peak, live)
+        live -= sum(sizes[x] for x in {*layer.inputs, now} if last[x] == now)
     return FLOAT_BYTES * peak
+
+
+class PerNetwork:
+    """Numbers that follow from one network's layer records, for whole populations of a space and task.
+
+    One network after another, each different row once: for spaces that have nothing faster.
+    """
+
+    def __init__(
+        self, space: SearchSpace, task: Task, numbers: Callable[[Network], Sequence[float]], *, names: Sequence[str]
+    ) -> None:
+        """
+        Args:
+            names: of the numbers, in order.
+        """
+        self.space = space
+        self.task = task
+        self.numbers = numbers
+        self.names = tuple(names)
+        self._known: dict[bytes, NDArray[np.float64]] = {}
+
+    def __call__(self, population: Population) -> NDArray[np.float64]:
+        """(n, genes) -> (n, numbers)."""
+        if len(self._known) > MAX_KNOWN:
+            self._known.clear()
+        keys = [row.tobytes() for row in np.ascontiguousarray(population)]
+        for key, row in zip(keys, population, strict=True):
+            if key not in self._known:
+                network = self.space.layers(self.space.arch(row), self.task)
+                self._known[key] = np.asarray(self.numbers(network), dtype=float)
+        return np.array([self._known[key] for key in keys]).reshape(len(keys), len(self.names))
 
 
 class PopulationCosts:
@@ -82,12 +116,12 @@ class PopulationCosts:
     def __init__(self, space: SearchSpace, task: Task) -> None:
         self.space = space
         self.task = task
+        self._one_by_one = PerNetwork(space, task, _counted, names=COUNTED)
 
     def of(self, population: Population) -> dict[str, NDArray[np.float64]]:
         """(n, genes) -> one (n,) array for each name of `COUNTED`."""
         if self._pieces is None:
-            rows = [count(self.space.layers(self.space.arch(row), self.task)) for row in population]
-            return {name: np.array([getattr(row, name) for row in rows], dtype=float) for name in COUNTED}
+            return dict(zip(COUNTED, self._one_by_one(population).T, strict=True))
         values = {name: cost.of(population) for name, cost in self._sums.items()}
         values["intensity"] = values["flops"] / values["bytes"]
         values["peak_memory_bytes"] = self.peak_activations(population) + values["weight_bytes"]
@@ -124,6 +158,12 @@ class PopulationCosts:
         pieces = self._pieces.additive(peak_activation_bytes)
         ends = max(peak_activation_bytes(self._pieces.stem), peak_activation_bytes(self._pieces.head))
         return AdditiveCost(float(ends), pieces.table)
+
+
+def _counted(network: Network) -> list[float]:
+    """In the order of `COUNTED`."""
+    counts = count(network)
+    return [float(getattr(counts, name)) for name in COUNTED]
 
 
 def _flops(network: Network) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from spaces.chain import ChainSpace
 from spaces.layers import NetworkBuilder
 
 from .device import Device
+from .model import LatencyModel, stored_fields
 from .onnx_graph import build_onnx
 from .runtime import run_rounds
 
@@ -31,15 +32,12 @@ CALIBRATION_VISITS = 10
 
 
 @dataclass(frozen=True)
-class LatencyTable:
+class LatencyTable(LatencyModel):
     """Estimated latency of every network of one chain space and task on one device.
 
     Attributes:
-        reference_ms: the reference network's own latency, which all ratios on this device and task are times of.
         cost: milliseconds of the stem and head (constant) and of every block, already scaled.
-        relative_error: half-width of the 95 % interval of an estimate, as a share of it, from networks that were
-            left out of the fit one at a time.
-        calibration: (measured ms, estimated ms) of the calibration networks.
+        relative_error: as for every `LatencyModel`; from the scatter of the calibration networks around the table.
     """
 
     device: Device
@@ -51,20 +49,16 @@ class LatencyTable:
     calibration: tuple[tuple[float, float], ...]
 
     def estimate_ms(self, population: Population) -> NDArray[np.float64]:
-        """(n, genes) -> (n,) estimated latency_ms."""
         return self.cost.of(population)
 
-    def interval_ms(self, population: Population) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Lower and upper end of the 95 % interval of each estimate, (n,) each."""
-        estimate = self.estimate_ms(population)
-        return estimate * (1 - self.relative_error), estimate * (1 + self.relative_error)
+    def additive(self) -> AdditiveCost:
+        return self.cost
 
     def to_json(self) -> str:
         return json.dumps(
             {
-                **{name: getattr(self, name) for name in ("space", "reference_ms", "relative_error", "calibration")},
-                "device": asdict(self.device),
-                "task": asdict(self.task),
+                **self.common_fields(),
+                "kind": "table",
                 "constant_ms": self.cost.constant,
                 "table_ms": self.cost.table.tolist(),
             },
@@ -79,24 +73,9 @@ class LatencyTable:
             InputError: if it is of another device, space or task than the ones given.
         """
         stored: Mapping[str, Any] = json.loads(text)
-        for what, theirs, ours in (
-            ("device", Device(**stored["device"]), device),
-            ("space", stored["space"], space),
-            ("task", Task(**stored["task"]), task),
-        ):
-            if theirs != ours:
-                raise InputError(
-                    f"the latency table must be of this {what} ({ours}), but it is of {theirs}",
-                    hint="measure a new table: start a new run without the old one",
-                )
         return cls(
-            device=device,
-            space=space,
-            task=task,
-            reference_ms=stored["reference_ms"],
+            **stored_fields(stored, space=space, task=task, device=device),
             cost=AdditiveCost(stored["constant_ms"], np.array(stored["table_ms"])),
-            relative_error=stored["relative_error"],
-            calibration=tuple((a, b) for a, b in stored["calibration"]),
         )
 
 

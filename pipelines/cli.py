@@ -33,7 +33,8 @@ Data = Annotated[str, typer.Option(help="digits, cifar10, fashion-mnist, or a FO
 DataRoot = Annotated[Path, typer.Option(help="Where cifar10 and fashion-mnist lie, or are downloaded to.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10 or fashion-mnist if it is not there.")]
 Space = Annotated[
-    str | None, typer.Option(help="Search space with skeleton, such as proxyless@w0.5. Default: by resolution.")
+    str | None,
+    typer.Option(help="Search space, such as proxyless@w0.5 or my_space.py:MySpace. Default: by resolution."),
 ]
 Resolution = Annotated[int | None, typer.Option(help="Image size in pixels. Default: the set's own; 96 for a folder.")]
 Limits = Annotated[
@@ -139,6 +140,7 @@ def profile_command(
     resolution: Annotated[int, typer.Option(help="Image size in pixels.")] = 224,
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 1000,
     channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
+    space: Annotated[str | None, typer.Option(help="Your own space, FILE.py:CLASS, that texts may be of.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -149,9 +151,29 @@ def profile_command(
 
         from .profile import print_profile, profile
 
-        outcome = profile(networks, Task(resolution, classes, channels), seed=seed)
+        outcome = profile(networks, Task(resolution, classes, channels), seed=seed, space=space)
         if not as_json:
             print_profile(outcome, Console())
+        return outcome
+
+    _guarded(as_json, work)
+
+
+@app.command("spaces", epilog="Example: hwnas spaces proxyless@w0.5 my_space.py:MySpace")
+def spaces_command(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Spaces, your own included. Default: all there are.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List search spaces: how many networks, how many genes, and an architecture of each."""
+
+    def work() -> dict[str, Any]:
+        from .listing import list_spaces, print_spaces
+
+        outcome = list_spaces(names or ())
+        if not as_json:
+            print_spaces(outcome)
         return outcome
 
     _guarded(as_json, work)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationErr
 
 from hwnas.objectives import Limit
 from spaces import InputError
+from spaces.own_file import SpaceFile, full_name
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -25,7 +26,8 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     data_root: str
     download: bool = False
     resolution: PositiveInt | None = None
-    space: str
+    space: str  # of a person's own space, the absolute path and the class
+    space_sha256: str | None = None  # of that file's text
     limits: tuple[str, ...] = ()
     budget_s: PositiveFloat | None = None
     trials: Annotated[int, Field(ge=2)] | None = None
@@ -39,11 +41,15 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def of(cls, **fields: Any) -> RunConfig:
-        """Validate fields by name; a limit is normalised to its plain form.
+        """Validate fields by name; a limit is normalised to its plain form, the path of a space to an absolute one.
 
         Raises:
             InputError: naming the first field that does not hold, and why.
         """
+        if isinstance(fields.get("space"), str) and SpaceFile.is_meant_by(fields["space"]):
+            fields["space"] = full_name(fields["space"])
+            if fields.get("space_sha256") is None:
+                fields["space_sha256"] = SpaceFile.read(fields["space"]).sha256
         fields["limits"] = tuple(str(Limit.parse(text)) for text in fields.get("limits", ()))
         try:
             config = cls(**fields)
@@ -62,6 +68,19 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     def parsed_limits(self) -> tuple[Limit, ...]:
         return tuple(Limit.parse(text) for text in self.limits)
 
+    def space_file(self) -> SpaceFile | None:
+        """The file of a person's own space, or None where the space is one of this project.
+
+        Raises:
+            InputError: if it is no longer what it was when this configuration was made.
+        """
+        if self.space_sha256 is None:
+            return None
+        file = SpaceFile.read(self.space)
+        if file.sha256 != self.space_sha256:
+            raise InputError(f"{file.path} was changed while the command began", hint="give the command again")
+        return file
+
     def to_toml(self) -> str:
         return tomli_w.dumps({k: v for k, v in self.model_dump(mode="json").items() if v is not None})
 
@@ -76,7 +95,13 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     def differences(self, other: RunConfig) -> list[str]:
         """The fields that differ, as `name: ours != theirs`."""
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
-        return [f"{name}: {mine[name]!r} != {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+        return [
+            "the space file has other contents"
+            if name == "space_sha256"
+            else f"{name}: {mine[name]!r} != {theirs[name]!r}"
+            for name in mine
+            if mine[name] != theirs[name]
+        ]
 
 
 def parse_duration(text: str) -> float:

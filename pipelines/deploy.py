@@ -16,7 +16,7 @@ from hwnas.objectives import Limit
 from latency import Device, Timing, export_onnx
 from latency.reference import reference_model, stored_reference_ms
 from latency.runtime import measure
-from spaces import InputError, Task, get_space, parse_arch
+from spaces import InputError, Task
 
 from .config import RunConfig
 from .run_folder import RunFolder, read_json, write_json
@@ -122,8 +122,8 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
     from hwnas.training import ImageData
 
     data = ImageData.open(run.data)
-    space = get_space(config.space)
-    arch = parse_arch(record["arch"])
+    space = run.open_space(config, data.task)
+    arch = space.parse(record["arch"])
     network = space.build(arch, data.task)
     network.load_state_dict(torch.load(source / "weights.pt", map_location="cpu", weights_only=True))
     module = with_normalisation(network, data.mean, data.std)

@@ -80,13 +80,13 @@ def draw_blocks(blocks: tuple[Block, ...]) -> str:
             "font-family": "system-ui, sans-serif",
         },
     )
-    for x, anchor, text in (
+    for x, anchor, title in (
         (0, "start", "block"),
         (SPINE, "middle", "output channels"),
         (SHAPE_X, "end", "output"),
         (SHARE_X, "end", "mult-adds"),
     ):
-        _text(root, x, 11, text, anchor=anchor, fill=MUTED, size="10")
+        text(root, x, 11, title, anchor=anchor, fill=MUTED, size="10")
     line = {"x1": str(SPINE), "x2": str(SPINE), "y1": str(TOP), "y2": str(height - ROW / 2), "stroke": RULE}
     ET.SubElement(root, "line", line)
     y, channels = float(TOP), NARROWEST
@@ -108,7 +108,7 @@ def _row(root: ET.Element, y: float, block: Block, *, width: float, depth: float
     # Nothing to see, but the whole row shows its description, not the letters alone.
     row = {"x": "0", "y": f"{y:.1f}", "width": str(WIDTH), "height": str(ROW), "fill": "#fff", "fill-opacity": "0"}
     ET.SubElement(group, "rect", {"class": "row", **row})
-    look = {"fill": _shade(depth), "stroke": "#5b6b79"} if block.layers else {"fill": "#fff", "stroke": "#9aa3ab"}
+    look = {"fill": shade(depth), "stroke": "#5b6b79"} if block.layers else {"fill": "#fff", "stroke": "#9aa3ab"}
     ET.SubElement(
         group,
         "rect",
@@ -127,10 +127,10 @@ def _row(root: ET.Element, y: float, block: Block, *, width: float, depth: float
     middle = y + ROW / 2 + 4
     name = block.name or "network"
     short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-    _text(group, 0, middle, short, fill=INK if block.layers else MUTED)
+    text(group, 0, middle, short, fill=INK if block.layers else MUTED)
     if block.layers:
-        _text(group, SHAPE_X, middle, " × ".join(map(str, block.shape)), anchor="end", role="shape")
-        _text(group, SHARE_X, middle, f"{100 * share:.1f} %", anchor="end", role="share")
+        text(group, SHAPE_X, middle, " × ".join(map(str, block.shape)), anchor="end", role="shape")
+        text(group, SHARE_X, middle, f"{100 * share:.1f} %", anchor="end", role="share")
 
 
 def _stride_mark(root: ET.Element, y: float, stride: int) -> None:
@@ -140,26 +140,28 @@ def _stride_mark(root: ET.Element, y: float, stride: int) -> None:
         ET.SubElement(root, "line", {**line, "stroke-dasharray": "1 2"})
     arrow = f"M{SPINE - 4},{middle - 2:.1f} L{SPINE},{middle + 3:.1f} L{SPINE + 4},{middle - 2:.1f}"
     ET.SubElement(root, "path", {"d": arrow, "fill": "none", "stroke": MUTED})
-    _text(root, 0, middle + 3.5, f"stride {stride}", fill=MUTED, size="10", role="stride")
+    text(root, 0, middle + 3.5, f"stride {stride}", fill=MUTED, size="10", role="stride")
 
 
-def _text(
+def text(
     parent: ET.Element,
     x: float,
     y: float,
-    text: str,
+    words: str,
     *,
     anchor: str = "start",
     fill: str = INK,
     size: str = "",
     role: str = "",
 ) -> None:
+    """Add a line of text."""
     given = {"class": role, "text-anchor": anchor if anchor != "start" else "", "font-size": size}
     where = {"x": f"{x:g}", "y": f"{y:g}", "fill": fill}
-    ET.SubElement(parent, "text", {**where, **{key: value for key, value in given.items() if value}}).text = text
+    ET.SubElement(parent, "text", {**where, **{key: value for key, value in given.items() if value}}).text = words
 
 
-def _shade(depth: float) -> str:
+def shade(depth: float) -> str:
+    """The colour of a share of the multiply-adds, from 0 to 1."""
     return "#" + "".join(f"{round(a + (b - a) * depth):02x}" for a, b in zip(PALE, DEEP, strict=True))
 
 
@@ -168,11 +170,12 @@ def _description(block: Block, share: float) -> str:
         return f"{block.name}: left out, the map goes on as it is"
     return (
         f"{block.name}: output {' × '.join(map(str, block.shape))}; {block.flops:,} multiply-adds "
-        f"({100 * share:.1f} %), {block.params:,} parameters; {', '.join(map(_operation, block.layers))}"
+        f"({100 * share:.1f} %), {block.params:,} parameters; {', '.join(map(describe, block.layers))}"
     )
 
 
-def _operation(layer: Layer) -> str:
+def describe(layer: Layer) -> str:
+    """An operation in words."""
     if layer.op == "linear":
         return f"linear to {layer.shape[0]}"
     if layer.op not in {"conv", "max_pool", "avg_pool"}:

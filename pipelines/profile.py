@@ -14,26 +14,28 @@ from rich.table import Table
 
 from latency import Device, build_onnx, count, measure
 from latency.reference import reference_model, stored_reference_ms
-from spaces import PUBLISHED, Arch, InputError, Task, get_space, parse_arch
+from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
 
 VISITS = 8
 
 
-def profile(names: Sequence[str], task: Task, *, seed: int) -> dict[str, Any]:
+def profile(names: Sequence[str], task: Task, *, seed: int, space: str | None = None) -> dict[str, Any]:
     """Count and measure networks side by side.
 
     Args:
         names: published names, architecture texts or paths of ONNX files (of which only latency and size are known).
         task: for the networks that are given by name or text.
+        space: a further space that texts may be of, a person's own.
     Raises:
         InputError: if a name is none of these, or a file is no ONNX model.
     """
     rng = np.random.default_rng(seed)
     device = Device.here()
+    own = None if space is None else get_space(space, task)
     rows: list[dict[str, Any]] = []
     models: list[bytes | Path] = []
     for name in names:
-        row, model = _of_file(Path(name)) if name.endswith(".onnx") else _of_arch(name, task, rng)
+        row, model = _of_file(Path(name)) if name.endswith(".onnx") else _of_arch(name, task, rng, own)
         rows.append(row)
         models.append(model)
     reference_ms = stored_reference_ms(task, device, rng)
@@ -55,9 +57,9 @@ def _of_file(path: Path) -> tuple[dict[str, Any], Path]:
     return {"name": str(path), "arch": None, "model_bytes": path.stat().st_size}, path
 
 
-def _of_arch(name: str, task: Task, rng: np.random.Generator) -> tuple[dict[str, Any], bytes]:
-    arch = _arch(name)
-    network = get_space(arch.space).layers(arch, task)
+def _of_arch(name: str, task: Task, rng: np.random.Generator, own: SearchSpace | None) -> tuple[dict[str, Any], bytes]:
+    space, arch = _arch(name, own)
+    network = space.layers(arch, task)
     counts = count(network)
     row = {"name": name, "arch": str(arch), **asdict(counts), "intensity": counts.intensity}
     if name in PUBLISHED:
@@ -67,19 +69,20 @@ def _of_arch(name: str, task: Task, rng: np.random.Generator) -> tuple[dict[str,
     return row, build_onnx(network, rng, normalise=True)
 
 
-def _arch(name: str) -> Arch:
+def _arch(name: str, own: SearchSpace | None) -> tuple[SearchSpace, Arch]:
     if name in PUBLISHED:
         known = PUBLISHED[name]
         if known.arch is None:
             raise InputError(f"the genes of {name} were never published: {known.source}", hint="name another network")
-        return known.arch
+        return get_space(known.arch.space), known.arch
     if ":" not in name:
         raise InputError(
             f"a network is a published name, SPACE:GENES or a file that ends in .onnx; got {name!r}",
             hint=f"published: {', '.join(sorted(name for name, known in PUBLISHED.items() if known.arch))}",
         )
-    arch = parse_arch(name)
-    return get_space(arch.space).parse(name)
+    named = parse_arch(name).space
+    space = own if own is not None and own.name == named else get_space(named)
+    return space, space.parse(name)
 
 
 def print_profile(outcome: dict[str, Any], console: Console) -> None:

@@ -29,11 +29,13 @@ from hwnas.strategies.neural_predictor import LEAST_TO_FIT
 from hwnas.study import Study
 from hwnas.trial import Trial
 from latency.onnx_graph import write_atomically
-from spaces import Task, get_space
+from spaces import Network, Task
+from spaces.chain import ChainSpace
 
 from .config import RunConfig
 from .drawing import blocks_of, draw_blocks
 from .run_folder import RunFolder, read_json
+from .wiring import draw_graph, parts_of
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 SHOWN_CLASSES = 24
@@ -84,7 +86,8 @@ def write_report(run: RunFolder, outcome: Mapping[str, Any]) -> None:
 
 def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
     config, stored, table = RunConfig.from_toml(run.config), read_json(run.plan), read_json(run.table)
-    space, task = get_space(config.space), Task(**table["task"])
+    task = Task(**table["task"])
+    space = run.open_space(config, task)
     plan, models = stored["plan"], run.models()
     trials = Trials.of(Study(run.study, space).trials(), n_random=plan["n_random"])
     chosen = models[outcome["chosen"]["name"]]
@@ -118,6 +121,7 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "limits_outside": picture.limits_outside,
         "estimates": _estimates_svg(finals, chosen["name"], table),
         "network": Markup(draw_blocks(blocks)),
+        "wirings": [] if isinstance(space, ChainSpace) else _wirings(space.layers(space.parse(chosen["arch"]), task)),
         "left_out": sum(not block.layers for block in blocks),
         "table": table,
         "class_names": chosen.get("class_names", [])[:SHOWN_CLASSES],
@@ -125,6 +129,18 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "run_text": shlex.quote(str(run.path)),
         "again": rerun_command(config),
     }
+
+
+def _wirings(network: Network) -> list[dict[str, Any]]:
+    """Pictures of the parts that are more than a row of operations, and which blocks are wired like each."""
+    return [
+        {
+            "svg": Markup(draw_graph(part.network, f"How {part.names[0] or 'the network'} is wired")),
+            "name": part.names[0] or "The whole network",
+            "others": part.names[1:],
+        }
+        for part in parts_of(network)
+    ]
 
 
 @dataclass(frozen=True)

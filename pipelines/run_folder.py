@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from latency.onnx_graph import write_atomically
-from spaces import InputError
+from spaces import InputError, SearchSpace, Task, get_space
+from spaces.own_file import SpaceFile
 
 from .config import RunConfig
 
@@ -34,6 +35,11 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.path / "config.toml"
+
+    @property
+    def space(self) -> Path:
+        """The file of a person's own space, as it was when the run began."""
+        return self.path / "space.py"
 
     @property
     def data(self) -> Path:
@@ -121,10 +127,26 @@ class RunFolder:
                     f"a run needs {needed // mebibyte} MiB of disk; {path} has {free // mebibyte} MiB free",
                     hint="make room, or give a --run on another disk",
                 )
+            own = config.space_file()
+            if own is not None:
+                write_atomically(run.space, own.text.encode())
             write_atomically(run.config, config.to_toml().encode())
         except OSError as error:
             raise InputError(f"the run folder {path} must be writable: {error.strerror}") from None
         return run
+
+    def open_space(self, config: RunConfig, task: Task) -> SearchSpace:
+        """The space of the run; a person's own one as it was when the run began, whatever became of their file.
+
+        Raises:
+            InputError: if the run's copy of that file was changed.
+        """
+        if config.space_sha256 is None:
+            return get_space(config.space)
+        name = f"{self.space}:{config.space.rpartition(':')[2]}"
+        if SpaceFile.read(name).sha256 != config.space_sha256:
+            raise InputError(f"{self.space} must be as it was when the run began", hint="start a new run")
+        return get_space(name, task)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

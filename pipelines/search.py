@@ -20,10 +20,22 @@ from hwnas.search_loop import SearchFailedError, evaluation_seed, search
 from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, fit_accuracy, graph_features
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
-from latency import Device, DeviceCosts, LatencyTable, Timing, build_onnx, measure, measure_table
+from latency import (
+    Device,
+    DeviceCosts,
+    LatencyModel,
+    Timing,
+    build_onnx,
+    measure,
+    measure_learned,
+    measure_table,
+    read_latency_model,
+)
+from latency.model import LEARNED_NETWORKS, spread_rows
 from latency.onnx_graph import ParityError, write_atomically
 from latency.reference import reference_model, stored_reference_ms
-from spaces import InputError, SearchSpace, Task, get_space
+from spaces import InputError, SearchSpace, Task
+from spaces.chain import ChainSpace
 
 from .config import RunConfig, join_limits
 from .deploy import choose, deploy_locked, latency_violation
@@ -142,7 +154,7 @@ def _open_job(
     from hwnas.evaluation import TrainingEvaluator
     from hwnas.training import Recipe
 
-    space = get_space(config.space)
+    space = run.open_space(config, data.task)
     workers = config.workers or (os.cpu_count() or 1 if compute.startswith("cpu") else GPU_WORKERS)
     listener.say(
         f"data {config.data}: {len(data.train_labels)} training and {len(data.val_labels)} validation images, "
@@ -178,15 +190,20 @@ def _open_job(
 
 def _table(
     config: RunConfig, run: RunFolder, space: SearchSpace, task: Task, device: Device, listener: Listener
-) -> LatencyTable:
+) -> LatencyModel:
+    """What is stored with the run, or measured now: a table of blocks for chains, prices of operations for others."""
     if run.table.exists():
-        return LatencyTable.from_json(run.table.read_text(), space=space.name, task=task, device=device)
-    listener.say(f"timing the blocks of {space.name} on {device}")
+        return read_latency_model(run.table.read_text(), space=space, task=task, device=device)
+    is_chain = isinstance(space, ChainSpace)
+    listener.say(f"timing {'the blocks' if is_chain else f'{LEARNED_NETWORKS} networks'} of {space.name} on {device}")
     reference_ms = stored_reference_ms(task, device, np.random.default_rng([config.seed, 1, 0]))
     rng = np.random.default_rng([config.seed, 1, 1])  # its own: the reference draws only where none is stored
     # Calibrated on networks spread over the whole space, so that the table holds whatever the limits are.
-    calibration = FeasibleSet(space, DeviceCosts(space, task)).sample(CALIBRATION_NETWORKS, rng)
-    table = measure_table(
+    if is_chain:
+        calibration = FeasibleSet(space, DeviceCosts(space, task)).sample(CALIBRATION_NETWORKS, rng)
+    else:
+        calibration = spread_rows(space, task, LEARNED_NETWORKS, rng)
+    table = (measure_table if is_chain else measure_learned)(
         space,
         task,
         device,
@@ -200,7 +217,7 @@ def _table(
     low, high = (float(f(table.estimate_ms(space.sample(2000, rng)))) for f in (np.min, np.max))
     listener.say(
         f"latency table: random networks take {low:.3g} to {high:.3g} ms, "
-        f"estimates are within {table.relative_error:.1%} (95 %, {CALIBRATION_NETWORKS} networks)"
+        f"estimates are within {table.relative_error:.1%} (95 %, {len(calibration)} networks)"
     )
     return table
 

@@ -3,7 +3,7 @@
 from .catalogue import PUBLISHED, SPACES, get_space
 from .errors import InputError
 from .graph import GraphBatch
-from .layers import Layer, Network
+from .layers import Layer, Network, NetworkBuilder
 from .space import Arch, Population, SearchSpace, Task, parse_arch
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "InputError",
     "Layer",
     "Network",
+    "NetworkBuilder",
     "Population",
     "SearchSpace",
     "Task",

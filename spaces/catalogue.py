@@ -10,6 +10,7 @@ from .errors import InputError
 from .nasbench101 import NASBench101Space
 from .nasbench_macro import NASBenchMacroSpace
 from .nasnet import NasnetSpace
+from .own_file import CHECK_TASK, SpaceFile
 from .pnas import PnasSpace
 from .proxyless import ProxylessSpace
 from .space import Arch, SearchSpace, Task, parse_arch
@@ -24,15 +25,25 @@ SPACES: dict[str, Callable[[str], SearchSpace]] = {
 }
 
 
-def get_space(name: str) -> SearchSpace:
-    """The space of a full name such as `proxyless` or `proxyless@w0.5`.
+def get_space(name: str, task: Task = CHECK_TASK) -> SearchSpace:
+    """The space of a full name such as `proxyless` or `proxyless@w0.5`, or of a person's own `FILE.py:CLASS`.
 
+    Args:
+        task: for which a person's own space is checked.
     Raises:
-        InputError: if there is no such space, or the part after the @ is malformed.
+        InputError: if there is no such space, the part after the @ is malformed, or a person's own space is at fault.
     """
+    if SpaceFile.is_meant_by(name):
+        space = SpaceFile.read(name).opened(task)
+        if space.name.partition("@")[0] in SPACES:
+            raise InputError(f"{name}: its name must be its own, but {space.name!r} is a space of this project")
+        return space
     family, _, skeleton = name.partition("@")
     if family not in SPACES:
-        raise InputError(f"there is no space {family!r}", hint=f"the spaces are {', '.join(sorted(SPACES))}")
+        raise InputError(
+            f"there is no space {family!r}",
+            hint=f"the spaces are {', '.join(sorted(SPACES))}; your own is given as FILE.py:CLASS",
+        )
     return SPACES[family](skeleton)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .derived import graphs_of, network_key
 from .errors import InputError
 from .graph import GraphBatch
 from .layers import AuxiliaryHead, Network
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 Population = NDArray[np.int64]  # (n, genes)
 
 MAX_REJECTION_ROUNDS = 1000
+MAX_ENUMERATED = 100_000  # rows that are looked at one and all to count the valid ones
 _GENES = re.compile("[0-9]{1,9}(-[0-9]{1,9})*")
 
 
@@ -42,6 +45,9 @@ class Task:
         return self.channels, self.resolution, self.resolution
 
 
+KEY_TASK = Task(resolution=224, classes=10)  # whose networks are compared and drawn as graphs where no task is given
+
+
 @dataclass(frozen=True, slots=True)
 class Arch:
     """One architecture: the genes of a row, and the full name of the space that gives them meaning."""
@@ -57,7 +63,8 @@ class SearchSpace(ABC):
     """What can be built: rows of small integers, and what each row means.
 
     A space gives `name`, `choices`, `is_valid` and `layers`; all else is derived, and may be replaced by
-    something faster. Rows shorter than the longest have -1 in the unused genes, at the end.
+    something faster: what is derived from layer records looks at one network after another. Rows shorter than the
+    longest have -1 in the unused genes, at the end.
     """
 
     @property
@@ -87,16 +94,35 @@ class SearchSpace(ABC):
         del arch, task
         return None
 
+    def in_range(self, population: Population) -> NDArray[np.bool_]:
+        """(n, genes) -> (n,): which rows have a value of its own range in every gene, as `is_valid` must ask."""
+        inside = (population >= 0) & (population < np.asarray(self.choices))
+        return np.asarray(inside.all(axis=1), dtype=np.bool_)
+
     @property
     def cardinality(self) -> int | None:
-        """The number of valid rows, or None where nobody counted."""
-        return None
+        """The number of valid rows: counted one by one where few rows are to be looked at, else None."""
+        sizes = [math.prod(self.choices[:length]) for length in range(1, len(self.choices) + 1)]
+        if sum(sizes) > MAX_ENUMERATED:
+            return None
+        found = 0
+        for length, size in enumerate(sizes, start=1):
+            rows = np.full((size, len(self.choices)), -1, dtype=np.int64)
+            rows[:, :length] = np.stack(np.unravel_index(np.arange(size), self.choices[:length]), axis=1)
+            found += int(self.is_valid(rows).sum())
+        return found
 
     def sample(self, n: int, rng: np.random.Generator) -> Population:
         """n rows, uniform over the valid ones, with repeats."""
-        kept = np.empty((0, len(self.choices)), dtype=np.int64)
+        genes = len(self.choices)
+        # How many rows there are of each length, valid or not, as shares of those of full length.
+        shares = np.cumprod([1.0, *(1 / np.array(self.choices[:0:-1]))])[::-1]
+        kept = np.empty((0, genes), dtype=np.int64)
         for _ in range(MAX_REJECTION_ROUNDS):
-            rows = rng.integers(0, self.choices, size=(max(64, 2 * (n - len(kept))), len(self.choices)))
+            many = max(64, 2 * (n - len(kept)))
+            rows = rng.integers(0, self.choices, size=(many, genes))
+            lengths = rng.choice(genes, p=shares / shares.sum(), size=many) + 1
+            rows[np.arange(genes) >= lengths[:, None]] = -1
             kept = np.concatenate([kept, rows[self.is_valid(rows)]])
             if len(kept) >= n:
                 return kept[:n]
@@ -148,13 +174,47 @@ class SearchSpace(ABC):
     def _cross_once(self, mothers: Population, fathers: Population, rng: np.random.Generator) -> Population:
         return np.where(rng.random(mothers.shape) < 0.5, mothers, fathers)
 
-    @abstractmethod
     def canonical(self, population: Population) -> Population:
-        """(n, genes) -> (n, k): rows that are equal if and only if the networks are the same."""
+        """(n, genes) -> (n, k): rows that are equal if and only if the networks are isomorphic.
 
-    @abstractmethod
+        Derived: two columns, `derived.network_key` of each network for images of 224 px.
+        """
+        rows, places = np.unique(population, axis=0, return_inverse=True)
+        keys = np.array([network_key(network) for network in self._networks(rows)], dtype=np.int64)
+        return keys.reshape(-1, 2)[places.ravel()]
+
     def graphs(self, population: Population) -> GraphBatch:
-        """The architectures as graphs, for predictors."""
+        """The architectures as graphs, for predictors; equal where the networks are isomorphic.
+
+        Derived: `derived.graphs_of` the networks for images of 224 px.
+        """
+        rows, places = np.unique(population, axis=0, return_inverse=True)
+        return graphs_of(self._networks(rows))[places.ravel()]
+
+    def _networks(self, population: Population) -> Iterator[Network]:
+        return (self.layers(self.arch(row), KEY_TASK) for row in population)
+
+    def simplest(self, k: int, rng: np.random.Generator) -> Population:
+        """Up to k of the simplest rows, for searches that begin there.
+
+        Raises:
+            InputError: if the space does not say which ones those are.
+        """
+        raise InputError(
+            f"{self.name} must give simplest() and grow(), which PNAS and EPNAS need, and does not give simplest()",
+            hint="write them, or take another strategy",
+        )
+
+    def grow(self, population: Population) -> Population:
+        """All rows that are one step more complex than one of the rows given.
+
+        Raises:
+            InputError: if the space does not say what a step is.
+        """
+        raise InputError(
+            f"{self.name} must give simplest() and grow(), which PNAS and EPNAS need, and does not give grow()",
+            hint="write them, or take another strategy",
+        )
 
     def counts(self, population: Population, task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Exact flops (multiply-adds) and parameters of every row, each (n,)."""

@@ -17,10 +17,12 @@ from hwnas.pareto import soft_front, spread_along
 from hwnas.predictors import FittedPredictor, GCNPredictor, Predictor
 from hwnas.trial import Trial
 from spaces import InputError, Population
+from spaces.chain import ChainSpace
 
 from .random_search import RandomSearch
 from .strategy import Strategy
 
+WALKED_CANDIDATES = 4_000  # at most, where costs are found one network after another
 LEAST_TO_FIT = 8  # evaluated networks below which no predictor is fitted and the picks are random ones
 
 
@@ -28,7 +30,7 @@ class NeuralPredictor(Strategy):
     """`n_random` networks under the limits, then `n_chosen` picked by the predictor that they train.
 
     Args:
-        n_candidates: how many unseen networks the predictor ranks.
+        n_candidates: how many unseen networks the predictor ranks; at most 4,000 of a space that is no chain.
         J: softness of the front that picks come from.
         focus: share of the picks that go to the highest predicted accuracy; the others spread along the cost axis.
     """
@@ -73,8 +75,10 @@ class NeuralPredictor(Strategy):
     def picks(self) -> Picks:
         """What the predictor chose, from the first n_random trials alone."""
         rng = np.random.default_rng([self.seed, self.n_random])
+        is_chain = isinstance(self.feasible.space, ChainSpace)
+        n = self.n_candidates if is_chain else min(self.n_candidates, WALKED_CANDIDATES)
         # Later trials are picks themselves, of which a resumed run has been told some already.
-        rows = self.feasible.distinct(self.n_candidates, rng, exclude=self.told_rows()[: self.n_random])
+        rows = self.feasible.distinct(n, rng, exclude=self.told_rows()[: self.n_random])
         fitted = fit_accuracy(self.predictor, self.feasible, self.told[: self.n_random], seed=self.seed)
         if fitted is None or not len(rows):
             return Picks(rows[: self.n_chosen], np.empty(0), np.empty(0), 0)

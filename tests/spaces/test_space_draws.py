@@ -30,12 +30,6 @@ class Cells(SearchSpace):
         net.classifier(x, classes=task.classes)
         return net.network
 
-    def canonical(self, population):
-        return population
-
-    def graphs(self, population):
-        raise NotImplementedError
-
 
 class Stuck(Cells):
     """Of two genes, both must be 1: no row has a neighbour."""
@@ -62,7 +56,9 @@ def test_sampling_is_uniform_over_all_rows(space, seed, all_rows):
 
 def test_sampling_by_rejection_is_uniform_over_valid_rows():
     space = Cells()
-    rows = np.array([row for row in product(range(3), repeat=3) if sum(row) % 2 == 0])
+    every = (row for genes in (1, 2, 3) for row in product(range(3), repeat=genes))
+    rows = np.array([(*row, *[-1] * (3 - len(row))) for row in every if sum(row) % 2 == 0])
+    assert len(rows) == space.cardinality == 2 + 5 + 14
     counts = frequencies(rows, space.sample(200 * len(rows), np.random.default_rng(4)))
     assert chisquare(counts).pvalue > 1e-3
     assert space.sample(0, np.random.default_rng(4)).shape == (0, 3)
