@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -40,6 +41,8 @@ class WorkerPool(cf.Executor):
         self._threads = threads
         self._tasks: queue.SimpleQueue[tuple[cf.Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        # Never read, so that one message is seen by all workers, also by those that start later.
+        self._stopped, self._stop = multiprocessing.get_context("spawn").Pipe(duplex=False)
         self._keepers = [threading.Thread(target=self._keep, daemon=True) for _ in range(workers)]
         for keeper in self._keepers:
             keeper.start()
@@ -67,6 +70,14 @@ class WorkerPool(cf.Executor):
             for keeper in self._keepers:
                 keeper.join()
 
+    def stop(self) -> None:
+        """End all workers at once, whatever they run: their tasks get `WorkerDiedError`, waiting ones are cancelled.
+
+        Without it a process that ends waits for its running tasks, even after `shutdown(wait=False)`.
+        """
+        self._stop.send_bytes(b"stop")
+        self.shutdown(cancel_futures=True)
+
     def _keep(self) -> None:
         """One thread a worker: hands it tasks, and replaces it when it dies."""
         process = self._start()
@@ -75,7 +86,13 @@ class WorkerPool(cf.Executor):
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(process.submit(call).result())
+                try:
+                    running = process.submit(call)
+                except BrokenProcessPool:  # the worker died before this task, which is not to blame
+                    process.shutdown(wait=False)
+                    process = self._start()
+                    running = process.submit(call)
+                future.set_result(running.result())
             except BrokenProcessPool:
                 process.shutdown(wait=False)
                 process = self._start()
@@ -89,7 +106,7 @@ class WorkerPool(cf.Executor):
             max_workers=1,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_prepare_worker,
-            initargs=(self._threads,),
+            initargs=(self._threads, self._stopped),
         )
 
 
@@ -103,16 +120,16 @@ class _Call:
         return self.fn(*self.args, **self.kwargs)
 
 
-def _prepare_worker(threads: int) -> None:
+def _prepare_worker(threads: int, stopped: Connection) -> None:
     # Before torch is imported in this process: more threads than free cores cost 10 to 40 times.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_when_told, args=(stopped,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for tasks for ever."""
+def _end_when_told(stopped: Connection) -> None:
+    """When the pool is stopped; or when the parent is gone: the worker would wait for tasks for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
+        multiprocessing.connection.wait([parent.sentinel, stopped])
         os._exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Sequence
@@ -9,11 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from hwnas.objectives import Limit
 from spaces import InputError
 from spaces.own_file import SpaceFile, full_name
+
+MOST_SEED = 2**32 - 1  # what numpy's and scikit-learn's older generators take
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -29,13 +33,13 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     space: str  # of a person's own space, the absolute path and the class
     space_sha256: str | None = None  # of that file's text
     limits: tuple[str, ...] = ()
-    budget_s: PositiveFloat | None = None
+    budget_s: Positive | None = None
     trials: Annotated[int, Field(ge=2)] | None = None
-    epochs: PositiveFloat | None = None
-    final_epochs: PositiveFloat | None = None
+    epochs: Positive | None = None
+    final_epochs: Positive | None = None
     finalists: PositiveInt | None = None
-    validation_share: Annotated[float, Field(gt=0, lt=0.9)] = 0.15
-    seed: Annotated[int, Field(ge=0)] = 0
+    validation_share: Annotated[float, Field(gt=0, lt=0.9, allow_inf_nan=False)] = 0.15
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
     device: str = "auto"
     workers: PositiveInt | None = None
 
@@ -113,7 +117,7 @@ def parse_duration(text: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
     total = 3600 * hours + 60 * minutes + seconds
-    if total <= 0:
+    if not 0 < total < math.inf:
         raise InputError(f"a budget is a time such as 90s, 3m or 1h30m, got {text!r}")
     return total
 

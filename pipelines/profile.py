@@ -11,12 +11,15 @@ import numpy as np
 import onnx
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from latency import Device, build_onnx, count, measure
 from latency.reference import reference_model, stored_reference_ms
+from latency.runtime import open_session
 from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
 
 VISITS = 8
+COUNTED_OR_SAID = {"resolution", "params", "flops", "source"}  # of what is published, all but further figures
 
 
 def profile(names: Sequence[str], task: Task, *, seed: int, space: str | None = None) -> dict[str, Any]:
@@ -27,8 +30,11 @@ def profile(names: Sequence[str], task: Task, *, seed: int, space: str | None = 
         task: for the networks that are given by name or text.
         space: a further space that texts may be of, a person's own.
     Raises:
-        InputError: if a name is none of these, or a file is no ONNX model.
+        InputError: if a name is none of these, a file is no ONNX model with one float32 input of known size, or the
+            seed is negative.
     """
+    if seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {seed}")
     rng = np.random.default_rng(seed)
     device = Device.here()
     own = None if space is None else get_space(space, task)
@@ -54,7 +60,32 @@ def _of_file(path: Path) -> tuple[dict[str, Any], Path]:
     except Exception as error:  # the checker, protobuf and the file system each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} must be an ONNX model: {reason}") from None
+    _check_runs(path)
     return {"name": str(path), "arch": None, "model_bytes": path.stat().st_size}, path
+
+
+def _check_runs(path: Path) -> None:
+    """Only a network of one float32 input, its sizes known except for that of the batch, can be timed on one image."""
+    try:
+        session = open_session(path)
+        inputs = session.get_inputs()
+        came = ", ".join(f"{spec.name}: {spec.type} {spec.shape}" for spec in inputs)
+        if len(inputs) == 1 and _is_image_batch(inputs[0].type, inputs[0].shape):
+            shape = [size if isinstance(size, int) else 1 for size in inputs[0].shape]
+            session.run(None, {inputs[0].name: np.zeros(shape, dtype=np.float32)})
+            return
+    except Exception as error:  # ONNX Runtime's errors have no common parent but this
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} must be a model that ONNX Runtime can run: {reason}") from None
+    raise InputError(
+        f"{path} must have one float32 input (batch, channels, height, width), all sizes known except the batch; "
+        f"it has {came or 'none'}",
+        hint="export it with fixed sizes, and with conversions from other types left out",
+    )
+
+
+def _is_image_batch(kind: str, shape: Sequence[int | str | None]) -> bool:
+    return kind == "tensor(float)" and len(shape) > 0 and all(isinstance(size, int) for size in shape[1:])
 
 
 def _of_arch(name: str, task: Task, rng: np.random.Generator, own: SearchSpace | None) -> tuple[dict[str, Any], bytes]:
@@ -65,7 +96,7 @@ def _of_arch(name: str, task: Task, rng: np.random.Generator, own: SearchSpace |
     if name in PUBLISHED:
         known = PUBLISHED[name]
         figures = {"params": known.params, "flops": known.flops, **known.figures}
-        row["published"] = {**figures, "task": asdict(known.task), "source": known.source}
+        row["published"] = {"resolution": known.task.resolution, **figures, "source": known.source}
     return row, build_onnx(network, rng, normalise=True)
 
 
@@ -86,21 +117,36 @@ def _arch(name: str, own: SearchSpace | None) -> tuple[SearchSpace, Arch]:
 
 
 def print_profile(outcome: dict[str, Any], console: Console) -> None:
-    """The same as a table for people; flops are multiply-adds."""
+    """The same as a table for people; flops are multiply-adds. What its source says stands below a network."""
     table = Table("network", "latency ms (95 %)", "warm ms", "flops", "params", "intensity", "peak MiB", box=None)
     for row in outcome["networks"]:
         low, high = row["latency_ms_interval"]
-        counted = [f"{row[key]:,.0f}" if key in row else "" for key in ("flops", "params")]
         table.add_row(
-            row["name"],
+            Text(row["name"]),
             f"{row['latency_ms']:.3g} ({low:.3g} to {high:.3g})",
             f"{row['latency_warm_ms']:.3g}",
-            *counted,
+            *_counted(row),
             f"{row['intensity']:.2f}" if "intensity" in row else "",
             f"{row['peak_memory_bytes'] / 2**20:.2f}" if "peak_memory_bytes" in row else "",
         )
+        if "published" in row:
+            known = row["published"]
+            table.add_row(f"  published, {known['resolution']} px", "", "", *_counted(known), style="dim")
     console.print(table)
+    for row in outcome["networks"]:
+        if "published" in row:
+            console.print(Text(_published(row), style="dim"), soft_wrap=True)
     device = outcome["device"]
-    console.print(
-        f"on {device['cpu']}, {device['threads']} thread(s), ONNX Runtime {device['onnxruntime']}", style="dim"
-    )
+    on = f"on {device['cpu']}, {device['threads']} thread(s), ONNX Runtime {device['onnxruntime']}"
+    console.print(Text(on, style="dim"))
+
+
+def _counted(row: dict[str, Any]) -> list[str]:
+    return [f"{row[key]:,.0f}" if row.get(key) is not None else "" for key in ("flops", "params")]
+
+
+def _published(row: dict[str, Any]) -> str:
+    """Figures that are not counted here, such as the accuracy on ImageNet, and the source of all."""
+    known = row["published"]
+    figures = [f"{name} {value:g}, " for name, value in known.items() if name not in COUNTED_OR_SAID]
+    return f"published for {row['name']}: {''.join(figures)}{known['source']}"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Listener:
@@ -37,20 +38,19 @@ class TerminalListener(Listener):
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
-        self.console.print(
-            f"[dim]{time.monotonic() - self.started:6.0f} s[/dim]  {text}", highlight=False, soft_wrap=True
-        )
+        elapsed = (f"{time.monotonic() - self.started:6.0f} s", "dim")
+        self.console.print(Text.assemble(elapsed, "  ", text), soft_wrap=True)  # no markup: texts hold paths
 
     @contextmanager
     def steps(self, title: str, total: int) -> Iterator[Steps]:
         columns = (
-            TextColumn("          {task.description}"),
+            TextColumn("          {task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task(title, total=total, note="")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ try:
 except ImportError:  # not on Windows, where two processes on one run are not noticed
     fcntl = None  # type: ignore[assignment]
 
+BEGUN = re.compile(r"\.config\.toml\.\d+\.part")  # left where a process was killed as it made the folder
 LEAST_FREE_BYTES = 200 * 2**20  # models, weights, study and report of an ordinary run
 
 
@@ -102,7 +104,7 @@ class RunFolder:
                     f"{path} belongs to a run with other settings ({'; '.join(differences)})",
                     hint="give the same settings to go on, or another --run",
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(not BEGUN.fullmatch(inner.name) for inner in path.iterdir())):
             raise InputError(f"{path} exists and is not the folder of a run", hint="give another --run")
         return run
 
@@ -122,7 +124,8 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             free, needed, mebibyte = shutil.disk_usage(path).free, LEAST_FREE_BYTES + needed_bytes, 2**20
             if free < needed:
-                path.rmdir()
+                with suppress(OSError):  # a half-written file of a killed process is there
+                    path.rmdir()
                 raise InputError(
                     f"a run needs {needed // mebibyte} MiB of disk; {path} has {free // mebibyte} MiB free",
                     hint="make room, or give a --run on another disk",
@@ -152,6 +155,8 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the run for this process; the lock goes with the process, however it ends.
 
+        What a killed process left half written is removed.
+
         Raises:
             InputError: if another process holds it.
         """
@@ -163,7 +168,17 @@ class RunFolder:
                     raise InputError(
                         f"another process is working on {self.path}", hint="wait for it, or end it"
                     ) from None
+                self._clear_leftovers()
             yield
+
+    def _clear_leftovers(self) -> None:
+        """Only under the lock: elsewhere they may belong to a process that lives."""
+        leftovers = [*self.path.glob(f".{self.data.name}-*"), *self.path.glob("models/*/.weights.pt-*")]
+        for path in (*leftovers, *self.path.glob(".*.part")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def new_run_path(root: Path, data: str) -> Path:

@@ -19,7 +19,7 @@ from .layers import Layer, Network, Op
 KINDS = (*get_args(Op), "depthwise")  # the last stands for every convolution in groups
 COMMUTATIVE = ("add", "concat")
 ATTRIBUTES = 8
-_what_it_does = attrgetter(*(field.name for field in fields(Layer) if field.name not in ("inputs", "block")))
+_what_it_does = attrgetter(*(field.name for field in fields(Layer) if field.name not in ("inputs", "drop", "block")))
 _PASSED_BY = ("relu", "batch_norm")  # bare ones are no nodes of a predictor's graph: they would only lengthen it
 
 Edges = Sequence[Sequence[tuple[int, int]]]  # of every node, its inputs as (slot, node)

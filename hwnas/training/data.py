@@ -294,8 +294,9 @@ def _prepare(
     val_images = val_source.read(val, resize=resize, crop=resolution)
     test_images = test_source.read(test, resize=resize, crop=resolution)
     test_labels = test_source.labels[test]
-    known = {*sources.train.digests(train), *val_source.digests(val)}
-    _warn_of_copies(known, test_source.digests(test))
+    in_train, in_val = sources.train.digests(train), val_source.digests(val)
+    _warn_of_copies("validation", in_val, "training", {*in_train})
+    _warn_of_copies("test", test_source.digests(test), "training or validation", {*in_train, *in_val})
     mean, std = _mean_std(train_images)
     facts: dict[str, Any] = {
         "name": sources.name,
@@ -325,14 +326,16 @@ def _mean_std(images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]
     return mean.astype(np.float32), np.maximum(std, 1 / 255).astype(np.float32)  # constant images divide by one step
 
 
-def _warn_of_copies(known: set[bytes], test: Sequence[bytes]) -> None:
-    copies = sum(digest in known for digest in test)
+def _warn_of_copies(split: str, digests: Sequence[bytes], where: str, known: set[bytes]) -> None:
+    copies = sum(digest in known for digest in digests)
     if copies:
         log.warning(
-            "%d of %d test images also stand among the training or validation images: the accuracy on the test "
-            "images will be too good",
+            "%d of %d %s images also stand among the %s images: the %s accuracy will be too good",
             copies,
-            len(test),
+            len(digests),
+            split,
+            where,
+            split,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from spaces.errors import InputError
 from .sources import Images, Labels, Source, SourceSet
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's ImageFolder
-SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLIT_OF = {alias: split for split, aliases in SPLITS.items() for alias in aliases}  # compared in lower case
 DEFAULT_RESOLUTION = 96
 SMALL = 96  # equal squares of at most this many pixels are a small set: used as they are, not as photographs
 MOST_ELONGATED = 4  # of the sides; beyond it the ends are cut off before resizing, which else needs boundless memory
@@ -107,28 +109,59 @@ def open_folder(folder: Path) -> SourceSet:
 
 def _layout(folder: Path) -> dict[str, Path]:
     """Split -> the folder that holds its classes; `train` alone where the set is not split."""
-    subfolders = {path.name: path for path in _subfolders(folder)}
-    names = {name for split in SPLITS.values() for name in split}
+    subfolders = _subfolders(folder)
     if not subfolders:
         raise InputError(
             f"{folder} has no class folders", hint="put the images of each class into a subfolder named for the class"
         )
-    only_splits = subfolders.keys() <= names
-    # A class may be called `train` (cars, trains, planes): then it holds images, not folders.
-    if not only_splits and not ("train" in subfolders and _subfolders(subfolders["train"])):
+    named = [path for path in subfolders if path.name.lower() in SPLIT_OF]
+    others = [path for path in subfolders if path not in named]
+    besides = [path.name for path in others if any(_images_below(path))]
+    # A class may be called `train` (cars, trains, planes): then it stands beside others and holds images itself.
+    splits = [path for path in named if _subfolders(path) and not (besides and _holds_images(path))]
+    if splits and besides:
+        raise InputError(
+            f"{folder} has {_listed([path.name for path in splits])} with class folders inside, and beside it "
+            f"{_listed(besides)} with images, which would be left out",
+            hint="move those elsewhere if the set is split; if all are classes, put the images directly into each",
+        )
+    if others and not splits:
+        _refuse_unknown_splits(folder, subfolders)
         return {"train": folder}
-    layout = {}
-    for split, aliases in SPLITS.items():
-        there = [alias for alias in aliases if alias in subfolders]
-        if len(there) > 1:
-            raise InputError(f"{folder} has both {' and '.join(there)}", hint=f"keep one of them as {split}")
-        if there:
-            layout[split] = subfolders[there[0]]
+    return _split_layout(folder, named)
+
+
+def _split_layout(folder: Path, named: Sequence[Path]) -> dict[str, Path]:
+    layout: dict[str, Path] = {}
+    for path in named:
+        split = SPLIT_OF[path.name.lower()]
+        if split in layout:
+            raise InputError(
+                f"{folder} has both {layout[split].name} and {path.name}", hint=f"keep one of them as {split}"
+            )
+        layout[split] = path
     if "train" not in layout:
         raise InputError(
-            f"{folder} has {', '.join(sorted(subfolders))} but no train folder", hint="put the training images in train"
+            f"{folder} has {', '.join(path.name for path in named)} but no train folder",
+            hint="put the training images in train",
         )
-    return layout
+    return {split: layout[split] for split in SPLITS if split in layout}
+
+
+def _refuse_unknown_splits(folder: Path, classes: Sequence[Path]) -> None:
+    """Folders such as `set1/{cats,dogs} set2/{cats,dogs}` are hardly the classes set1 and set2."""
+    below = {path.name: {inner.name for inner in _subfolders(path)} for path in classes if not _holds_images(path)}
+    seen = Counter(name for inner in below.values() for name in inner)
+    shared = sorted(name for name, times in seen.items() if times > 1)
+    # One folder in each, as in ants/images and bees/images, only wraps the images of a class.
+    if shared and any(len(inner) > 1 for inner in below.values()):
+        outer = sorted(name for name, inner in below.items() if not inner.isdisjoint(shared))
+        raise InputError(
+            f"{_listed(outer)} in {folder} hold no images themselves but folders of the same names "
+            f"({_listed(shared)}), so classes cannot be told from splits",
+            hint="call splits train, val and test, each with the class folders inside; if they are classes, put the "
+            "images directly into each",
+        )
 
 
 def _class_names(layout: dict[str, Path]) -> tuple[str, ...]:
@@ -170,12 +203,23 @@ def _files(folder: Path, class_names: Sequence[str]) -> tuple[list[Path], list[i
 
 def _subfolders(folder: Path) -> list[Path]:
     """Sorted by name; hidden folders and macOS's archive debris are nobody's class."""
+    return sorted(path for path in _entries(folder) if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+
+
+def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(
-            path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX"))
-        )
+        return list(folder.iterdir())
     except OSError as error:
         raise InputError(f"folder {folder} cannot be read: {_reason(error)}", hint="allow reading it") from error
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _holds_images(folder: Path) -> bool:
+    """Directly, not in folders below."""
+    return any(_is_image(path.name) and not path.is_dir() for path in _entries(folder))
 
 
 def _images_below(folder: Path) -> Iterable[Path]:
@@ -183,9 +227,7 @@ def _images_below(folder: Path) -> Iterable[Path]:
         raise InputError(f"folder {error.filename} cannot be read: {_reason(error)}", hint="allow reading it")
 
     for where, _, names in os.walk(folder, onerror=fail, followlinks=True):
-        yield from (
-            Path(where, name) for name in names if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        )
+        yield from (Path(where, name) for name in names if _is_image(name))
 
 
 def _headers(files: Sequence[Path]) -> list[_Header]:
@@ -213,6 +255,8 @@ def _decode(file: Path, channels: int, resize: int, crop: int) -> Images:
         image = ImageOps.exif_transpose(opened)
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
+    if image.mode == "I" and opened.format != "PPM":  # Pillow scales deep PPM and PGM files to 0..65535
+        raise ValueError("its pixels are signed or 32-bit integers of unknown range")
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would cut off instead of scaling
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:

@@ -27,6 +27,52 @@ def test_answers_errors_and_deaths_reach_their_own_task_only():
             wrong.result(60)
 
 
+def test_a_task_does_not_pay_for_a_worker_that_died_before_it():
+    with WorkerPool(1) as pool:
+        worker = pool.submit(fake_evaluators.process_id, 0).result(60)
+        os.kill(worker, signal.SIGKILL)
+        time.sleep(1)  # the pool notices
+        assert pool.submit(fake_evaluators.double, 4).result(60) == 8
+
+
+def test_a_stopped_pool_ends_its_workers_at_once():
+    pool = WorkerPool(2)
+    workers = {pool.submit(fake_evaluators.process_id, 0.5) for _ in range(2)}
+    workers = {future.result(60) for future in workers}
+    running = [pool.submit(fake_evaluators.process_id, 300) for _ in range(2)]
+    waiting = pool.submit(fake_evaluators.double, 1)
+    while not all(future.running() for future in running):
+        time.sleep(0.05)
+    started = time.monotonic()
+    pool.stop()
+    pool.stop()  # nothing more to do
+    assert time.monotonic() - started < 30
+    assert all(ends(worker) for worker in workers)
+    assert waiting.cancelled()
+    for future in running:
+        with pytest.raises(WorkerDiedError):
+            future.result(0)
+
+
+def test_a_process_that_fails_does_not_wait_for_its_tasks(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import fake_evaluators, time\n"
+        "from hwnas.execution import WorkerPool\n"
+        "if __name__ == '__main__':\n"
+        "    pool = WorkerPool(1)\n"
+        "    try:\n"
+        "        pool.submit(fake_evaluators.process_id, 300)\n"
+        "        time.sleep(1)\n"
+        "        raise SystemExit(2)\n"
+        "    finally:\n"
+        "        pool.stop()\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, script], env={**os.environ, "PYTHONPATH": paths}, timeout=60, check=False)
+    assert done.returncode == 2
+
+
 def test_tasks_run_side_by_side_with_one_thread_each():
     with WorkerPool(2) as pool:
         for _ in range(2):  # the second time both processes are up
@@ -67,8 +113,16 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     worker = int(parent.stdout.readline())
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
+    assert ends(worker)
+
+
+def ends(pid):
+    """Within 10 seconds, perhaps as a process that nobody has asked for its exit code yet."""
     for _ in range(100):
-        if not psutil.pid_exists(worker) or psutil.Process(worker).status() == psutil.STATUS_ZOMBIE:
-            return
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
         time.sleep(0.1)
-    pytest.fail("the worker outlived its parent by 10 seconds")
+    return False

@@ -69,6 +69,16 @@ def test_every_name_of_the_validation_split_is_known(tmp_path, alias):
     assert np.bincount(data.train_labels).tolist() == [8, 8]
 
 
+@pytest.mark.parametrize("names", [("Train", "Test"), ("TRAIN", "TEST"), ("training", "testing")])
+def test_splits_are_known_in_any_case_and_by_their_long_names(tmp_path, names):
+    for seed, name in enumerate(names):
+        fill(tmp_path / name, classes=("Ants", "ants-small"), seed=seed)
+    data = load(tmp_path)
+    assert data.class_names == ("Ants", "ants-small")
+    assert data.n_test == 2 * PER_CLASS
+    assert len(data.train_labels) + len(data.val_labels) == 2 * PER_CLASS
+
+
 def test_an_unsplit_folder_is_split_into_disjoint_parts(tmp_path):
     fill(tmp_path, per_class=20, width=16, height=16)
     data = load(tmp_path)
@@ -128,8 +138,10 @@ def test_modes_agree_with_pillows_conversion(tmp_path):
     base.convert("CMYK").save(ants / "3-cmyk.tiff")
     deep = np.asarray(base.convert("L")).astype(np.uint16) * 257
     Image.fromarray(deep).save(ants / "4-deep.png")
-    images = load(tmp_path).val_images[:5].transpose(0, 2, 3, 1)
-    for i, mode in enumerate(("P", "RGBA", "L", "CMYK", "L")):
+    (ants / "5-deep.ppm").write_bytes(b"P5 16 16 65535\n" + deep.astype(">u2").tobytes())
+    Image.fromarray(deep.astype(">u2")).save(ants / "6-deep.tiff")
+    images = load(tmp_path).val_images[:7].transpose(0, 2, 3, 1)
+    for i, mode in enumerate(("P", "RGBA", "L", "CMYK", "L", "L", "L")):
         assert np.array_equal(images[i], np.asarray(base.convert(mode).convert("RGB"))), i
 
 
@@ -181,6 +193,25 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load(tmp_path).class_names == ("cars", "planes", "train")
 
 
+def test_images_of_a_class_may_lie_in_folders_below_it(tmp_path):
+    fill(tmp_path / "ants", classes=("images",))
+    fill(tmp_path / "bees", classes=("images",), seed=1)
+    assert load(tmp_path).class_names == CLASSES
+    fill(tmp_path / "wasps", classes=("black", "yellow"), seed=2)
+    (tmp_path / "ants" / "images").rename(tmp_path / "ants" / "red")
+    assert load(tmp_path).class_names == (*CLASSES, "wasps")
+
+
+def test_folders_without_images_may_lie_beside_the_splits(tmp_path):
+    for seed, split in enumerate(("train", "test")):
+        fill(tmp_path / split, seed=seed)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "all.csv").write_text("")
+    assert load(tmp_path).class_names == CLASSES
+    picture(np.random.default_rng(9)).save(tmp_path / "train" / "stray.png")
+    assert load(tmp_path).class_names == CLASSES
+
+
 def test_a_known_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
     fill(tmp_path / "digits")
     monkeypatch.chdir(tmp_path)
@@ -203,6 +234,18 @@ def test_copies_across_splits_are_reported(tmp_path, caplog):
     fill(tmp_path / "test")
     load(tmp_path)
     assert "12 of 12 test images also stand among the training" in caplog.text
+    assert "validation accuracy" not in caplog.text
+
+
+def test_copies_between_training_and_validation_are_reported(tmp_path, caplog):
+    fill(tmp_path / "train")
+    fill(tmp_path / "test", seed=1)
+    fill(tmp_path / "val", seed=2)
+    copied = (tmp_path / "train" / "ants" / "0-0.png").read_bytes()
+    (tmp_path / "val" / "ants" / "copy.png").write_bytes(copied)
+    load(tmp_path)
+    (record,) = caplog.records
+    assert "1 of 13 validation images also stand among the training images" in record.getMessage()
 
 
 def test_distinct_splits_are_not_reported(tmp_path, caplog):
@@ -244,6 +287,22 @@ def test_no_train_folder(tmp_path):
     fill(tmp_path / "val")
     fill(tmp_path / "test")
     refused(tmp_path, "no train folder")
+
+
+def test_classes_beside_a_split_are_not_dropped(tmp_path):
+    fill(tmp_path, classes=("car", "plane"))
+    fill(tmp_path / "train", classes=("steam", "diesel"))
+    text = refused(tmp_path, "has train with class folders inside, and beside it car, plane with images")
+    assert "put the images directly into each" in text
+    (tmp_path / "train").rename(tmp_path / "Test")
+    refused(tmp_path, "has Test with class folders inside, and beside it car, plane with images")
+
+
+def test_splits_of_unknown_names_do_not_become_classes(tmp_path):
+    for seed, split in enumerate(("training_set", "test_set")):
+        fill(tmp_path / split, seed=seed)
+    text = refused(tmp_path, r"test_set, training_set in .* folders of the same names \(ants, bees\)")
+    assert "train, val and test" in text
 
 
 def test_two_validation_folders(tmp_path):
@@ -316,6 +375,12 @@ def test_floating_point_pixels_are_refused(tmp_path):
     fill(tmp_path)
     Image.fromarray(np.ones((20, 20), dtype=np.float32)).save(tmp_path / "ants" / "float.tiff")
     refused(tmp_path, r"1 of 13 images cannot be read: .*float\.tiff \(its pixels are floating-point")
+
+
+def test_integers_of_32_bits_are_refused(tmp_path):
+    fill(tmp_path, mode="L")
+    Image.fromarray(np.full((20, 20), 200, dtype=np.int32)).save(tmp_path / "ants" / "integer.tiff")
+    refused(tmp_path, r"1 of 13 images cannot be read: .*integer\.tiff \(its pixels are signed or 32-bit integers")
 
 
 def test_an_unreadable_file_and_folder(tmp_path, monkeypatch):

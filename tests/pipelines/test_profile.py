@@ -1,0 +1,83 @@
+"""Profiles of files and published networks: what cannot be timed is said, and what was published is shown."""
+
+import io
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from rich.console import Console
+
+from latency import build_onnx
+from pipelines.profile import print_profile, profile
+from spaces import PUBLISHED, InputError, Task, get_space
+
+TASK = Task(32, 10)
+
+
+def model(path, *inputs, operator="Identity"):
+    values = [helper.make_tensor_value_info(f"x{i}", kind, shape) for i, (kind, shape) in enumerate(inputs)]
+    output = helper.make_tensor_value_info("y", inputs[0][0], [None] * len(inputs[0][1]))
+    node = helper.make_node(operator, [value.name for value in values], ["y"])
+    graph = helper.make_graph([node], "graph", values, [output])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(made.SerializeToString())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "came"),
+    [
+        ([(TensorProto.UINT8, [1, 3, 8, 8])], "it has x0: tensor\\(uint8\\)"),
+        ([(TensorProto.FLOAT16, [1, 3, 8, 8])], "it has x0: tensor\\(float16\\)"),
+        ([(TensorProto.FLOAT, ["n", 3, "h", "w"])], "it has x0: .*'h', 'w'"),
+        ([(TensorProto.FLOAT, ["n", 3, None, 8])], "it has x0: .*None"),
+        ([(TensorProto.FLOAT, [])], "it has x0"),
+        ([(TensorProto.FLOAT, [1, 8]), (TensorProto.FLOAT, [1, 8])], "it has x0: .*, x1: "),
+    ],
+)
+def test_a_file_whose_input_is_no_image_is_refused(tmp_path, inputs, came):
+    name = model(tmp_path / "odd.onnx", *inputs, operator="Identity" if len(inputs) == 1 else "Add")
+    with pytest.raises(InputError, match=f"odd.onnx must have one float32 input .*{came}") as caught:
+        profile([name], TASK, seed=0)
+    assert caught.value.hint
+
+
+def test_a_file_that_cannot_run_is_refused(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "to"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [7, 192])],
+        [onnx.numpy_helper.from_array(np.array([7, 192]), "to")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "stiff.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(InputError, match=r"stiff.onnx must be a model that ONNX Runtime can run: .*Reshape") as caught:
+        profile([str(tmp_path / "stiff.onnx")], TASK, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(InputError, match="--seed must be 0 or more, got -1"):
+        profile(["mobilenet-v2"], TASK, seed=-1)
+
+
+def test_people_see_ours_beside_what_was_published(tmp_path):
+    known = PUBLISHED["mobilenet-v2"]
+    space = get_space("proxyless@w0.25")
+    network = space.layers(space.arch(space.sample(1, np.random.default_rng(0))[0]), TASK)
+    file = tmp_path / "a[b]c.onnx"
+    file.write_bytes(build_onnx(network, np.random.default_rng(0), normalise=True))
+    outcome = profile(["mobilenet-v2", str(file)], TASK, seed=0)
+    out = io.StringIO()
+    print_profile(outcome, Console(file=out, width=200))
+    lines = [line.strip() for line in out.getvalue().splitlines()]
+    ours = next(line for line in lines if line.startswith("mobilenet-v2"))
+    theirs = lines[lines.index(ours) + 1]
+    assert f"{outcome['networks'][0]['params']:,}" in ours
+    assert "published, 224 px" in theirs
+    assert f"{known.params:,}" in theirs
+    assert f"{known.flops:,}" in theirs
+    assert f"published for mobilenet-v2: top1_pct 72, {known.source}" in lines
+    assert any(str(file) in line for line in lines)
