@@ -174,7 +174,7 @@ class RunFolder:
     def _clear_leftovers(self) -> None:
         """Only under the lock: elsewhere they may belong to a process that lives."""
         leftovers = [*self.path.glob(f".{self.data.name}-*"), *self.path.glob("models/*/.weights.pt-*")]
-        for path in (*leftovers, *self.path.glob(".*.part")):
+        for path in (*leftovers, *self.path.glob(".*.part"), *self.path.glob("models/*/.*.part")):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -117,7 +117,7 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
             finals = _train_finalists(job, plan)
             return _finish(job, plan, finals)
         finally:
-            job.pool.shutdown(wait=False, cancel_futures=True)
+            job.pool.stop()
 
 
 def _compute_device(config: RunConfig) -> str:
@@ -184,7 +184,7 @@ def _open_job(
             listener=listener,
         )
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.stop()
         raise
 
 
