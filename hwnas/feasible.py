@@ -45,7 +45,14 @@ class FeasibleSet:
 
     def holds(self, population: Population) -> NDArray[np.bool_]:
         """(n, genes) -> (n,)."""
-        return np.asarray(self.violation(population) == 0.0)
+        met = np.ones(len(population), dtype=np.bool_)
+        # Latency last, and only where all else holds: outside chains its estimate is by far the dearest.
+        for limit in sorted(self.limits, key=lambda limit: limit.name == "latency_ms"):
+            assert self.costs is not None
+            rows = np.flatnonzero(met)
+            low, high = self.costs.interval(limit.name, population[rows])
+            met[rows] = limit.holds(high if limit.op == "<=" else low)
+        return met
 
     def violation(self, population: Population) -> NDArray[np.float64]:
         """(n, genes) -> (n,): the sum of the relative violations of all limits, 0 where all hold."""

@@ -42,7 +42,7 @@ class Timing:
         warm_ms: the same quartile of runs that follow each other at once.
         wall_p50_ms, wall_p90_ms: wall clock of the flushed runs, disturbances of the machine included.
         rounds: how often it ran, flushed.
-        reference_ms, reference_ms_now: of the reference network, as stored and as found in the same rounds. The
+        reference_ms, reference_now_ms: of the reference network, as stored and as found in the same rounds. The
             interval is that of the ratio to it: where the two differ, the machine as a whole is slower or faster than
             when the reference was stored, by so much.
     """
@@ -54,7 +54,7 @@ class Timing:
     wall_p90_ms: float
     rounds: int
     reference_ms: float
-    reference_ms_now: float
+    reference_now_ms: float
 
 
 def open_session(model: bytes | Path, *, threads: int = 1) -> Any:
@@ -169,7 +169,7 @@ def measure(
             wall_p90_ms=float(wall_p90_ms[i]),
             rounds=raw.cpu[0].size,
             reference_ms=reference_ms,
-            reference_ms_now=float(np.exp(np.log(reference_quartiles).mean())),
+            reference_now_ms=float(np.exp(np.log(reference_quartiles).mean())),
         )
         for i in range(len(models))
     ]

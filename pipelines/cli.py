@@ -137,9 +137,9 @@ def deploy_command(
 @app.command("profile", epilog="Example: hwnas profile mobilenet-v2 proxyless-mobile --resolution 96")
 def profile_command(
     networks: Annotated[list[str], typer.Argument(help="Published names, SPACE:GENES texts, or ONNX files.")],
-    resolution: Annotated[int, typer.Option(help="Image size in pixels.")] = 224,
-    classes: Annotated[int, typer.Option(help="Number of classes.")] = 1000,
-    channels: Annotated[int, typer.Option(help="Channels of the images.")] = 3,
+    resolution: Annotated[int | None, typer.Option(help="Image size in pixels. Default: as published, or 224.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes. Default: as published, or 1000.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels of the images. Default: 3.")] = None,
     space: Annotated[str | None, typer.Option(help="Your own space, FILE.py:CLASS, that texts may be of.")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
@@ -147,11 +147,9 @@ def profile_command(
     """Count and measure networks on this device."""
 
     def work() -> dict[str, Any]:
-        from spaces import Task
-
         from .profile import print_profile, profile
 
-        outcome = profile(networks, Task(resolution, classes, channels), seed=seed, space=space)
+        outcome = profile(networks, seed=seed, resolution=resolution, classes=classes, channels=channels, space=space)
         if not as_json:
             print_profile(outcome, Console())
         return outcome

@@ -152,7 +152,7 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
         "latency_wall_p90_ms": timing.wall_p90_ms,
         "latency_of": "model.onnx, in a process of its own",
         "reference_ms": timing.reference_ms,
-        "reference_ms_now": timing.reference_ms_now,
+        "reference_now_ms": timing.reference_now_ms,
         "meets_limits": all(kept.values()),
         "device": device,
         "input": {"name": "images", "shape": ["batch", *data.task.input_shape], "range": range_text},

@@ -13,21 +13,36 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from latency import Device, build_onnx, count, measure
+from latency import Device, Timing, build_onnx, count, measure
 from latency.reference import reference_model, stored_reference_ms
 from latency.runtime import open_session
 from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
 
 VISITS = 8
-COUNTED_OR_SAID = {"resolution", "params", "flops", "source"}  # of what is published, all but further figures
+COUNTED_OR_SAID = {
+    "resolution",
+    "classes",
+    "params",
+    "flops",
+    "source",
+}  # of what is published, all but further figures
 
 
-def profile(names: Sequence[str], task: Task, *, seed: int, space: str | None = None) -> dict[str, Any]:
+def profile(
+    names: Sequence[str],
+    *,
+    seed: int,
+    resolution: int | None = None,
+    classes: int | None = None,
+    channels: int | None = None,
+    space: str | None = None,
+) -> dict[str, Any]:
     """Count and measure networks side by side.
 
     Args:
         names: published names, architecture texts or paths of ONNX files (of which only latency and size are known).
-        task: for the networks that are given by name or text.
+        resolution, classes, channels: for the networks that are given by name or text. Left out, published networks
+            come at the resolution and with the classes that they were published for, others at 224 px with 1000.
         space: a further space that texts may be of, a person's own.
     Raises:
         InputError: if a name is none of these, a file is no ONNX model with one float32 input of known size, or the
@@ -37,21 +52,56 @@ def profile(names: Sequence[str], task: Task, *, seed: int, space: str | None = 
         raise InputError(f"--seed must be 0 or more, got {seed}")
     rng = np.random.default_rng(seed)
     device = Device.here()
-    own = None if space is None else get_space(space, task)
+    asked = Task(
+        224 if resolution is None else resolution,
+        1000 if classes is None else classes,
+        3 if channels is None else channels,
+    )
+    nothing_asked = (resolution, classes, channels) == (None, None, None)
+    own = None if space is None else get_space(space, asked)
     rows: list[dict[str, Any]] = []
     models: list[bytes | Path] = []
+    tasks: list[Task] = []
     for name in names:
-        row, model = _of_file(Path(name)) if name.endswith(".onnx") else _of_arch(name, task, rng, own)
-        rows.append(row)
-        models.append(model)
-    reference_ms = stored_reference_ms(task, device, rng)
-    for row, timing in zip(
-        rows, measure(models, reference_model(task), reference_ms, visits=VISITS, rng=rng), strict=True
-    ):
-        measured = asdict(timing)
-        row["latency_ms"], row["latency_ms_interval"] = measured.pop("latency_ms"), measured.pop("latency_ms_interval")
-        row.update({f"latency_{key}" if key.endswith("_ms") else key: value for key, value in measured.items()})
-    return {"device": {**asdict(device), "fingerprint": device.fingerprint}, "task": asdict(task), "networks": rows}
+        if name.endswith(".onnx"):
+            row, path = _of_file(Path(name))
+            models.append(path)
+            tasks.append(task_of_file(path) or asked)
+        else:
+            tasks.append(PUBLISHED[name].task if name in PUBLISHED and nothing_asked else asked)
+            row, model = _of_arch(name, tasks[-1], rng, own)
+            models.append(model)
+        rows.append({**row, "task": asdict(tasks[-1])})
+    for task in dict.fromkeys(tasks):  # networks of one task share the rounds with the reference network of that task
+        places = [i for i, each in enumerate(tasks) if each == task]
+        reference_ms = stored_reference_ms(task, device, rng)
+        timings = measure([models[i] for i in places], reference_model(task), reference_ms, visits=VISITS, rng=rng)
+        for i, timing in zip(places, timings, strict=True):
+            rows[i].update(_timed(timing))
+    return {"device": {**asdict(device), "fingerprint": device.fingerprint}, "networks": rows}
+
+
+def _timed(timing: Timing) -> dict[str, Any]:
+    return {
+        "latency_ms": timing.latency_ms,
+        "latency_ms_interval": timing.latency_ms_interval,
+        "latency_warm_ms": timing.warm_ms,
+        "latency_wall_p50_ms": timing.wall_p50_ms,
+        "latency_wall_p90_ms": timing.wall_p90_ms,
+        "rounds": timing.rounds,
+        "reference_ms": timing.reference_ms,
+        "reference_now_ms": timing.reference_now_ms,
+    }
+
+
+def task_of_file(path: Path) -> Task | None:
+    """What an ONNX file is for, where its input is a square image and its output class scores; else None."""
+    session = open_session(path)
+    input_shape, output_shape = session.get_inputs()[0].shape, session.get_outputs()[0].shape
+    if len(input_shape) != 4 or len(output_shape) != 2 or not isinstance(output_shape[1], int):
+        return None
+    channels, height, width = input_shape[1:]
+    return Task(height, output_shape[1], channels) if height == width and output_shape[1] >= 2 else None
 
 
 def _of_file(path: Path) -> tuple[dict[str, Any], Path]:
@@ -96,7 +146,8 @@ def _of_arch(name: str, task: Task, rng: np.random.Generator, own: SearchSpace |
     if name in PUBLISHED:
         known = PUBLISHED[name]
         figures = {"params": known.params, "flops": known.flops, **known.figures}
-        row["published"] = {"resolution": known.task.resolution, **figures, "source": known.source}
+        at = {"resolution": known.task.resolution, "classes": known.task.classes}
+        row["published"] = {**at, **figures, "source": known.source}
     return row, build_onnx(network, rng, normalise=True)
 
 
@@ -122,7 +173,7 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
     for row in outcome["networks"]:
         low, high = row["latency_ms_interval"]
         table.add_row(
-            Text(row["name"]),
+            Text(f"{row['name']}, {row['task']['resolution']} px"),
             f"{row['latency_ms']:.3g} ({low:.3g} to {high:.3g})",
             f"{row['latency_warm_ms']:.3g}",
             *_counted(row),
@@ -131,7 +182,8 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
         )
         if "published" in row:
             known = row["published"]
-            table.add_row(f"  published, {known['resolution']} px", "", "", *_counted(known), style="dim")
+            name = f"  published, {known['resolution']} px, {known['classes']} classes"
+            table.add_row(name, "", "", *_counted(known), style="dim")
     console.print(table)
     for row in outcome["networks"]:
         if "published" in row:

@@ -309,7 +309,7 @@ def _workload(job: Job, speed: TrainingSpeed) -> Workload:
     drawn = job.feasible.sample(256, job.rng(4))
     return Workload(
         speed=speed,
-        flops=job.costs.of(drawn)["flops"],
+        flops=job.costs.one("flops", drawn),
         train_images=len(job.data.train_labels),
         validation_images=len(job.data.val_labels),
         workers=job.pool.workers,
@@ -321,7 +321,7 @@ def _workload(job: Job, speed: TrainingSpeed) -> Workload:
 def _time_training(job: Job) -> TrainingSpeed:
     """Time a small, a middling and a large network under the limits, in all workers at once."""
     drawn = job.feasible.sample(64, job.rng(3))
-    flops = job.costs.of(drawn)["flops"]
+    flops = job.costs.one("flops", drawn)
     order = np.argsort(flops)
     rows = drawn[order[np.linspace(0, len(order) - 1, TIMED_NETWORKS).astype(int)]]
     asked = np.repeat(rows, job.pool.workers, axis=0)
@@ -339,7 +339,7 @@ def _time_training(job: Job) -> TrainingSpeed:
         )
     times = [futures[i].result() for i in timed]
     return TrainingSpeed.fit(
-        job.costs.of(asked[timed])["flops"].tolist(),
+        job.costs.one("flops", asked[timed]).tolist(),
         [t.train_s_per_image for t in times],
         [t.validation_s_per_image for t in times],
         setup_s=float(np.median([t.setup_s for t in times])),
@@ -561,7 +561,7 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
     from .report import write_report
 
     name, record = _deploy_best(job, finals)
-    drift = record["reference_ms_now"] / record["reference_ms"] - 1
+    drift = record["reference_now_ms"] / record["reference_ms"] - 1
     if abs(drift) > NOTABLE_DRIFT:
         job.listener.say(
             f"this machine now runs {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "

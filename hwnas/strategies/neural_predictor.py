@@ -22,7 +22,7 @@ from spaces.chain import ChainSpace
 from .random_search import RandomSearch
 from .strategy import Strategy
 
-WALKED_CANDIDATES = 4_000  # at most, where costs are found one network after another
+WALKED_CANDIDATES = 1000  # of spaces whose latency is estimated one network after another, at 5 ms each
 LEAST_TO_FIT = 8  # evaluated networks below which no predictor is fitted and the picks are random ones
 
 
@@ -124,13 +124,12 @@ def graph_features(feasible: FeasibleSet, rows: Population) -> NDArray[np.float6
     """(n, 2): log params and log flops, or (n, 0) where costs are unknown."""
     if feasible.costs is None:
         return np.empty((len(rows), 0))
-    costs = feasible.costs.of(rows)
-    return np.log(np.stack([costs["params"], costs["flops"]], axis=1))
+    return np.log(np.stack([feasible.costs.one(name, rows) for name in ("params", "flops")], axis=1))
 
 
 def cost_axis(feasible: FeasibleSet, rows: Population) -> NDArray[np.float64]:
     """(n,): estimated latency where the device is known, else flops, else 0."""
     if feasible.costs is None:
         return np.zeros(len(rows))
-    costs = feasible.costs.of(rows)
-    return costs.get("latency_ms_estimated", costs["flops"])
+    table = feasible.costs.table
+    return feasible.costs.one("flops", rows) if table is None else table.estimate_ms(rows)

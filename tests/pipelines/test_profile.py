@@ -1,6 +1,7 @@
 """Profiles of files and published networks: what cannot be timed is said, and what was published is shown."""
 
 import io
+from dataclasses import asdict
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from pipelines.profile import print_profile, profile
 from spaces import PUBLISHED, InputError, Task, get_space
 
 TASK = Task(32, 10)
+AT = {"resolution": TASK.resolution, "classes": TASK.classes, "channels": TASK.channels}
 
 
 def model(path, *inputs, operator="Identity"):
@@ -39,7 +41,7 @@ def model(path, *inputs, operator="Identity"):
 def test_a_file_whose_input_is_no_image_is_refused(tmp_path, inputs, came):
     name = model(tmp_path / "odd.onnx", *inputs, operator="Identity" if len(inputs) == 1 else "Add")
     with pytest.raises(InputError, match=f"odd.onnx must have one float32 input .*{came}") as caught:
-        profile([name], TASK, seed=0)
+        profile([name], **AT, seed=0)
     assert caught.value.hint
 
 
@@ -54,13 +56,13 @@ def test_a_file_that_cannot_run_is_refused(tmp_path):
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "stiff.onnx").write_bytes(made.SerializeToString())
     with pytest.raises(InputError, match=r"stiff.onnx must be a model that ONNX Runtime can run: .*Reshape") as caught:
-        profile([str(tmp_path / "stiff.onnx")], TASK, seed=0)
+        profile([str(tmp_path / "stiff.onnx")], **AT, seed=0)
     assert "\n" not in str(caught.value)
 
 
 def test_a_negative_seed_is_refused():
     with pytest.raises(InputError, match="--seed must be 0 or more, got -1"):
-        profile(["mobilenet-v2"], TASK, seed=-1)
+        profile(["mobilenet-v2"], **AT, seed=-1)
 
 
 def test_people_see_ours_beside_what_was_published(tmp_path):
@@ -69,15 +71,38 @@ def test_people_see_ours_beside_what_was_published(tmp_path):
     network = space.layers(space.arch(space.sample(1, np.random.default_rng(0))[0]), TASK)
     file = tmp_path / "a[b]c.onnx"
     file.write_bytes(build_onnx(network, np.random.default_rng(0), normalise=True))
-    outcome = profile(["mobilenet-v2", str(file)], TASK, seed=0)
+    outcome = profile(["mobilenet-v2", str(file)], **AT, seed=0)
     out = io.StringIO()
     print_profile(outcome, Console(file=out, width=200))
     lines = [line.strip() for line in out.getvalue().splitlines()]
     ours = next(line for line in lines if line.startswith("mobilenet-v2"))
     theirs = lines[lines.index(ours) + 1]
     assert f"{outcome['networks'][0]['params']:,}" in ours
-    assert "published, 224 px" in theirs
+    assert "published, 224 px, 1000 classes" in theirs
     assert f"{known.params:,}" in theirs
     assert f"{known.flops:,}" in theirs
     assert f"published for mobilenet-v2: top1_pct 72, {known.source}" in lines
     assert any(str(file) in line for line in lines)
+
+
+def test_networks_come_at_what_they_were_published_for_unless_something_else_is_asked():
+    small = "nasnet-a@6x768"
+    published = PUBLISHED[small]
+    outcome = profile([small, "mobilenet-v2"], seed=0)
+    by_name = {row["name"]: row for row in outcome["networks"]}
+    assert by_name[small]["task"] == asdict(published.task)
+    assert published.task.resolution == 32
+    assert by_name[small]["params"] == pytest.approx(published.params, rel=0.015)  # printed as 3.3 M
+    assert by_name["mobilenet-v2"]["task"]["resolution"] == 224
+    (row,) = profile([small], **AT, seed=0)["networks"]
+    assert row["task"] == asdict(TASK)
+    assert row["published"]["classes"] == 10
+
+
+def test_a_file_is_measured_beside_the_reference_of_its_own_task(tmp_path):
+    space = get_space("proxyless@w0.25")
+    network = space.layers(space.arch(space.sample(1, np.random.default_rng(0))[0]), Task(16, 7, 1))
+    (tmp_path / "m.onnx").write_bytes(build_onnx(network, np.random.default_rng(0), normalise=True))
+    (row,) = profile([str(tmp_path / "m.onnx")], seed=0)["networks"]
+    assert row["task"] == {"resolution": 16, "classes": 7, "channels": 1}
+    assert row["latency_ms_interval"][0] <= row["latency_ms"] <= row["latency_ms_interval"][1]
