@@ -36,7 +36,7 @@ class TrialTime:
 
 @dataclass(frozen=True)
 class TrainingEvaluator(Evaluator):
-    """Trains every architecture from its own random weights.
+    """Trains every architecture from its own random weights, beside the auxiliary head that its space may give it.
 
     Attributes:
         data_folder: what `ImageData.save` wrote; each process maps it once.
@@ -99,18 +99,21 @@ class TrainingEvaluator(Evaluator):
         with _threads(self.threads):
             data = _open(self.data_folder)  # once a process, so it is no part of the setup
             began = time.perf_counter()
-            module = self.space.build(arch, data.task)
+            module, auxiliary = self.space.build(arch, data.task), self.space.auxiliary(arch, data.task)
             setup_s = time.perf_counter() - began
             device = resolve_device(self.device)
-            timed = time_training(module, data, self.recipe, device=device, batches=batches, seed=seed)
+            timed = time_training(
+                module, data, self.recipe, device=device, batches=batches, seed=seed, auxiliary=auxiliary
+            )
         return TrialTime(timed.train_s_per_image, timed.validation_s_per_image, setup_s)
 
     def _train(self, arch: Arch, epochs: float, seed: int) -> tuple[nn.Module, TrainResult]:
         with _threads(self.threads):
             data = _open(self.data_folder)
-            module = self.space.build(arch, data.task)
+            module, auxiliary = self.space.build(arch, data.task), self.space.auxiliary(arch, data.task)
             device = resolve_device(self.device)
-            return module, train(module, data, self.recipe, epochs=epochs, seed=seed, device=device)
+            result = train(module, data, self.recipe, epochs=epochs, seed=seed, device=device, auxiliary=auxiliary)
+        return module, result
 
 
 def _values(result: TrainResult) -> dict[str, float]:

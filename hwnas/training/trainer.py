@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spaces.torch_network import initialise
+from spaces.layers import AuxiliaryHead
+from spaces.torch_network import DropPath, TorchNetwork, TrainingNetwork, initialise
 
 from .augment import augment
 from .data import ImageData
@@ -31,7 +32,10 @@ class TrainingFailed(RuntimeError):  # noqa: N818  it names what became of a can
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One epoch, counted from 1; the last may be a part of one. `accuracy_val` is None where it was not validated."""
+    """One epoch, counted from 1; the last may be a part of one. `accuracy_val` is None where it was not validated.
+
+    `loss` is what was minimised: with an auxiliary head, the weighted loss of its scores is a part of it.
+    """
 
     epoch: int
     epochs: float
@@ -73,10 +77,13 @@ def train(
     epochs: float,
     seed: int,
     device: torch.device | str,
+    auxiliary: AuxiliaryHead | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
     validate_each_epoch: bool = False,
 ) -> TrainResult:
     """Draw the weights of `module` anew and train them; they stay in the module, on the device.
+
+    Drop-path, where the recipe has it, acts on the layers that a `TorchNetwork` marks for it.
 
     On the CPU, with the same number of threads, equal seeds give equal weights to the bit. On CUDA convolutions
     run in bfloat16 (float16 where the GPU has none), and repeats may differ in the last bits.
@@ -84,7 +91,9 @@ def train(
     Args:
         epochs: how often all training images are seen. A part of an epoch (0.3, or the end of 2.5) sees that part of
             the images, rounded to whole steps.
-        seed: of the weights, the order and the augmentation.
+        seed: of the weights, the order, the augmentation and the paths that are left out.
+        auxiliary: a second classifier of `module`, which must be the `TorchNetwork` whose layer it reads. It is trained
+            beside it and then thrown away; no accuracy is of it.
         progress: is told of every epoch when it ends; what it raises ends the training.
         validate_each_epoch: record the validation accuracy after every epoch, not only after the last.
     Raises:
@@ -95,7 +104,7 @@ def train(
     device = torch.device(device)
     with _failures(), _own_randomness(seed, device):
         start = time.perf_counter()
-        run = _Training(module, data, recipe, epochs=epochs, seed=seed, device=device)
+        run = _Training(module, data, recipe, epochs=epochs, seed=seed, device=device, auxiliary=auxiliary)
         history: list[EpochRecord] = []
         training_s = 0.0
         while run.done < run.steps:
@@ -141,16 +150,27 @@ def evaluate(
 
 
 def time_training(
-    module: nn.Module, data: ImageData, recipe: Recipe, *, device: torch.device | str, batches: int, seed: int
+    module: nn.Module,
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    device: torch.device | str,
+    batches: int,
+    seed: int,
+    auxiliary: AuxiliaryHead | None = None,
 ) -> TrainingTime:
     """Time some batches of training and of validation, after warming up; the module is left as it was.
+
+    Args:
+        auxiliary: as `train` takes it.
 
     Raises:
         TrainingFailed: if memory does not suffice.
     """
     device = torch.device(device)
     with _failures(), _own_randomness(seed, device):
-        run = _Training(copy.deepcopy(module), data, recipe, epochs=1, seed=seed, device=device)
+        module = copy.deepcopy(module)
+        run = _Training(module, data, recipe, epochs=1, seed=seed, device=device, auxiliary=auxiliary)
         run.steps = 3 * batches + 2  # the schedule has to last, whatever the size of an epoch
         seconds, images = [], []
         groups = run.groups()
@@ -217,20 +237,35 @@ class _Feed:
 
 
 class _Training:
-    """The state of one training: module, optimiser, schedule, generators."""
+    """The state of one training: module, optimiser, schedule, generators.
+
+    `trained` is the module with what is trained beside it, `module` what is scored and kept.
+    """
 
     def __init__(
-        self, module: nn.Module, data: ImageData, recipe: Recipe, *, epochs: float, seed: int, device: torch.device
+        self,
+        module: nn.Module,
+        data: ImageData,
+        recipe: Recipe,
+        *,
+        epochs: float,
+        seed: int,
+        device: torch.device,
+        auxiliary: AuxiliaryHead | None = None,
     ) -> None:
-        weights_seed, order_seed, augment_seed = np.random.SeedSequence(seed).spawn(3)
+        # New purposes come last, so that the draws of the others stay what they are.
+        weights_seed, order_seed, augment_seed, head_seed, paths_seed = np.random.SeedSequence(seed).spawn(5)
         initialise(module, _generator(weights_seed))  # on the CPU, so that a device does not change the weights
-        self.module = module.to(device).to(memory_format=torch.channels_last)
+        trained = _with_head(module, auxiliary if recipe.auxiliary_weight > 0 else None, _generator(head_seed))
+        self.module = module
+        self.trained = trained.to(device).to(memory_format=torch.channels_last)
         self.data, self.recipe, self.device = data, recipe, device
         self.train = _Feed(data.train_images, data.train_labels, data.mean, data.std, device)
         self.val = _Feed(data.val_images, data.val_labels, data.mean, data.std, device)
-        self.optimiser = _optimiser(module, recipe)
+        self.optimiser = _optimiser(self.trained, recipe)
         self.order = np.random.default_rng(order_seed)
         self.augmentation = _generator(augment_seed)
+        self.paths = _generator(paths_seed, device)
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         self.steps = max(1, round(epochs * recipe.steps_per_epoch(len(self.train))))
         self.done = self.seen = 0  # steps, images
@@ -247,7 +282,6 @@ class _Training:
 
     def epoch(self) -> float:
         """Mean loss over the steps of the next epoch, or of what the training still has of it."""
-        self.module.train()
         groups = self.groups()[: self.steps - self.done]
         total = torch.zeros((), device=self.device)
         for group in groups:
@@ -259,7 +293,7 @@ class _Training:
         return float(total) / len(groups)
 
     def step(self, group: NDArray[np.int64]) -> Tensor:
-        self.module.train()
+        self.trained.train()
         for part in self.optimiser.param_groups:
             part["lr"] = self.recipe.lr_at(self.done, self.steps, len(self.train))
         images, labels = self.train.raw(group)
@@ -276,14 +310,22 @@ class _Training:
             margin = (images.shape[-1] - resolution) // 2
             images = images[:, :, margin : margin + resolution, margin : margin + resolution]
         with self._precision():
-            loss = self.loss(self.module(self.train.normalised(images)).float(), labels)
+            loss = self._loss(self.train.normalised(images), labels)
         self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.done += 1
         self.seen += len(group)
-        return loss.detach()  # type: ignore[no-any-return]
+        return loss.detach()
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        if not isinstance(self.trained, TrainingNetwork):
+            return self.loss(self.trained(images).float(), labels)  # type: ignore[no-any-return]
+        drop_path = DropPath(self.recipe.drop_path_at(self.done, self.steps), self.paths)
+        scores, others = self.trained(images, drop_path)
+        loss: Tensor = self.loss(scores.float(), labels)
+        return loss if others is None else loss + self.recipe.auxiliary_weight * self.loss(others.float(), labels)
 
     def validate(self) -> float:
         return _score(self.module, self.val, SCORING_BATCH)[0]
@@ -322,8 +364,20 @@ def _check_finite(loss: Tensor) -> None:
         raise TrainingFailed(f"diverged: the training loss became {float(loss)}")
 
 
-def _generator(seed: np.random.SeedSequence) -> torch.Generator:
-    return torch.Generator().manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+def _with_head(module: nn.Module, auxiliary: AuxiliaryHead | None, generator: torch.Generator) -> nn.Module:
+    """The module as it is trained; the weights of its auxiliary head are drawn from `generator`."""
+    if not isinstance(module, TorchNetwork):
+        if auxiliary is not None:
+            raise ValueError(f"an auxiliary head reads a layer of a TorchNetwork, got a {type(module).__name__}")
+        return module
+    both = TrainingNetwork(module, auxiliary)
+    if both.head is not None:
+        initialise(both.head, generator)
+    return both
+
+
+def _generator(seed: np.random.SeedSequence, device: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(int(seed.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
 def _synchronise(device: torch.device) -> None:

@@ -308,3 +308,21 @@ def test_a_frontier_of_a_folder_of_photographs(tmp_path):
     assert json.loads((tmp_path / "run" / "models" / outcome["chosen"]["name"] / "model.json").read_text())[
         "class_names"
     ] == ["coarse", "fine"]
+
+
+@pytest.mark.slow
+def test_a_search_over_cells_ends_with_a_file_of_the_network_alone(tmp_path):
+    """Cells are trained beside an auxiliary head, of which neither the weights nor the file have anything."""
+    quick = ["--trials", "4", "--epochs", "1", "--final-epochs", "1"]
+    search = ["search", "--data", "digits", "--space", "pnas@1x8", *quick, "--run", "run", "--json"]
+    out, _ = hwnas(*search, cwd=tmp_path, home=tmp_path / "home")
+    chosen = json.loads(out)["chosen"]
+    space = get_space("pnas@1x8")
+    network = space.layers(space.parse(chosen["arch"]), Task(8, 10, 1))
+    assert chosen["params"] == sum(layer.params for layer in network)
+    assert chosen["accuracy_test"] > 0.3  # chance is 0.1
+    out, _ = hwnas("deploy", "run", "--out", "handed", "--json", cwd=tmp_path, home=tmp_path / "home")
+    assert json.loads(out)["checks"]["agreement"] == 1.0
+    graph = onnx.load(tmp_path / "handed" / "model.onnx").graph
+    linear = [node for node in graph.node if node.op_type in ("Gemm", "MatMul")]
+    assert len(linear) == 1  # one classifier

@@ -1,14 +1,13 @@
 """Networks of cells: counts against records and other counters, torch, ONNX, auxiliary heads and drop-path."""
 
 import math
-import warnings
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as nnf
-from fvcore.nn import FlopCountAnalysis
+from outside import other_counts
 
 from latency import build_onnx, export_onnx
 from latency.onnx_graph import INPUT, OUTPUT
@@ -66,14 +65,6 @@ def test_counts_of_nobody_and_of_more_rows_than_are_counted_at_once():
     assert np.array_equal(params[[0, 65_535, 65_536, 69_999]], again[1])
 
 
-def fvcore_flops(model: torch.nn.Module, task: Task) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit, by which fvcore traces, warns of its own end
-        analysis = FlopCountAnalysis(model.eval(), torch.zeros(1, *task.input_shape))
-        entries = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
-    return int(entries["conv"] + entries["linear"])
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_records_agree_with_fvcore_and_torch(name):
     space = get_space(name)
@@ -81,7 +72,7 @@ def test_records_agree_with_fvcore_and_torch(name):
         model = space.build(space.arch(row), task)
         flops, params = space.counts(row[None], task)
         assert sum(parameter.numel() for parameter in model.parameters()) == params[0]
-        assert fvcore_flops(model, task) == flops[0]
+        assert other_counts(model, task) == (flops[0], 2 * flops[0])
 
 
 @pytest.mark.slow
@@ -92,7 +83,7 @@ def test_fifty_networks_agree_with_fvcore_and_torch(name):
     for row, flops, params in zip(rows, *space.counts(rows, task), strict=True):
         model = space.build(space.arch(row), task)
         assert sum(parameter.numel() for parameter in model.parameters()) == params
-        assert fvcore_flops(model, task) == flops
+        assert other_counts(model, task) == (flops, 2 * flops)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,6 @@
 """Rows of the cell spaces: which are valid, what is said of the others, drawing, growing, texts."""
 
+import math
 import pickle
 from itertools import product
 
@@ -374,3 +375,22 @@ def test_every_space_gives_rows_that_it_calls_valid(name, seed):
     rows = space.sample(5, np.random.default_rng(seed))
     assert space.is_valid(rows).all()
     assert (rows < np.array(space.choices)).all()
+
+
+def test_rows_of_one_darts_cell():
+    """8.3e10 where both inputs are drawn independently, 1.04e9 where they are distinct: whole cells, and pairs."""
+    independent = math.prod((nodes * 7) ** 2 for nodes in range(2, 6))
+    distinct = math.prod(math.comb(nodes, 2) * 7**2 for nodes in range(2, 6))
+    assert f"{independent:.1e}" == "8.3e+10"
+    assert f"{distinct:.2e}" == "1.04e+09"
+    for name, of_one in (("darts@8x16,repeats", lambda n: (n * 7) ** 2), ("darts", lambda n: math.comb(n, 2) * 7**2)):
+        ways = [of_one(nodes) for nodes in (2, 2, 3, 3, 4, 4, 5, 5)]
+        assert get_space(name).cardinality == sum(math.prod(ways[:size]) for size in range(2, 9))
+
+
+def test_rows_of_nasnet():
+    ways = [(states * 13) ** 2 * 2 for states in (2, 2, 3, 3, 4, 4, 5, 5, 6, 6)]
+    assert get_space("nasnet").cardinality == sum(math.prod(ways[:size]) for size in range(2, 11))
+    assert len(get_space("nasnet").operations) == 13
+    assert len(get_space("pnas").operations) == 8
+    assert len(get_space("darts").operations) == 7

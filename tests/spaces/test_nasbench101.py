@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as nnf
 from hypothesis import given
 from hypothesis import strategies as st
+from outside import CELLS, cells_of_the_table, column, distinct, needs
 from scipy.stats import chisquare
 
 from spaces import InputError, Task, get_space
@@ -501,3 +502,32 @@ def test_stacks_halve_the_map_and_double_the_channels():
     network = SPACE.layers(SPACE.parse("nasbench101:0-0-1-1"), Task(32, 10))
     cells = {layer.block: layer.shape for layer in network if layer.block.startswith("stack")}
     assert list(cells.values()) == 3 * [(128, 32, 32)] + 3 * [(256, 16, 16)] + 3 * [(512, 8, 8)]
+
+
+# What was released
+
+
+@needs(CELLS)
+def test_cells_of_the_table_are_as_distinct_as_their_hashes():
+    (hashes,) = column(CELLS, "hash")
+    assert distinct(get_space("nasbench101").canonical(cells_of_the_table())) == len(set(hashes)) == 30_001
+
+
+@needs(CELLS)
+def test_keys_are_the_cells_that_the_table_lists():
+    """Of all isomorphic matrices the released generator keeps the first: so do the keys."""
+    rows = cells_of_the_table()
+    assert np.array_equal(get_space("nasbench101").canonical(rows), rows)
+
+
+def test_the_inception_like_cell_of_the_release():
+    """As NASBench.ipynb of the release asks for it, and the cell and the parameters that it prints in answer."""
+    space = get_space("nasbench101")
+    asked = space.parse("nasbench101:0-1-1-1-0-1-0-1-0-1-0-0-0-0-0-0-0-1-1-2-1-0-0-0-0-1")
+    printed = space.parse("nasbench101:0-0-1-1-1-1-0-1-2-1-0-0-1-0-1-0-0-0-0-0-0-0-0-0-1-1")
+    assert np.array_equal(space.canonical(space.row(asked)[None])[0], space.row(printed))
+    for arch in (asked, printed):
+        flops, params = space.counts(space.row(arch)[None], Task(32, 10))
+        network = space.layers(arch, Task(32, 10))
+        assert int(params[0]) == sum(layer.params for layer in network) == 2_694_282
+        assert int(flops[0]) == sum(layer.flops for layer in network)

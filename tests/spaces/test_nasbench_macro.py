@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as nnf
+from outside import MACRO, column, macro_rows, needs
 
 from spaces import InputError, Task, get_space
 
@@ -60,3 +61,17 @@ def test_a_chain_computes_what_the_released_model_does():
     with torch.no_grad():
         torch.testing.assert_close(model(images), scores, rtol=1e-4, atol=1e-5)
     assert next(weights, None) is None
+
+
+def test_distinct_networks_by_the_records_themselves(all_rows, record_key):
+    space = get_space("nasbench_macro")
+    assert len({record_key(space, row, Task(32, 10)) for row in all_rows(space)}) == 3_969
+
+
+@needs(MACRO)
+def test_equal_networks_of_the_macro_table_have_equal_accuracies():
+    runs = np.stack(column(MACRO, *(f"test_acc_run{i}" for i in range(3))), axis=1)
+    keys = get_space("nasbench_macro").canonical(macro_rows())
+    _, first, key = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    assert np.array_equal(runs, runs[first][key])
+    assert len(np.unique(runs, axis=0)) == 3_969

@@ -86,3 +86,12 @@ def test_canonical_leaves_its_argument_alone():
     space.canonical(rows)
     assert np.array_equal(rows, before)
     assert space.canonical(rows[:0]).shape == (0, 22)
+
+
+def test_distinct_networks_of_one_stage_by_the_records_themselves(all_rows, record_key):
+    space = get_space("proxyless@8,8x1,8x4s2,8")
+    rows = all_rows(space)
+    assert len(rows) == 3 * 6 * 7**3 == space.cardinality
+    networks = {record_key(space, row, Task(16, 2)) for row in rows[rows[:, 0] == 1]}
+    assert len(networks) == 6 * 259
+    assert len(np.unique(space.canonical(rows), axis=0)) == 3 * 6 * 259

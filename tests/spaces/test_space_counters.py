@@ -1,12 +1,8 @@
 """Our multiply-adds and parameters against fvcore, torch's flop counter and the module itself."""
 
-import warnings
-
 import numpy as np
 import pytest
-import torch
-from fvcore.nn import FlopCountAnalysis
-from torch.utils.flop_counter import FlopCounterMode
+from outside import other_counts
 
 from spaces import Task, get_space
 from spaces.layers import NetworkBuilder
@@ -28,18 +24,6 @@ CASES = [
     ("nasbench_macro@8x64", Task(15, 7), 48),
     ("nasbench_macro", Task(32, 10), 2),
 ]
-
-
-def other_counts(model: torch.nn.Module, task: Task) -> tuple[int, int]:
-    """fvcore's conv and linear entries, and torch's own counter."""
-    images = torch.zeros(1, *task.input_shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit, by which fvcore traces, warns of its own end
-        analysis = FlopCountAnalysis(model, images)
-        entries = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(images)
-    return int(entries["conv"] + entries["linear"]), counter.get_total_flops()
 
 
 @pytest.mark.parametrize(("name", "task", "n"), CASES)

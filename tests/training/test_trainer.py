@@ -18,9 +18,11 @@ from hwnas.training import (
     train,
 )
 from hwnas.training.trainer import _Feed, _optimiser, _Training
-from spaces import InputError, get_space
+from spaces import InputError, Task, get_space
+from spaces.torch_network import TrainingNetwork
 
 SMALL = "proxyless@8,8x1,16x2s2,32"
+CELLS = ["pnas@1x4", "nasnet@1x96", "darts@4x4"]
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +211,18 @@ def test_batch_norm_and_biases_do_not_decay(digits):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"batch_size": 0}, {"lr": 0.0}, {"lr": math.nan}, {"momentum": 1.0}, {"warmup": -0.1}, {"weight_decay": -1.0}],
+    [
+        {"batch_size": 0},
+        {"lr": 0.0},
+        {"lr": math.nan},
+        {"momentum": 1.0},
+        {"warmup": -0.1},
+        {"weight_decay": -1.0},
+        {"auxiliary_weight": -0.1},
+        {"auxiliary_weight": math.nan},
+        {"drop_path": 1.0},
+        {"drop_path": -0.1},
+    ],
 )
 def test_a_recipe_that_cannot_be_is_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
@@ -219,6 +232,136 @@ def test_a_recipe_that_cannot_be_is_refused(wrong):
 def test_divergence_is_a_failure_of_the_candidate(digits):
     with pytest.raises(TrainingFailed, match="diverged"):
         train(network(digits), subset(digits, 200), Recipe(lr=1e30), epochs=3, seed=0, device="cpu")
+
+
+# Auxiliary heads and drop-path
+
+
+def cell_network(data, name, seed=0):
+    space = get_space(name)
+    arch = space.arch(space.sample(1, np.random.default_rng(seed))[0])
+    return space.build(arch, data.task), space.auxiliary(arch, data.task)
+
+
+def read_by(network, position):
+    """The layer and all that it depends on."""
+    found = {position}
+    for at in reversed(range(position + 1)):
+        if at in found:
+            found.update(network[at].inputs)
+    return found
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_loss_of_the_head_moves_the_layers_below_it_and_no_others(digits, name):
+    """One step with the head and one without it, from the same weights and images."""
+    data, found = subset(digits, 32), []
+    for weight in (0.0, 0.4):
+        module, head = cell_network(digits, name)
+        train(module, data, Recipe(auxiliary_weight=weight), epochs=0.001, seed=2, device="cpu", auxiliary=head)
+        found.append(module)
+    below = read_by(found[0].network, head.reads)
+    assert 0 < len(below) < len(found[0].network)
+    seen = {True: 0, False: 0}
+    for position, (one, other) in enumerate(zip(found[0].steps, found[1].steps, strict=True)):
+        for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
+            if mine.ndim > 1:  # convolutions and the classifier
+                assert torch.equal(mine, theirs) == (position not in below)
+                seen[position in below] += 1
+    assert min(seen.values()) > 0
+
+
+def test_the_loss_is_that_of_both_classifiers(digits):
+    data, losses = subset(digits, 32), []
+    for weight in (0.0, 0.4, 2.0):
+        module, head = cell_network(digits, "pnas@1x4")
+        result = train(
+            module, data, Recipe(auxiliary_weight=weight), epochs=0.001, seed=2, device="cpu", auxiliary=head
+        )
+        losses.append(result.history[0].loss)
+    alone, usual, heavy = losses
+    assert (heavy - alone) / (usual - alone) == pytest.approx(2.0 / 0.4, rel=1e-4)
+    assert (usual - alone) / 0.4 == pytest.approx(math.log(10), rel=0.1)  # of ten classes before anything is learned
+
+
+def test_a_head_of_no_weight_is_no_head(digits):
+    data, found = subset(digits, 100), []
+    for weight, with_head in ((0.0, True), (0.4, False), (0.4, True)):
+        module, head = cell_network(digits, "darts@4x4")
+        head = head if with_head else None
+        train(module, data, Recipe(auxiliary_weight=weight), epochs=1, seed=1, device="cpu", auxiliary=head)
+        found.append(weights(module))
+    assert same(found[0], found[1])
+    assert not same(found[1], found[2])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_equal_seeds_give_equal_weights_with_a_head_and_left_out_paths(digits, name):
+    data, found = subset(digits, 60), []
+    for seed, drop_path, global_seed in ((3, 0.3, 1), (3, 0.3, 2), (3, 0.0, 1), (4, 0.3, 1)):
+        module, head = cell_network(digits, name)
+        torch.manual_seed(global_seed)
+        train(module, data, Recipe(drop_path=drop_path), epochs=1, seed=seed, device="cpu", auxiliary=head)
+        found.append(weights(module))
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
+    assert not same(found[0], found[3])
+
+
+def test_paths_are_left_out_ever_more_often(digits):
+    """From 0 in a straight line, so that the step after the last would have the whole of it."""
+    data, told = subset(digits, 200), []
+    module, head = cell_network(digits, "pnas@1x4")
+    recipe = Recipe(drop_path=0.4)
+    run = _Training(module, data, recipe, epochs=1.5, seed=0, device=torch.device("cpu"), auxiliary=head)
+    run.trained.register_forward_pre_hook(lambda _module, inputs: told.append(inputs[1].probability))
+    while run.done < run.steps:
+        run.epoch()
+    assert told == pytest.approx(np.linspace(0, 0.4, run.steps, endpoint=False))
+    assert len(told) > 10
+
+
+def test_a_chain_trains_as_a_module_that_nothing_is_known_of(digits):
+    """Inside a Sequential it is trained by the plain loss alone: to the bit the same, whatever the recipe has."""
+    data, found = subset(digits, 200), []
+    for recipe in (Recipe(), Recipe(auxiliary_weight=3.0, drop_path=0.5)):
+        for wrap in (lambda module: module, nn.Sequential):
+            module = network(data)
+            train(wrap(module), data, recipe, epochs=1.5, seed=3, device="cpu")
+            found.append(weights(module))
+    assert all(same(found[0], other) for other in found[1:])
+
+
+@pytest.mark.parametrize("resolution", [3, 8, 32])  # of which the ImageNet form leaves the head a single pixel
+@pytest.mark.parametrize("name", [*CELLS, "darts@6x4,imagenet", "pnas@2x4,imagenet"])
+def test_heads_stand_on_maps_of_any_size(name, resolution):
+    space, task = get_space(name), Task(resolution, 10, channels=1)
+    for row in space.sample(3, np.random.default_rng(resolution)):
+        arch = space.arch(row)
+        both = TrainingNetwork(space.build(arch, task), space.auxiliary(arch, task))
+        images = torch.randn(4, *task.input_shape, generator=torch.Generator().manual_seed(0))
+        scores, auxiliary = both(images)
+        assert scores.shape == auxiliary.shape == (4, 10)
+
+
+def test_a_head_for_a_module_without_layers_is_refused(digits):
+    _, head = cell_network(digits, "pnas@1x4")
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(ValueError, match="reads a layer of a TorchNetwork, got a Sequential"):
+        train(plain, digits, Recipe(), epochs=1, seed=0, device="cpu", auxiliary=head)
+
+
+def test_timing_includes_the_head_and_leaves_the_module_as_it_was(digits, monkeypatch):
+    module, head = cell_network(digits, "pnas@1x4")
+    before, called = weights(module), []
+    forward = TrainingNetwork.forward
+    monkeypatch.setattr(
+        TrainingNetwork, "forward", lambda self, *inputs: called.append(self.head) or forward(self, *inputs)
+    )
+    time_training(module, digits, Recipe(), device="cpu", batches=2, seed=0, auxiliary=head)
+    assert same(weights(module), before)
+    assert called
+    assert None not in called
 
 
 class Greedy(nn.Linear):

@@ -102,6 +102,21 @@ def test_a_failed_save_leaves_the_old_weights(evaluator, archs, tmp_path, monkey
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_auxiliary_head_is_trained_but_not_kept(evaluator, data, tmp_path):
+    space = get_space("pnas@1x4")
+    arch = space.arch(space.sample(1, np.random.default_rng(1))[0])
+    with_head = TrainingEvaluator(space, evaluator.data_folder)
+    without = TrainingEvaluator(space, evaluator.data_folder, Recipe(auxiliary_weight=0.0))
+    states = []
+    for number, trainer in enumerate((with_head, without)):
+        path = tmp_path / f"{number}.pt"
+        values = trainer.finish(arch, epochs=0.1, seed=0, weights=path)
+        assert 0 <= values["accuracy_test"] <= 1
+        states.append(torch.load(path, weights_only=True))
+    assert states[0].keys() == states[1].keys() == space.build(arch, data.task).state_dict().keys()
+    assert any(not torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_timing_says_what_planning_needs(evaluator, archs):
     timed = evaluator.time(archs[0], seed=0, batches=2)
     assert 0 < timed.validation_s_per_image < timed.train_s_per_image < 1
