@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .cell_arrays import Cells, cell_graphs
 from .cell_costs import CellPrices
 from .cell_order import INPUTS, canonical_blocks
-from .cell_parts import Size, add_combination, add_fitted
+from .cell_parts import COMBINATIONS, Size, add_combination, add_fitted
 from .errors import InputError
 from .graph import GraphBatch
 from .layers import AuxiliaryHead, Network, NetworkBuilder
@@ -110,6 +110,10 @@ class CellSpace(SearchSpace):
     @abstractmethod
     def add_operation(self, net: NetworkBuilder, x: int, operation: int, filters: int, stride: int) -> int:
         """Write the operation on state x; returns x itself where it changes nothing."""
+
+    def as_written(self, cells: Cells) -> Cells:
+        """The same cells, of operations that `add_operation` writes alike only one."""
+        return cells
 
     @abstractmethod
     def add_head(self, net: NetworkBuilder, x: int, task: Task) -> int: ...
@@ -459,8 +463,12 @@ class CellSpace(SearchSpace):
         return rows, kept
 
     def _order_some(self, population: Population) -> tuple[Population, NDArray[np.bool_]]:
-        cells = self.cells(population)
+        cells = self.as_written(self.cells(population))
         n, kinds = len(population), len(self.kinds)
+        filters = self._most_filters(cells.reads)
+        layer_norm, instance_norm = map(COMBINATIONS.index, ("add and layer norm", "add and instance norm"))
+        alike = (filters == 1)[..., None] & (cells.combinations == instance_norm)  # of one channel both are the same
+        combinations = np.where(alike, layer_norm, cells.combinations)
         marked = (cells.used & cells.kept)[..., INPUTS:] & cells.present
         genes = np.full((n, self.blocks, kinds, self.genes_per_block), -1, dtype=np.int64)
         kept = np.zeros(marked.shape, dtype=bool)
@@ -468,7 +476,7 @@ class CellSpace(SearchSpace):
             codes, places = canonical_blocks(
                 cells.inputs[:, kind],
                 cells.operations[:, kind],
-                2 * cells.combinations[:, kind] + marked[:, kind],
+                2 * combinations[:, kind] + marked[:, kind],
                 cells.present[:, kind].sum(axis=1),
                 len(self.operations),
             )
@@ -476,23 +484,24 @@ class CellSpace(SearchSpace):
             if self.genes_per_block > INPUTS + 2:
                 genes[:, :, kind, -1] = np.where(codes < 0, -1, codes // 2)
             kept[:, kind] = (codes >= 0) & (codes % 2 == 1)
-        for kind, dead in enumerate(self._dead_kinds(cells.reads).T):
+        for kind, dead in enumerate((filters == 0).T):
             as_many = cells.present[:, 0] & dead[:, None]  # as blocks of the living cell, all genes 0
             genes[dead, :, kind] = np.where(as_many[dead][..., None], 0, -1)
             kept[dead, kind] = False
         return genes.reshape(n, -1), kept
 
-    def _dead_kinds(self, reads: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(n, kinds, 2) -> (n, kinds): which cells no output depends on, in any form of the network."""
+    def _most_filters(self, reads: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(n, kinds, 2) -> (n, kinds): filters of the widest cell that the output depends on, in any form; else 0."""
         patterns, which = np.unique(reads.reshape(len(reads), -1), axis=0, return_inverse=True)
-        dead = np.ones((len(patterns), len(self.kinds)), dtype=bool)
-        for pattern, row in zip(patterns.reshape(-1, len(self.kinds), INPUTS), dead, strict=True):
+        most = np.zeros((len(patterns), len(self.kinds)), dtype=np.int64)
+        for pattern, row in zip(patterns.reshape(-1, len(self.kinds), INPUTS), most, strict=True):
             for imagenet in (False, True) if self.imagenet_form is None else (self.imagenet_form,):
                 slots = self.slots(imagenet)
-                for number in self.live(slots, pattern):
-                    if number >= 0:
-                        row[slots[number].kind] = False
-        return np.asarray(dead[which.ravel()])
+                if all(slot.filters for slot in slots):  # else the skeleton is too small for this form
+                    for number in self.live(slots, pattern):
+                        if number >= 0:
+                            row[slots[number].kind] = max(row[slots[number].kind], slots[number].filters)
+        return np.asarray(most[which.ravel()])
 
     def graphs(self, population: Population) -> GraphBatch:
         """Both cells side by side: states 0 and 1, the two operations and the combination of every block, the output.

@@ -44,10 +44,11 @@ def network_key(network: Network) -> tuple[int, int]:
     """Two 64-bit integers, equal if and only if the networks are isomorphic.
 
     Isomorphic: the records that the output depends on correspond one to one, equal in all but the name of their
-    block, each with corresponding inputs in the same order; for `add` and `concat` the order does not count, since
-    the weights behind can undo it. Two convolutions of one input are two records, and never the same as one that is
-    read twice. The key is a 128-bit digest of an exact canonical form, so unequal networks have unequal keys but for
-    a chance of 3e-39 a pair.
+    block and the share of drop-path in training, neither of which is part of what the network computes; each has
+    corresponding inputs in the same order. For `add` and `concat` the order does not count, since the weights behind
+    can undo it. Two convolutions of one input are two records, and never the same as one that is read twice. The key
+    is a 128-bit digest of an exact canonical form, so unequal networks have unequal keys but for a chance of 3e-39 a
+    pair.
     """
     form, _ = canonical_form(network)
     digest = hashlib.blake2b(repr(form).encode(), digest_size=16).digest()

@@ -6,12 +6,13 @@ Source: Zoph et al., 1707.07012; what the paper leaves open as in tensorflow/mod
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cell_arrays import Cells
 from .cell_order import INPUTS
 from .cell_parts import COMBINATIONS, Size, add_crossed, add_factorized_reduction, add_pointwise, add_separable
 from .cell_skeleton import FORMS, NUMBER, Skeleton, parse_skeleton
@@ -204,6 +205,12 @@ class NasnetSpace(CellSpace):
     def add_operation(self, net: NetworkBuilder, x: int, operation: int, filters: int, stride: int) -> int:
         writers = NARROW_WRITERS if "narrow" in self._shape.options else WRITERS
         return writers[OPERATIONS[operation]](net, x, filters, stride)
+
+    def as_written(self, cells: Cells) -> Cells:
+        """Identity becomes the 1x1 convolution where the size or the width changes, which is how it is written there."""
+        strided = (np.array(self.kinds) == "reduction")[:, None, None] & (cells.inputs < INPUTS)
+        changes = (cells.operations == OPERATIONS.index("identity")) & (strided | (cells.units_read > 1))
+        return replace(cells, operations=np.where(changes, OPERATIONS.index("1x1"), cells.operations))
 
     def drops(self, operation: int, stride: int) -> bool:
         return OPERATIONS[operation] != "identity"
