@@ -101,7 +101,11 @@ class CellSpace(SearchSpace):
 
     @abstractmethod
     def add_stem(self, net: NetworkBuilder, imagenet: bool) -> tuple[int, ...]:
-        """Write what stands before the first cell; returns the maps that cells may read."""
+        """Write what stands before the first cell; returns the maps that cells may read.
+
+        Raises:
+            InputError: if the form would have maps without channels.
+        """
 
     @abstractmethod
     def add_input(self, net: NetworkBuilder, x: int, state: int, size: tuple[int, ...], filters: int) -> int:
@@ -392,10 +396,12 @@ class CellSpace(SearchSpace):
         """`add_stem`, where it can stand.
 
         Raises:
-            InputError: if the images are too small for it.
+            InputError: if the images are too small for it, or the filters too few.
         """
         try:
             return self.add_stem(net, imagenet)
+        except InputError:
+            raise
         except ValueError as error:  # a window larger than the image
             raise InputError(
                 f"the ImageNet form of {self.name} needs images of at least 3 pixels, got {net.shape(0)[1]}",

@@ -134,7 +134,8 @@ class NasnetSpace(CellSpace):
     def _shape(self) -> Skeleton:
         keep = "(?=.)(?:n[0-9]+)?(?:r[0-9]+)?"
         options = {"b": "[1-7]", **FORMS, "stem": NUMBER, "norms": "", "narrow": "", "skip": "", "keep": keep}
-        return parse_skeleton("nasnet", self.skeleton, "2x768", options, "nasnet@4x1056 or nasnet@6x768,b4,cifar")
+        example = "nasnet@4x1056 or nasnet@6x768,b4,cifar"
+        return parse_skeleton("nasnet", self.skeleton, "2x768", options, example, imagenet_filters=4 * PENULTIMATE)
 
     @property
     def name(self) -> str:
@@ -196,6 +197,8 @@ class NasnetSpace(CellSpace):
         return tuple(slots)
 
     def add_stem(self, net: NetworkBuilder, imagenet: bool) -> tuple[int, ...]:
+        if imagenet:
+            self._shape.check_imagenet_form()
         channels = int(self._shape.options.get("stem", IMAGENET_STEM if imagenet else 3 * self.filters))
         return add_stem(net, imagenet=imagenet, filters=channels)
 
@@ -207,7 +210,7 @@ class NasnetSpace(CellSpace):
         return writers[OPERATIONS[operation]](net, x, filters, stride)
 
     def as_written(self, cells: Cells) -> Cells:
-        """Identity becomes the 1x1 convolution where the size or the width changes, which is how it is written there."""
+        """Identity becomes the 1x1 convolution where the size or the width changes: there it is written as one."""
         strided = (np.array(self.kinds) == "reduction")[:, None, None] & (cells.inputs < INPUTS)
         changes = (cells.operations == OPERATIONS.index("identity")) & (strided | (cells.units_read > 1))
         return replace(cells, operations=np.where(changes, OPERATIONS.index("1x1"), cells.operations))

@@ -267,6 +267,7 @@ def test_a_reduction_cell_counts_where_some_form_of_the_network_reads_it():
     assert classes(networks_of(space, rows, Task(128, 2))) == [0, 1]
     assert classes(networks_of(space, rows, Task(32, 2))) == [0, 0]
     assert numbered(space.canonical(rows)) == [0, 1]
+    assert numbered(get_space("nasnet@1x72,b1").canonical(rows)) == [0, 0]  # too narrow for the ImageNet form
 
 
 @pytest.mark.parametrize("name", NAMES)

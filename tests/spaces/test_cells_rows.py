@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from spaces import SPACES, InputError, Task, get_space, parse_arch
 from spaces.cells import CellSpace
 
-NAMES = ["pnas", "pnas@1x4,b2", "nasnet", "nasnet@1x48,b2,norms", "darts", "darts@4x4,repeats"]
+NAMES = ["pnas", "pnas@1x4,b2", "nasnet", "nasnet@1x96,b2,norms", "darts", "darts@4x4,repeats"]
 
 
 def valid_by_definition(space: CellSpace, row: list[int]) -> bool:
@@ -103,7 +103,7 @@ def test_text_round_trip(name):
     assert pickle.loads(pickle.dumps(space)) == space
 
 
-GOOD = ["", "1x24", "99x24000", "2x48,b3", "2x48,imagenet", "2x48,cifar,stem7,b1"]
+GOOD = ["", "1x24", "99x24000", "2x48,b3", "2x96,imagenet", "2x48,cifar,stem7,b1"]
 MALFORMED = ["2", "x24", "2x", "0x24", "100x24", "2x24,", "2x24,,b3", "2x24,b0", "2x24,b8", "2x24,b3,b3", "2x24,c3"]
 MALFORMED += ["2x24,imagenet,cifar", "2x24 ", "2X24", "2x24,stem0", "2x24,keep", "2x24,keepx", "2x240000", "２x24"]
 
@@ -139,6 +139,29 @@ def test_malformed_skeletons(family, text):
 def test_impossible_skeletons(name, words):
     with pytest.raises(InputError, match=words):
         get_space(name)
+
+
+@pytest.mark.parametrize(
+    ("family", "few", "enough"),
+    [("nasnet", (24, 48, 72), 96), ("pnas", (1, 2, 3), 4), ("darts", (1,), 2)],
+)
+def test_the_imagenet_form_has_no_maps_without_channels(family, few, enough):
+    """Its first cells have a quarter of the filters, DARTS's first convolution half of them."""
+    large, small = Task(128, 10), Task(32, 10)
+    space = get_space(f"{family}@4x{enough},imagenet")
+    row = space.sample(1, np.random.default_rng(0))
+    assert min(layer.shape[0] for layer in space.layers(space.arch(row[0]), large)) == 1
+    for filters in few:
+        with pytest.raises(
+            InputError, match=f"ImageNet form of {family} needs at least {enough} filters, got {filters}"
+        ):
+            get_space(f"{family}@4x{filters},imagenet")
+        space = get_space(f"{family}@4x{filters}")
+        assert space.counts(row, small)[0] > 0
+        for attempt in (lambda: space.counts(row, large), lambda: space.layers(space.arch(row[0]), large)):  # noqa: B023
+            with pytest.raises(InputError, match=f"needs at least {enough} filters") as caught:
+                attempt()
+            assert "cifar" in caught.value.hint
 
 
 def all_rows(space: CellSpace) -> np.ndarray:
