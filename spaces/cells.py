@@ -25,7 +25,7 @@ from .cell_parts import COMBINATIONS, Size, add_combination, add_fitted
 from .errors import InputError
 from .graph import GraphBatch
 from .layers import AuxiliaryHead, Network, NetworkBuilder
-from .space import MAX_REJECTION_ROUNDS, Arch, Population, SearchSpace, Task
+from .space import MAX_REJECTION_ROUNDS, Arch, Population, SearchSpace, Task, change_genes
 
 SMALLEST_LAST_MAP = 4  # pixels; where the ImageNet form would leave less, the CIFAR form stands
 IMAGENET_STRIDE = 32  # of the ImageNet form as a whole
@@ -230,6 +230,22 @@ class CellSpace(SearchSpace):
         """The rows with as many blocks as given, all later genes unused."""
         used = np.arange(rows.shape[1]) // self.genes_per_block < n_blocks[:, None]
         return np.asarray(np.where(used, rows, -1))
+
+    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: float | None) -> Population:
+        """Where a block's inputs must be distinct, both are one gene: a pair may change where neither could alone."""
+        if not self.distinct_inputs:
+            return super()._mutate_once(parents, rng, rate)
+        blocks = self._as_blocks(parents)
+        units = blocks[:, :, 1:].copy()
+        units[:, :, 0] = np.where(blocks[:, :, 0] < 0, -1, _pair_number(blocks[:, :, 0], blocks[:, :, 1]))
+        sizes = [
+            size for block, _ in self._block_of for size in (len(self._pairs(block)), *self._block_choices(block)[2:])
+        ]
+        drawn = change_genes(units.reshape(len(parents), -1), sizes, rng, rate).reshape(units.shape)
+        pairs = self._pairs(self.blocks - 1)
+        pairs = pairs[np.argsort(_pair_number(pairs[:, 0], pairs[:, 1]))]
+        inputs = np.where(drawn[:, :, :1] < 0, -1, pairs[drawn[:, :, 0]])
+        return np.concatenate([inputs, drawn[:, :, 1:]], axis=2).reshape(parents.shape)
 
     def _cross_once(self, mothers: Population, fathers: Population, rng: np.random.Generator) -> Population:
         """Genes that both parents use come from either; the number of blocks comes from one of them."""
@@ -519,6 +535,11 @@ class CellSpace(SearchSpace):
         kept = np.broadcast_to(cells.kept, cells.used.shape).copy()
         kept[..., INPUTS:] = kept_blocks
         return cell_graphs(replace(cells, kept=kept), len(self.operations), len(self.combinations))
+
+
+def _pair_number(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0, 1, ... for the pairs of states (0, 1), (0, 2), (1, 2), ...: those of fewer states have the lower numbers."""
+    return np.asarray(second * (second - 1) // 2 + first)
 
 
 def enumerate_stem(maps: Sequence[int]) -> list[tuple[int, int]]:

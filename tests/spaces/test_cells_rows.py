@@ -233,18 +233,47 @@ def test_sampling_is_uniform_over_all_rows(space):
     assert chisquare(counts).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("rate", [None, 0.0, 0.3])
+def units_changed(space: CellSpace, parents: np.ndarray, children: np.ndarray) -> np.ndarray:
+    """(n, units): which genes differ, where both inputs of a block are one gene if they must be distinct."""
+    changed = (children != parents).reshape(len(parents), -1, space.genes_per_block)
+    if space.distinct_inputs:
+        changed = np.concatenate([changed[..., :2].any(axis=2, keepdims=True), changed[..., 2:]], axis=2)
+    return changed.reshape(len(parents), -1)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "darts@4x2"])
+@pytest.mark.parametrize("rate", [None, 0.0, 0.3, 1.0])
 def test_mutants_are_valid_and_differ(name, rate):
     space, rng = get_space(name), np.random.default_rng(1)
     parents = space.sample(500, rng)
     parents[::2, 2 * len(space.kinds) * space.genes_per_block :] = -1
     children = space.mutate(parents, rng, rate=rate)
     assert space.is_valid(children).all()
-    assert ((children != parents).sum(axis=1) >= 1).all()
     assert np.array_equal(children < 0, parents < 0)
+    changed = units_changed(space, parents, children)
+    assert (changed.sum(axis=1) >= 1).all()
     if rate == 0.0:
-        assert ((children != parents).sum(axis=1) == 1).all()
+        assert (changed.sum(axis=1) == 1).all()
+    elif rate == 1.0:
+        only_pair = np.zeros_like(changed)
+        if space.distinct_inputs:
+            only_pair[:, [0, space.genes_per_block - 1]] = True  # of the first block of each kind: states 0 and 1
+        unused = units_changed(space, parents, np.full_like(parents, -1)) == 0
+        assert np.array_equal(changed, ~only_pair & ~unused)
+
+
+def test_every_pair_of_distinct_inputs_is_reached_evenly():
+    """From (0, 1) of three states to (0, 2) and (1, 2), of which the second differs in both genes."""
+    space = get_space("darts@4x2")
+    parent = np.full((1, 32), -1)
+    parent[0, :12] = [0, 1, 3, 3, 0, 1, 3, 3, 0, 1, 3, 3]
+    children = space.mutate(np.repeat(parent, 20_000, axis=0), np.random.default_rng(0), rate=0.0)
+    pairs = children[(children[:, :12] != parent[:, :12])[:, 8:10].any(axis=1), 8:10].tolist()
+    counts = [pairs.count([0, 2]), pairs.count([1, 2])]
+    assert sum(counts) == len(pairs)
+    assert chisquare(counts).pvalue > 1e-3
+    # One of the seven genes that may change in three blocks is such a pair.
+    assert len(pairs) / 20_000 == pytest.approx(1 / 7, abs=4 * np.sqrt(6 / 49 / 20_000))
 
 
 @pytest.mark.parametrize("name", NAMES)
