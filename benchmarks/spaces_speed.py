@@ -1,6 +1,6 @@
 """How many architectures a second every space samples, checks, keys, counts and grows, on one thread.
 
-    python benchmarks/spaces_speed.py [--spaces NAME ...] [--rows N]
+    python benchmarks/spaces_speed.py [--spaces NAME ...] [--rows N] [--parents N]
 
 Rates are of one run on one machine, so that their ratios mean something; the baseline is fvcore's counter on networks
 that are built one after another. Needs the project's development environment, run from the root of the repository.
@@ -19,7 +19,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -34,12 +34,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from latency import Device
 from spaces import SPACES, InputError, Population, SearchSpace, Task, get_space
 from spaces.chain import ChainSpace
+from spaces.pnas import PnasSpace
 
 TASK = Task(resolution=32, classes=10)
 RESULTS = Path(__file__).with_name("results") / "spaces_speed.csv"
 ENOUGH_S = 0.5  # a job shorter than this is measured on ten times as many rows
 REPEATS = 3
 BASELINE_NETWORKS = 5
+GROWTH = "grow, canonical, unique"
+CHILDREN_OF_FOUR_BLOCKS = 6**2 * 8**2  # of one pnas cell: inputs and operations of the fifth block
 PARENTS = 256  # DESIGN section 5: PNAS trains so many cells of each size
 TARGETS = {  # rows a second: of chains and of cells
     "counts": (1_000_000, 20_000),
@@ -58,6 +61,8 @@ class Line:
     rows_per_s: float
     ratio_to_fvcore: float | None  # of counts, which is what fvcore does too
     target_rows_per_s: int | None
+    distinct: int | None = None  # of children that were grown
+    peak_memory_gib: float | None = None  # of the process, which does the growing first
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,14 @@ def baseline(space: SearchSpace, rows: Population) -> float:
     return BASELINE_NETWORKS / seconds
 
 
-def parents_to_grow(space: SearchSpace, rng: np.random.Generator) -> Population:
-    """The simplest rows; of pnas, cells of four blocks, whose children are the largest generation."""
-    rows = space.simplest(PARENTS, rng)
-    if space.name.partition("@")[0] == "pnas":
-        for _ in range(3):
-            rows = rng.permutation(space.grow(rows))[:PARENTS]
+def parents_to_grow(space: SearchSpace, rng: np.random.Generator, parents: int = PARENTS) -> Population:
+    """The simplest rows; of pnas, cells of four blocks drawn evenly, whose children are the largest generation."""
+    if not isinstance(space, PnasSpace):
+        return space.simplest(parents, rng)
+    rows = np.full((parents, len(space.choices)), -1, dtype=np.int64)
+    for _ in range(4):  # each block is any of those that may stand there, so that every cell is as likely
+        ways = len(space.grow(rows[:1]))
+        rows = space.grow(rows)[np.arange(parents) * ways + rng.integers(0, ways, size=parents)]
     return rows
 
 
@@ -141,18 +148,41 @@ def measure(name: str, most_rows: int, rng: np.random.Generator) -> list[Line]:
         target = TARGETS[job][0 if isinstance(space, ChainSpace) else 1] if job in TARGETS else None
         ratio = n / seconds / networks_per_s if job == "counts" else None
         lines.append(Line(name, job, n, seconds, n / seconds, ratio, target))
-    return [*lines, *growth(space, rng)]
+    return lines
 
 
-def growth(space: SearchSpace, rng: np.random.Generator) -> list[Line]:
+def growth(space: SearchSpace, rng: np.random.Generator, parents: int = PARENTS) -> Line | None:
     """All children of 256 rows: grown, made canonical and deduplicated. None where the space cannot grow."""
     try:
-        parents = parents_to_grow(space, rng)
+        rows = parents_to_grow(space, rng, parents)
     except InputError:
-        return []
-    children = space.grow(parents)
-    seconds = least_seconds(lambda: np.unique(space.canonical(space.grow(parents)), axis=0), repeats=1)
-    return [Line(space.name, "grow, canonical, unique", len(children), seconds, len(children) / seconds, None, None)]
+        return None
+    start = time.perf_counter()
+    children = space.grow(rows)
+    distinct = np.unique(space.canonical(children), axis=0)
+    seconds = time.perf_counter() - start
+    n = len(children)
+    if isinstance(space, PnasSpace) and n != parents * CHILDREN_OF_FOUR_BLOCKS:
+        raise SystemExit(
+            f"{space.name}: {parents} cells of four blocks must have {CHILDREN_OF_FOUR_BLOCKS} children "
+            f"each, got {n} of all"
+        )
+    return Line(space.name, GROWTH, n, seconds, n / seconds, None, None, len(distinct), peak_memory_gib())
+
+
+def peak_memory_gib() -> float:
+    """Of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measured(names: Sequence[str], most_rows: int, parents: int) -> Iterator[Line]:
+    """Growth of all spaces first, the largest last, so that no other job makes the peak of memory."""
+    for name in sorted(names, key=lambda name: name.partition("@")[0] == "pnas"):
+        line = growth(get_space(name), np.random.default_rng(0), parents)
+        if line is not None:
+            yield line
+    for name in names:
+        yield from measure(name, most_rows, np.random.default_rng(0))
 
 
 def context() -> Context:
@@ -179,23 +209,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Architectures a second, one thread, every space.")
     parser.add_argument("--spaces", nargs="+", default=sorted(SPACES), metavar="NAME")
     parser.add_argument("--rows", type=int, default=1_000_000, help="most rows of one job (1000000)")
+    parser.add_argument("--parents", type=int, default=PARENTS, help=f"rows whose children are grown ({PARENTS})")
     parser.add_argument("--out", type=Path, default=RESULTS, help=f"the CSV ({RESULTS.name} beside this script)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     where, lines = context(), []
     print(", ".join(f"{name} {value}" for name, value in asdict(where).items()))
     print(f"{'space':16s} {'job':24s} {'rows':>9s} {'seconds':>9s} {'rows/s':>12s} {'x fvcore':>12s} {'target':>10s}")
-    for name in options.spaces:
-        for line in measure(name, options.rows, np.random.default_rng(0)):
-            lines.append(line)
-            ratio = f"{line.ratio_to_fvcore:,.0f}" if line.ratio_to_fvcore else ""
-            target = f"{line.target_rows_per_s:,}" if line.target_rows_per_s else ""
-            print(
-                f"{line.space:16s} {line.job:24s} {line.rows:9,d} {line.seconds:9.3f} {line.rows_per_s:12,.0f} "
-                f"{ratio:>12s} {target:>10s}",
-                flush=True,
-            )
-    print(f"largest memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    for line in measured(options.spaces, options.rows, options.parents):
+        lines.append(line)
+        ratio = f"{line.ratio_to_fvcore:,.0f}" if line.ratio_to_fvcore else ""
+        target = f"{line.target_rows_per_s:,}" if line.target_rows_per_s else ""
+        grown = f" {line.distinct:,} distinct, {line.peak_memory_gib:.2f} GiB" if line.distinct else ""
+        print(
+            f"{line.space:16s} {line.job:24s} {line.rows:9,d} {line.seconds:9.3f} {line.rows_per_s:12,.0f} "
+            f"{ratio:>12s} {target:>10s}" + grown,
+            flush=True,
+        )
+    print(f"largest memory of this process: {peak_memory_gib():.2f} GiB")
     write(lines, where, options.out)
 
 

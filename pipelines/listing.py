@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -37,5 +38,10 @@ def list_spaces(names: Sequence[str] = ()) -> dict[str, Any]:
 def print_spaces(outcome: dict[str, Any]) -> None:
     """The same for people, a line each; never cut, so that the architecture can be copied."""
     for row in outcome["spaces"]:
-        number = "not counted" if row["cardinality"] is None else f"{row['cardinality']:.3g}"
+        number = "not counted" if row["cardinality"] is None else _rounded(row["cardinality"])
         print(f"{row['name']:<16} {number:>11} rows {row['genes']:>4} genes   {row['example']}")
+
+
+def _rounded(number: int) -> str:
+    """Three digits, as a float would be written; beyond the largest float too."""
+    return f"{number:.3g}" if number < 10**300 else f"{Decimal(number):.2e}"

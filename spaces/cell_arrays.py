@@ -57,6 +57,13 @@ class Cells:
         units[..., INPUTS:] = np.where(self.combinations == COMBINATIONS.index("concat"), 2, 1)
         return units
 
+    @property
+    def units_read(self) -> NDArray[np.int64]:
+        """(n, kinds, blocks, 2) channels of the states that each block reads, in filters of the cell."""
+        n, kinds, blocks, _ = self.inputs.shape
+        flat = np.take_along_axis(self.units, self.inputs.reshape(n, kinds, 2 * blocks), axis=2)
+        return flat.reshape(self.inputs.shape)
+
     @cached_property
     def width(self) -> NDArray[np.int64]:
         """(n, kinds) channels of each cell's output, in filters of the cell."""

@@ -56,8 +56,7 @@ class CellPrices:
         table = np.array([order[maps] for maps in live])[which.ravel()][:, None, None]
         kind = np.arange(kinds)[:, None]
         combined = combinations[table, kind, cells.combinations] * cells.present[..., None]
-        units = np.take_along_axis(cells.units, cells.inputs.reshape(n, kinds, -1), axis=2).reshape(cells.inputs.shape)
-        source = np.where(cells.inputs < INPUTS, cells.inputs, INPUTS - 1 + units)
+        source = np.where(cells.inputs < INPUTS, cells.inputs, INPUTS - 1 + cells.units_read)
         applied = operations[table[..., None], kind[..., None], source, cells.operations]
         applied = applied * cells.present[..., None, None]
         return np.asarray(constants[which.ravel()] + combined.sum(axis=(1, 2)) + applied.sum(axis=(1, 2, 3)))

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from .cell_arrays import Cells, cell_graphs
 from .cell_costs import CellPrices
 from .cell_order import INPUTS, canonical_blocks
-from .cell_parts import Size, add_combination, add_fitted
+from .cell_parts import COMBINATIONS, Size, add_combination, add_fitted
 from .errors import InputError
 from .graph import GraphBatch
 from .layers import AuxiliaryHead, Network, NetworkBuilder
-from .space import MAX_REJECTION_ROUNDS, Arch, Population, SearchSpace, Task
+from .space import MAX_REJECTION_ROUNDS, Arch, Population, SearchSpace, Task, change_genes
 
 SMALLEST_LAST_MAP = 4  # pixels; where the ImageNet form would leave less, the CIFAR form stands
 IMAGENET_STRIDE = 32  # of the ImageNet form as a whole
@@ -101,7 +101,11 @@ class CellSpace(SearchSpace):
 
     @abstractmethod
     def add_stem(self, net: NetworkBuilder, imagenet: bool) -> tuple[int, ...]:
-        """Write what stands before the first cell; returns the maps that cells may read."""
+        """Write what stands before the first cell; returns the maps that cells may read.
+
+        Raises:
+            InputError: if the form would have maps without channels.
+        """
 
     @abstractmethod
     def add_input(self, net: NetworkBuilder, x: int, state: int, size: tuple[int, ...], filters: int) -> int:
@@ -110,6 +114,10 @@ class CellSpace(SearchSpace):
     @abstractmethod
     def add_operation(self, net: NetworkBuilder, x: int, operation: int, filters: int, stride: int) -> int:
         """Write the operation on state x; returns x itself where it changes nothing."""
+
+    def as_written(self, cells: Cells) -> Cells:
+        """The same cells, of operations that `add_operation` writes alike only one."""
+        return cells
 
     @abstractmethod
     def add_head(self, net: NetworkBuilder, x: int, task: Task) -> int: ...
@@ -222,6 +230,22 @@ class CellSpace(SearchSpace):
         """The rows with as many blocks as given, all later genes unused."""
         used = np.arange(rows.shape[1]) // self.genes_per_block < n_blocks[:, None]
         return np.asarray(np.where(used, rows, -1))
+
+    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: float | None) -> Population:
+        """Where a block's inputs must be distinct, both are one gene: a pair may change where neither could alone."""
+        if not self.distinct_inputs:
+            return super()._mutate_once(parents, rng, rate)
+        blocks = self._as_blocks(parents)
+        units = blocks[:, :, 1:].copy()
+        units[:, :, 0] = np.where(blocks[:, :, 0] < 0, -1, _pair_number(blocks[:, :, 0], blocks[:, :, 1]))
+        sizes = [
+            size for block, _ in self._block_of for size in (len(self._pairs(block)), *self._block_choices(block)[2:])
+        ]
+        drawn = change_genes(units.reshape(len(parents), -1), sizes, rng, rate).reshape(units.shape)
+        pairs = self._pairs(self.blocks - 1)
+        pairs = pairs[np.argsort(_pair_number(pairs[:, 0], pairs[:, 1]))]
+        inputs = np.where(drawn[:, :, :1] < 0, -1, pairs[drawn[:, :, 0]])
+        return np.concatenate([inputs, drawn[:, :, 1:]], axis=2).reshape(parents.shape)
 
     def _cross_once(self, mothers: Population, fathers: Population, rng: np.random.Generator) -> Population:
         """Genes that both parents use come from either; the number of blocks comes from one of them."""
@@ -388,10 +412,12 @@ class CellSpace(SearchSpace):
         """`add_stem`, where it can stand.
 
         Raises:
-            InputError: if the images are too small for it.
+            InputError: if the images are too small for it, or the filters too few.
         """
         try:
             return self.add_stem(net, imagenet)
+        except InputError:
+            raise
         except ValueError as error:  # a window larger than the image
             raise InputError(
                 f"the ImageNet form of {self.name} needs images of at least 3 pixels, got {net.shape(0)[1]}",
@@ -459,8 +485,12 @@ class CellSpace(SearchSpace):
         return rows, kept
 
     def _order_some(self, population: Population) -> tuple[Population, NDArray[np.bool_]]:
-        cells = self.cells(population)
+        cells = self.as_written(self.cells(population))
         n, kinds = len(population), len(self.kinds)
+        filters = self._most_filters(cells.reads)
+        layer_norm, instance_norm = map(COMBINATIONS.index, ("add and layer norm", "add and instance norm"))
+        alike = (filters == 1)[..., None] & (cells.combinations == instance_norm)  # of one channel both are the same
+        combinations = np.where(alike, layer_norm, cells.combinations)
         marked = (cells.used & cells.kept)[..., INPUTS:] & cells.present
         genes = np.full((n, self.blocks, kinds, self.genes_per_block), -1, dtype=np.int64)
         kept = np.zeros(marked.shape, dtype=bool)
@@ -468,7 +498,7 @@ class CellSpace(SearchSpace):
             codes, places = canonical_blocks(
                 cells.inputs[:, kind],
                 cells.operations[:, kind],
-                2 * cells.combinations[:, kind] + marked[:, kind],
+                2 * combinations[:, kind] + marked[:, kind],
                 cells.present[:, kind].sum(axis=1),
                 len(self.operations),
             )
@@ -476,23 +506,24 @@ class CellSpace(SearchSpace):
             if self.genes_per_block > INPUTS + 2:
                 genes[:, :, kind, -1] = np.where(codes < 0, -1, codes // 2)
             kept[:, kind] = (codes >= 0) & (codes % 2 == 1)
-        for kind, dead in enumerate(self._dead_kinds(cells.reads).T):
+        for kind, dead in enumerate((filters == 0).T):
             as_many = cells.present[:, 0] & dead[:, None]  # as blocks of the living cell, all genes 0
             genes[dead, :, kind] = np.where(as_many[dead][..., None], 0, -1)
             kept[dead, kind] = False
         return genes.reshape(n, -1), kept
 
-    def _dead_kinds(self, reads: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(n, kinds, 2) -> (n, kinds): which cells no output depends on, in any form of the network."""
+    def _most_filters(self, reads: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(n, kinds, 2) -> (n, kinds): filters of the widest cell that the output depends on, in any form; else 0."""
         patterns, which = np.unique(reads.reshape(len(reads), -1), axis=0, return_inverse=True)
-        dead = np.ones((len(patterns), len(self.kinds)), dtype=bool)
-        for pattern, row in zip(patterns.reshape(-1, len(self.kinds), INPUTS), dead, strict=True):
+        most = np.zeros((len(patterns), len(self.kinds)), dtype=np.int64)
+        for pattern, row in zip(patterns.reshape(-1, len(self.kinds), INPUTS), most, strict=True):
             for imagenet in (False, True) if self.imagenet_form is None else (self.imagenet_form,):
                 slots = self.slots(imagenet)
-                for number in self.live(slots, pattern):
-                    if number >= 0:
-                        row[slots[number].kind] = False
-        return np.asarray(dead[which.ravel()])
+                if all(slot.filters for slot in slots):  # else the skeleton is too small for this form
+                    for number in self.live(slots, pattern):
+                        if number >= 0:
+                            row[slots[number].kind] = max(row[slots[number].kind], slots[number].filters)
+        return np.asarray(most[which.ravel()])
 
     def graphs(self, population: Population) -> GraphBatch:
         """Both cells side by side: states 0 and 1, the two operations and the combination of every block, the output.
@@ -504,6 +535,11 @@ class CellSpace(SearchSpace):
         kept = np.broadcast_to(cells.kept, cells.used.shape).copy()
         kept[..., INPUTS:] = kept_blocks
         return cell_graphs(replace(cells, kept=kept), len(self.operations), len(self.combinations))
+
+
+def _pair_number(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0, 1, ... for the pairs of states (0, 1), (0, 2), (1, 2), ...: those of fewer states have the lower numbers."""
+    return np.asarray(second * (second - 1) // 2 + first)
 
 
 def enumerate_stem(maps: Sequence[int]) -> list[tuple[int, int]]:

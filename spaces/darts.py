@@ -49,9 +49,9 @@ class DartsSpace(CellSpace):
 
     @cached_property
     def _shape(self) -> Skeleton:
-        return parse_skeleton(
-            "darts", self.skeleton, "8x16", {"repeats": "", **FORMS}, "darts@20x36 or darts@14x48,repeats,imagenet"
-        )
+        example = "darts@20x36 or darts@14x48,repeats,imagenet"
+        options = {"repeats": "", **FORMS}
+        return parse_skeleton("darts", self.skeleton, "8x16", options, example, imagenet_filters=2)
 
     @property
     def name(self) -> str:
@@ -103,6 +103,7 @@ class DartsSpace(CellSpace):
         filters = self._shape.filters
         if not imagenet:
             return (net.conv(0, 3 * filters, kernel=3),)
+        self._shape.check_imagenet_form()
         x = net.conv(0, filters // 2, kernel=3, stride=2, activation="relu")
         x = net.conv(x, filters, kernel=3, stride=2)
         return x, net.conv(net.relu(x), filters, kernel=3, stride=2)

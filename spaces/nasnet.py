@@ -6,12 +6,13 @@ Source: Zoph et al., 1707.07012; what the paper leaves open as in tensorflow/mod
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .cell_arrays import Cells
 from .cell_order import INPUTS
 from .cell_parts import COMBINATIONS, Size, add_crossed, add_factorized_reduction, add_pointwise, add_separable
 from .cell_skeleton import FORMS, NUMBER, Skeleton, parse_skeleton
@@ -133,7 +134,8 @@ class NasnetSpace(CellSpace):
     def _shape(self) -> Skeleton:
         keep = "(?=.)(?:n[0-9]+)?(?:r[0-9]+)?"
         options = {"b": "[1-7]", **FORMS, "stem": NUMBER, "norms": "", "narrow": "", "skip": "", "keep": keep}
-        return parse_skeleton("nasnet", self.skeleton, "2x768", options, "nasnet@4x1056 or nasnet@6x768,b4,cifar")
+        example = "nasnet@4x1056 or nasnet@6x768,b4,cifar"
+        return parse_skeleton("nasnet", self.skeleton, "2x768", options, example, imagenet_filters=4 * PENULTIMATE)
 
     @property
     def name(self) -> str:
@@ -195,6 +197,8 @@ class NasnetSpace(CellSpace):
         return tuple(slots)
 
     def add_stem(self, net: NetworkBuilder, imagenet: bool) -> tuple[int, ...]:
+        if imagenet:
+            self._shape.check_imagenet_form()
         channels = int(self._shape.options.get("stem", IMAGENET_STEM if imagenet else 3 * self.filters))
         return add_stem(net, imagenet=imagenet, filters=channels)
 
@@ -204,6 +208,12 @@ class NasnetSpace(CellSpace):
     def add_operation(self, net: NetworkBuilder, x: int, operation: int, filters: int, stride: int) -> int:
         writers = NARROW_WRITERS if "narrow" in self._shape.options else WRITERS
         return writers[OPERATIONS[operation]](net, x, filters, stride)
+
+    def as_written(self, cells: Cells) -> Cells:
+        """Identity becomes the 1x1 convolution where the size or the width changes: there it is written as one."""
+        strided = (np.array(self.kinds) == "reduction")[:, None, None] & (cells.inputs < INPUTS)
+        changes = (cells.operations == OPERATIONS.index("identity")) & (strided | (cells.units_read > 1))
+        return replace(cells, operations=np.where(changes, OPERATIONS.index("1x1"), cells.operations))
 
     def drops(self, operation: int, stride: int) -> bool:
         return OPERATIONS[operation] != "identity"

@@ -38,7 +38,7 @@ class SpaceFile:
 
     path: Path  # absolute
     class_name: str
-    text: str
+    text: str  # as it was read, a byte order mark included
 
     @classmethod
     def is_meant_by(cls, name: str) -> bool:
@@ -91,6 +91,11 @@ class SpaceFile:
             raise InputError(
                 f"{self.name} must give name, choices, is_valid and layers; "
                 f"missing: {', '.join(sorted(found.__abstractmethods__))}"
+            )
+        if found.__module__ != module.__name__:
+            raise InputError(
+                f"{self.name} must be written in that file, but is {found.__name__} of {found.__module__}",
+                hint=f"derive a class of your own from it: class My{found.__name__}({self.class_name}): ...",
             )
         # Pickled as its file: the module that the class stands in exists in no other process.
         copyreg.pickle(found, lambda _: (SpaceFile.open, (self,)))
@@ -198,12 +203,13 @@ def _run(file: SpaceFile) -> ModuleType:
         return sys.modules[name]
     module = ModuleType(name)
     module.__file__ = str(file.path)
+    code = file.text.removeprefix("\ufeff")  # the byte order mark, which Python takes off files but not off texts
     sys.modules[name] = module  # before it runs: dataclasses look for it there
     try:
         _ours(
             file,
             "it must run as Python",
-            lambda: exec(compile(file.text, str(file.path), "exec", dont_inherit=True), module.__dict__),
+            lambda: exec(compile(code, str(file.path), "exec", dont_inherit=True), module.__dict__),
         )
     except BaseException:
         del sys.modules[name]

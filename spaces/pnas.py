@@ -52,7 +52,8 @@ class PnasSpace(CellSpace):
     @cached_property
     def _shape(self) -> Skeleton:
         options = {"b": "[1-7]", **FORMS, "stem": NUMBER, "keep": "[0-9]+"}
-        return parse_skeleton("pnas", self.skeleton, "2x24", options, "pnas@2x24 or pnas@3x48,b4,cifar")
+        example = "pnas@2x24 or pnas@3x48,b4,cifar"
+        return parse_skeleton("pnas", self.skeleton, "2x24", options, example, imagenet_filters=4)
 
     @property
     def name(self) -> str:
@@ -102,6 +103,8 @@ class PnasSpace(CellSpace):
         )
 
     def add_stem(self, net: NetworkBuilder, imagenet: bool) -> tuple[int, ...]:
+        if imagenet:
+            self._shape.check_imagenet_form()
         channels = int(self._shape.options.get("stem", IMAGENET_STEM if imagenet else 3 * self._shape.filters))
         return add_stem(net, imagenet=imagenet, filters=channels)
 

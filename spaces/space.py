@@ -150,13 +150,7 @@ class SearchSpace(ABC):
         raise InputError(f"{self.name}: no valid mutant of {self.format(population[open_rows[0]])} was found")
 
     def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: float | None) -> Population:
-        sizes = np.asarray(self.choices)
-        free = np.flatnonzero(sizes > 1)
-        change = rng.random(parents.shape) < (1 / len(free) if rate is None else rate)
-        change[np.arange(len(parents)), rng.choice(free, size=len(parents))] = True
-        change &= (sizes > 1) & (parents >= 0)
-        shift = 1 + rng.integers(0, np.maximum(sizes - 1, 1), size=parents.shape)
-        return np.where(change, (parents + shift) % sizes, parents)
+        return change_genes(parents, self.choices, rng, rate)
 
     def crossover(self, mothers: Population, fathers: Population, rng: np.random.Generator) -> Population:
         """Uniform crossover of paired rows; a child that is not valid is drawn again, at last its mother."""
@@ -276,6 +270,22 @@ class SearchSpace(ABC):
         arch = parse_arch(text)
         self.row(arch)
         return arch
+
+
+def change_genes(
+    rows: Population, sizes: Sequence[int], rng: np.random.Generator, rate: float | None
+) -> NDArray[np.int64]:
+    """Rows in which every used gene that has `sizes` 2 or more changed with probability `rate`, one for certain.
+
+    The one may be an unused gene, so that nothing changes. The default rate is one over the number of such genes.
+    """
+    choices = np.asarray(sizes)
+    free = np.flatnonzero(choices > 1)
+    change = rng.random(rows.shape) < (1 / len(free) if rate is None else rate)
+    change[np.arange(len(rows)), rng.choice(free, size=len(rows))] = True
+    change &= (choices > 1) & (rows >= 0)
+    shift = 1 + rng.integers(0, np.maximum(choices - 1, 1), size=rows.shape)
+    return np.where(change, (rows + shift) % choices, rows)
 
 
 def parse_arch(text: str) -> Arch:

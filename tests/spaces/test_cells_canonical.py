@@ -168,17 +168,57 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
-def test_keys_agree_with_graph_isomorphism(name):
-    """Random cells with two operations, each also written otherwise or with one gene changed."""
+IDENTITY_AND_1X1 = (0, 8)  # of nasnet, which are one where the size or the width changes
+
+
+@pytest.mark.parametrize(
+    ("name", "operations"),
+    [(name, (2, -2)) for name in NAMES[1:]]
+    + [(name, IDENTITY_AND_1X1) for name in [*NAMES[2:6], "nasnet@1x96,b2,narrow,imagenet"]],
+)
+def test_keys_agree_with_graph_isomorphism(name, operations):
+    """Random cells with two operations, each also written otherwise, with one gene changed, or one operation."""
     space, rng = get_space(name), np.random.default_rng(5)
-    rows = few_operations(space, space.sample(20, rng), (2, len(space.operations) - 2))
+    operations = [operation % len(space.operations) for operation in operations]
+    rows = few_operations(space, space.sample(20, rng), operations)
     rows[::4, 2 * len(space.kinds) * space.genes_per_block :] = -1  # fewer blocks
     others = shuffled(space, rows, rng)
-    rows = np.concatenate([rows, others, space.mutate(others, rng, rate=0.0)])
+    swapped = rows.copy()
+    places = np.flatnonzero(np.isin(np.arange(rows.shape[1]) % space.genes_per_block, (2, 3)))
+    place = rng.choice(places[: 2 * 2 * len(space.kinds)], len(rows))
+    at = np.arange(len(rows)), place
+    swapped[at] = np.where(swapped[at] == operations[0], operations[1], operations[0])
+    rows = np.concatenate([rows, others, space.mutate(others, rng, rate=0.0), swapped])
     keys, networks = numbered(space.canonical(rows)), classes(networks_of(space, rows))
     assert keys == networks
-    assert 20 < len(set(keys)) < 60
+    assert 20 < len(set(keys)) < 80
+
+
+def test_an_identity_that_must_change_its_map_is_the_1x1_convolution():
+    """At stride 2, and on a concatenation; on a map that it can pass on it is nothing."""
+    space = get_space("nasnet@1x96,b2,cifar")
+    normal = [0, 1, 10, 10, 1], [2, 1, 0, 10, 0]  # reads a concatenation
+    reduction = [0, 1, 8, 0, 0], [2, 1, 10, 0, 0]
+    row = np.array([*normal[0], *reduction[0], *normal[1], *reduction[1]])
+    changes = {5 + 2: 0, 5 + 3: 8, 10 + 2: 8, 15 + 3: 8}  # gene: identity to 1x1, or back
+    rows = np.repeat(row[None], 1 + len(changes), axis=0)
+    for other, (gene, operation) in zip(rows[1:], changes.items(), strict=True):
+        assert other[gene] != operation
+        other[gene] = operation
+    summed = rows[[0, 3]]
+    summed[:, 4] = 0
+    keys, graphs = space.canonical(rows), space.graphs(rows)
+    assert classes(networks_of(space, rows)) == numbered(keys) == [0] * 5
+    assert all((part == part[:1]).all() for part in (graphs.operations, graphs.adjacency))
+    assert classes(networks_of(space, summed)) == numbered(space.canonical(summed)) == [0, 1]
+
+
+@pytest.mark.parametrize(("skeleton", "expected"), [("1x96", [0, 0]), ("1x192", [0, 1])])
+def test_layer_and_instance_norm_of_one_channel_are_the_same(skeleton, expected):
+    """Only the first reduction of the ImageNet form is alive, with a quarter of the first cell's filters."""
+    space = get_space(f"nasnet@{skeleton},b1,norms,imagenet")
+    rows = np.array([[0, 0, 5, 5, 0, 0, 0, 5, 5, norm] for norm in (2, 3)])
+    assert classes(networks_of(space, rows, Task(64, 2))) == numbered(space.canonical(rows)) == expected
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "keep" not in name])
@@ -227,6 +267,7 @@ def test_a_reduction_cell_counts_where_some_form_of_the_network_reads_it():
     assert classes(networks_of(space, rows, Task(128, 2))) == [0, 1]
     assert classes(networks_of(space, rows, Task(32, 2))) == [0, 0]
     assert numbered(space.canonical(rows)) == [0, 1]
+    assert numbered(get_space("nasnet@1x72,b1").canonical(rows)) == [0, 0]  # too narrow for the ImageNet form
 
 
 @pytest.mark.parametrize("name", NAMES)

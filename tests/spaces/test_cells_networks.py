@@ -1,6 +1,7 @@
 """Networks of cells: counts against records and other counters, torch, ONNX, auxiliary heads and drop-path."""
 
 import math
+import re
 
 import numpy as np
 import onnxruntime
@@ -259,6 +260,25 @@ def test_factorized_reduction_sees_every_pixel():
     assert halves[0].shape == halves[1].shape == (4, 5, 5)
     assert network[shift + 3].op == "concat"
     assert network[shift + 3].inputs == (shift + 1, shift + 2)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_where_ours_differ_from_what_is_printed_the_source_says_so(name):
+    """By more than two hundredths, with what is counted; and where nothing is printed."""
+    known = PUBLISHED[name]
+    if known.arch is None:
+        return
+    space = get_space(known.arch.space)
+    flops, params = (int(value[0]) for value in space.counts(space.row(known.arch)[None], known.task))
+    explained = []
+    if known.params is None:
+        explained.append("no figures, as ")
+    elif abs(params / known.params - 1) > 0.02:
+        explained.append(f"ours has {params / 1e6:.2f} M parameters")
+    if known.flops is not None and abs(flops / known.flops - 1) > 0.02:
+        explained.append(f"ours has {flops / 1e6:.1f} M multiply-adds")
+    assert all(re.search(text, known.source) for text in explained), (explained, known.source)
+    assert bool(explained) == bool(re.search("ours has|no figures", known.source))
 
 
 # Training

@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 from spaces import SPACES, InputError, Task, get_space, parse_arch
 from spaces.cells import CellSpace
 
-NAMES = ["pnas", "pnas@1x4,b2", "nasnet", "nasnet@1x48,b2,norms", "darts", "darts@4x4,repeats"]
+NAMES = ["pnas", "pnas@1x4,b2", "nasnet", "nasnet@1x96,b2,norms", "darts", "darts@4x4,repeats"]
 
 
 def valid_by_definition(space: CellSpace, row: list[int]) -> bool:
@@ -104,7 +104,7 @@ def test_text_round_trip(name):
     assert pickle.loads(pickle.dumps(space)) == space
 
 
-GOOD = ["", "1x24", "99x24000", "2x48,b3", "2x48,imagenet", "2x48,cifar,stem7,b1"]
+GOOD = ["", "1x24", "99x24000", "2x48,b3", "2x96,imagenet", "2x48,cifar,stem7,b1"]
 MALFORMED = ["2", "x24", "2x", "0x24", "100x24", "2x24,", "2x24,,b3", "2x24,b0", "2x24,b8", "2x24,b3,b3", "2x24,c3"]
 MALFORMED += ["2x24,imagenet,cifar", "2x24 ", "2X24", "2x24,stem0", "2x24,keep", "2x24,keepx", "2x240000", "２x24"]
 
@@ -140,6 +140,29 @@ def test_malformed_skeletons(family, text):
 def test_impossible_skeletons(name, words):
     with pytest.raises(InputError, match=words):
         get_space(name)
+
+
+@pytest.mark.parametrize(
+    ("family", "few", "enough"),
+    [("nasnet", (24, 48, 72), 96), ("pnas", (1, 2, 3), 4), ("darts", (1,), 2)],
+)
+def test_the_imagenet_form_has_no_maps_without_channels(family, few, enough):
+    """Its first cells have a quarter of the filters, DARTS's first convolution half of them."""
+    large, small = Task(128, 10), Task(32, 10)
+    space = get_space(f"{family}@4x{enough},imagenet")
+    row = space.sample(1, np.random.default_rng(0))
+    assert min(layer.shape[0] for layer in space.layers(space.arch(row[0]), large)) == 1
+    for filters in few:
+        with pytest.raises(
+            InputError, match=f"ImageNet form of {family} needs at least {enough} filters, got {filters}"
+        ):
+            get_space(f"{family}@4x{filters},imagenet")
+        space = get_space(f"{family}@4x{filters}")
+        assert space.counts(row, small)[0] > 0
+        for attempt in (lambda: space.counts(row, large), lambda: space.layers(space.arch(row[0]), large)):  # noqa: B023
+            with pytest.raises(InputError, match=f"needs at least {enough} filters") as caught:
+                attempt()
+            assert "cifar" in caught.value.hint
 
 
 def all_rows(space: CellSpace) -> np.ndarray:
@@ -211,18 +234,47 @@ def test_sampling_is_uniform_over_all_rows(space):
     assert chisquare(counts).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("rate", [None, 0.0, 0.3])
+def units_changed(space: CellSpace, parents: np.ndarray, children: np.ndarray) -> np.ndarray:
+    """(n, units): which genes differ, where both inputs of a block are one gene if they must be distinct."""
+    changed = (children != parents).reshape(len(parents), -1, space.genes_per_block)
+    if space.distinct_inputs:
+        changed = np.concatenate([changed[..., :2].any(axis=2, keepdims=True), changed[..., 2:]], axis=2)
+    return changed.reshape(len(parents), -1)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "darts@4x2"])
+@pytest.mark.parametrize("rate", [None, 0.0, 0.3, 1.0])
 def test_mutants_are_valid_and_differ(name, rate):
     space, rng = get_space(name), np.random.default_rng(1)
     parents = space.sample(500, rng)
     parents[::2, 2 * len(space.kinds) * space.genes_per_block :] = -1
     children = space.mutate(parents, rng, rate=rate)
     assert space.is_valid(children).all()
-    assert ((children != parents).sum(axis=1) >= 1).all()
     assert np.array_equal(children < 0, parents < 0)
+    changed = units_changed(space, parents, children)
+    assert (changed.sum(axis=1) >= 1).all()
     if rate == 0.0:
-        assert ((children != parents).sum(axis=1) == 1).all()
+        assert (changed.sum(axis=1) == 1).all()
+    elif rate == 1.0:
+        only_pair = np.zeros_like(changed)
+        if space.distinct_inputs:
+            only_pair[:, [0, space.genes_per_block - 1]] = True  # of the first block of each kind: states 0 and 1
+        unused = units_changed(space, parents, np.full_like(parents, -1)) == 0
+        assert np.array_equal(changed, ~only_pair & ~unused)
+
+
+def test_every_pair_of_distinct_inputs_is_reached_evenly():
+    """From (0, 1) of three states to (0, 2) and (1, 2), of which the second differs in both genes."""
+    space = get_space("darts@4x2")
+    parent = np.full((1, 32), -1)
+    parent[0, :12] = [0, 1, 3, 3, 0, 1, 3, 3, 0, 1, 3, 3]
+    children = space.mutate(np.repeat(parent, 20_000, axis=0), np.random.default_rng(0), rate=0.0)
+    pairs = children[(children[:, :12] != parent[:, :12])[:, 8:10].any(axis=1), 8:10].tolist()
+    counts = [pairs.count([0, 2]), pairs.count([1, 2])]
+    assert sum(counts) == len(pairs)
+    assert chisquare(counts).pvalue > 1e-3
+    # One of the seven genes that may change in three blocks is such a pair.
+    assert len(pairs) / 20_000 == pytest.approx(1 / 7, abs=4 * np.sqrt(6 / 49 / 20_000))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,12 +3,13 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations
 
 import networkx as nx
 import numpy as np
 import pytest
 
-from spaces import SPACES, InputError, SearchSpace, Task, get_space
+from spaces import SPACES, InputError, SearchSpace, Task, derived, get_space
 from spaces.derived import KINDS, canonical_form, graphs_of, kind_of, live, network_key
 from spaces.layers import Network, NetworkBuilder
 
@@ -264,6 +265,92 @@ def test_many_symmetries_do_not_multiply():
     assert len(keys) == 4
     twin = shuffled(symmetric_chain(40, odd_one=20), random.Random(0))
     assert network_key(twin) in keys
+
+
+def layered(*levels: list[list[int]]) -> Network:
+    """Of every level, the sums that read the given ones of the level before; each sum passes a convolution."""
+    net = NetworkBuilder((4, 8, 8))
+    below = [net.conv(0, 4) for _ in range(1 + max(x for reads in levels[0] for x in reads))]
+    for level in levels:
+        below = [net.conv(net.add([below[x] for x in reads]), 4) for reads in level]
+    net.add(below)
+    return net.network
+
+
+def dense(nodes: int) -> list[list[int]]:
+    return [list(range(nodes))] * nodes
+
+
+def all_but_one(nodes: int) -> list[list[int]]:
+    return [[x for x in range(nodes) if x != left_out] for left_out in range(nodes)]
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [(dense(40),), (dense(15),) * 4, (all_but_one(40),), (all_but_one(15), dense(15), all_but_one(15))],
+    ids=["dense", "dense four times", "all but one", "in turn"],
+)
+def test_levels_whose_nodes_may_all_be_exchanged(levels):
+    """n! symmetries each, of which none needs a mark: what is usual between two levels is said once."""
+    network = layered(*levels)
+    twin = shuffled(network, random.Random(3))
+    assert network_key(network) == network_key(twin)
+    first = levels[0]
+    other = layered([first[0], *[first[0]] * 2, *first[3:]], *levels[1:])
+    if first[0] != first[1]:
+        assert network_key(network) != network_key(other)
+
+
+def ring(*sizes: int) -> list[list[int]]:
+    pairs, start = [], 0
+    for size in sizes:
+        pairs += [[start + i, start + (i + 1) % size] for i in range(size)]
+        start += size
+    return pairs
+
+
+def test_one_ring_or_two_beneath_a_level_that_reads_all_but_one():
+    """The one is a single part when what is usual is left out, the other falls apart; side by side in one network."""
+    one, two = layered(ring(6), all_but_one(6)), layered(ring(3, 3), all_but_one(6))
+    assert network_key(one) != network_key(two)
+    keys = set()
+    for networks in ((one, two), (two, one), (one, one), (two, two)):
+        net = NetworkBuilder((4, 8, 8))
+        net.add([net.extend(0, network) for network in networks])
+        keys.add(network_key(net.network))
+    assert len(keys) == 3
+
+
+def test_keys_of_dense_levels_are_equal_if_and_only_if_networks_are_isomorphic():
+    """Sums over random sets of four convolutions, most of them read, some of them twice."""
+    rng = random.Random(0)
+    networks = []
+    for _ in range(60):
+        reads = [[x for x in range(4) for _ in range(rng.choice([0, 1, 1, 1, 1, 2]))] or [0] for _ in range(4)]
+        networks.append(layered([sorted({*reads[0], 3}), *reads[1:]]))
+    networks += [shuffled(rng.choice(networks), rng) for _ in range(20)]
+    keys = [network_key(network) for network in networks]
+    equal = 0
+    for i, first in enumerate(networks):
+        for j in range(i):
+            assert (keys[i] == keys[j]) == isomorphic(first, networks[j])
+            equal += keys[i] == keys[j]
+    assert equal >= 20
+
+
+def test_twins_are_marked_once(monkeypatch):
+    """Every convolution of a ring of six stands five times: marks for the ring, not for the copies."""
+    reads = [[5 * i + copy for i in pair for copy in range(5)] for pair in ring(6)]
+    network = layered([pair for pair in reads for _ in range(5)])
+    monkeypatch.setattr(derived, "MOST_MARKS", 12)
+    assert network_key(network) == network_key(shuffled(network, random.Random(1)))
+
+
+def test_networks_that_are_too_symmetric_are_refused_in_time():
+    """Sums over every four of eight: 8! symmetries that only marks could find."""
+    with pytest.raises(InputError, match=r"too symmetric.* after 1000 attempts.* records.* \(4, 8, 8\)") as caught:
+        network_key(layered([list(some) for some in combinations(range(8), 4)]))
+    assert "canonical()" in caught.value.hint
 
 
 def test_every_field_of_a_record_counts():

@@ -1,6 +1,7 @@
 """A person's own space in a file: what is derived for the example, what is refused, and that it reaches workers."""
 
 import concurrent.futures as cf
+import hashlib
 import multiprocessing
 import pickle
 import re
@@ -141,6 +142,28 @@ def test_a_file_without_mistakes_is_taken(tmp_path):
     (tmp_path / "good.py").write_text(GOOD)
     space = get_space(f"{tmp_path}/good.py:Good")
     assert (space.name, space.cardinality) == ("good", 6)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "good.py").write_text(GOOD, encoding="utf-8-sig")
+    space = get_space(f"{tmp_path}/good.py:Good")
+    assert (space.name, space.cardinality) == ("good", 6)
+    assert pickle.loads(pickle.dumps(space)).name == "good"
+    file = SpaceFile.read(f"{tmp_path}/good.py:Good")
+    assert file.sha256 == hashlib.sha256((tmp_path / "good.py").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "line", ["from spaces.pnas import PnasSpace as S", "import spaces.pnas\nS = spaces.pnas.PnasSpace"]
+)
+def test_a_class_of_another_module_is_refused_and_left_as_it_is(tmp_path, line):
+    ours = get_space("pnas@1x4")
+    before = pickle.dumps(ours)
+    (tmp_path / "theirs.py").write_text(f"{line}\n")
+    with pytest.raises(InputError, match=r"must be written in that file, but is PnasSpace of spaces\.pnas"):
+        get_space(f"{tmp_path}/theirs.py:S")
+    assert pickle.dumps(ours) == before
+    assert pickle.loads(before) == ours
 
 
 @pytest.mark.parametrize(
