@@ -443,7 +443,19 @@ def _finalists(job: Job, plan: Plan) -> list[Finalist]:
             f"(95 %: {low:.3g} to {high:.3g})",
             hint="relax the limit or search longer",
         )
-    return found[: plan.finalists]
+    return _kept(job.config.job, found, plan.finalists)
+
+
+def _kept(kind: str, found: list[Finalist], n: int) -> list[Finalist]:
+    """The n most wanted of the measured: the best for a search; for a frontier, its members along all latencies."""
+    if kind == "search":
+        return found[:n]
+    ms = np.array([each.timing.latency_ms for each in found])
+    scores = np.array([each.score for each in found])
+    front = is_non_dominated(np.stack([ms, -scores], axis=1))
+    members = spread_along(ms, scores, min(n, int(front.sum())), mask=front)
+    order = dict.fromkeys([*members.tolist(), *np.argsort(-scores, kind="stable").tolist()])
+    return [found[i] for i in list(order)[:n]]
 
 
 def _distinct(trials: Sequence[Trial], space: SearchSpace) -> list[Trial]:

@@ -94,6 +94,21 @@ def test_where_none_meets_the_limit_all_were_measured_and_the_nearest_is_named(j
     assert "latency_ms 5.9" in str(caught.value)
 
 
+def test_a_frontier_keeps_members_along_all_latencies(job):
+    """Accuracy falls with latency, but for three trials that are slower and better than all before them."""
+    job.config.job = "frontier"
+    trials = job.study.trials()
+    better = {3: 0.95, 7: 0.97, 11: 0.99}
+    for k, accuracy in better.items():
+        trials[k].values["accuracy_val"] = accuracy
+    job.true_ms = {k: 1.0 + 0.25 * k for k in range(12)}
+    plan = plan_trials(12, epochs=1, final_epochs=1, finalists=3)
+    # The front is 0, 3, 7 and 11; of the fastest third of the latencies, 3 is better than 0.
+    assert [finalist.trial.number for finalist in search._finalists(job, plan)] == [3, 7, 11]
+    job.config.job = "search"
+    assert [finalist.trial.number for finalist in search._finalists(job, plan)] == [11, 7, 3]
+
+
 @pytest.mark.parametrize("kind", ["search", "frontier"])
 def test_every_trial_comes_once_in_the_order_of_measuring(kind):
     rng = np.random.default_rng(0)
