@@ -34,6 +34,7 @@ from pipelines.config import RunConfig
 from pipelines.deploy import with_normalisation
 from pipelines.run_folder import RunFolder, read_json
 from spaces import PUBLISHED, Task, get_space
+from spaces.chain import ChainSpace
 from spaces.layers import make_divisible
 
 RESULTS = Path(__file__).with_name("results")
@@ -121,6 +122,10 @@ class Bench:
         self.run = RunFolder.existing(path)
         self.config = RunConfig.from_toml(self.run.config)
         self.space, self.data = get_space(self.config.space), ImageData.open(self.run.data)
+        if not isinstance(self.space, ChainSpace) or any(
+            limit.name == "peak_memory_bytes" for limit in self.config.parsed_limits
+        ):
+            raise SystemExit("rivals are compared for runs over chains without a limit on peak_memory_bytes")
         self.task = self.data.task
         stored = self.run.table.read_text()
         self.table = LatencyTable.from_json(stored, space=self.space.name, task=self.task, device=Device.here())

@@ -17,6 +17,8 @@ from spaces.chain import ChainSpace
 from .objectives import Limit, contradiction
 
 DRAWS = 20_000  # random rows that are tried before a search gives up on limits that no table can decide
+WALKED_DRAWS = 1000  # the same, and rounds, where each row's latency is estimated by walking its records: 2 to 5 ms
+WALKED_ROUNDS = 3
 DESCENT_ROUNDS = 60
 DESCENT_ROWS = 400
 DISTINCT_ROUNDS = 8
@@ -86,7 +88,7 @@ class FeasibleSet:
         taken = np.empty((0, len(self.space.choices)), dtype=np.int64) if exclude is None else exclude
         seen = rows = taken
         keys = self.space.canonical(taken)
-        for _ in range(DISTINCT_ROUNDS):
+        for _ in range(WALKED_ROUNDS if self._walks else DISTINCT_ROUNDS):
             new = _unseen(seen, self.sample(max(256, n), rng))
             seen, rows = np.concatenate([seen, new]), np.concatenate([rows, new])
             keys = np.concatenate([keys, self.space.canonical(new)])  # the dear part: once for each row
@@ -172,6 +174,12 @@ class FeasibleSet:
             return None
         return AdditiveSampler(self.space.allowed, self._intervals(pessimistic=True))
 
+    @cached_property
+    def _walks(self) -> bool:
+        """Whether limits ask for the latency of a space that is no chain, of one network after another."""
+        asks = any(limit.name == "latency_ms" for limit in self.limits)
+        return asks and self.costs is not None and self.costs.additive("latency_ms") is None
+
     def _intervals(self, *, pessimistic: bool) -> list[Interval]:
         assert self.costs is not None
         knows_sum = self.costs.table is not None and self.costs.table.additive() is not None
@@ -212,7 +220,7 @@ class FeasibleSet:
         if not self.limits:
             return self.space.sample(n, rng)
         kept = np.empty((0, len(self.space.choices)), dtype=np.int64)
-        size, left = max(256, n), max(DRAWS, n)
+        size, left = max(256, n), max(WALKED_DRAWS if self._walks else DRAWS, n)
         while len(kept) < n and left > 0:
             drawn = self.space.sample(min(size, left), rng)
             kept = np.concatenate([kept, drawn[self.holds(drawn)]])
@@ -223,7 +231,7 @@ class FeasibleSet:
     def _descend(self, rng: np.random.Generator) -> Population:
         row = self.nearest(rng)
         if not self.holds(row)[0]:
-            draws = "" if self._sampler is not None else f"{DRAWS} draws and "
+            draws = "" if self._sampler is not None else f"{WALKED_DRAWS if self._walks else DRAWS} draws and "
             self._raise(rng, f"none found in {draws}a descent from many networks")
         return row
 

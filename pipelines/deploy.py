@@ -55,7 +55,7 @@ def deploy_locked(run: RunFolder, pick: str, out: Path | None = None) -> dict[st
     target = folder / "model.onnx"
     if folder.resolve() != source.resolve():
         _refuse_to_overwrite(run, folder)
-    elif target.exists() and record.get("checks"):
+    elif target.exists() and record.get("checks") and "reference_now_ms" in record:  # earlier versions did not say it
         return {"folder": str(folder), "name": name, "checks": record["checks"], "model": record}
     folder.mkdir(parents=True, exist_ok=True)
     # The model gets its name last: a process that dies before leaves nothing that looks finished.

@@ -151,12 +151,17 @@ def plan_budget(
     Raises:
         InputError: if it is too short for the least that makes sense.
     """
-    search_s = SEARCH_SHARE * (budget_s - elapsed_s - CLOSING_S)
+    left_s = budget_s - elapsed_s - CLOSING_S
+    finals_s = 0.0
+    if final_epochs is not None:  # they take what they take; the search has the rest
+        finals_s = -(-finalists // work.workers) * (work.mean_seconds(final_epochs) + work.test_seconds())
+    search_s = min(SEARCH_SHARE * left_s, left_s - finals_s)
     if epochs is None:
         epochs = _trial_epochs(search_s, work)
     rounds = int(search_s / work.mean_seconds(epochs))
     if rounds < _rounds(LEAST_TRIALS, work):
-        needed = elapsed_s + CLOSING_S + _rounds(LEAST_TRIALS, work) * work.mean_seconds(epochs) / SEARCH_SHARE
+        least_s = _rounds(LEAST_TRIALS, work) * work.mean_seconds(epochs)
+        needed = elapsed_s + CLOSING_S + max(least_s / SEARCH_SHARE, least_s + finals_s)
         raise InputError(
             f"a budget of {budget_s / 60:.1f} minutes leaves time for {max(rounds, 0) * work.workers} trainings of "
             f"{epochs:g} epochs, and {_rounds(LEAST_TRIALS, work) * work.workers} are needed",

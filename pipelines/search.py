@@ -506,6 +506,7 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
     done = job.run.models()
     waiting = [name for name in records if name not in done and name not in failed]
     futures: dict[cf.Future[Mapping[str, float]], str] = {}
+    mistake: BaseException | None = None
     for name in waiting:
         folder = job.run.model(name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -524,7 +525,8 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
             name = futures[future]
             error = future.exception()
             if isinstance(error, InputError) or (error is not None and not isinstance(error, Exception)):
-                raise error  # the user's to mend (a full disk) or an interrupt: going on trains it again
+                mistake = mistake or error  # the user's to mend (a full disk) or an interrupt; going on trains it again
+                continue
             if error is not None:
                 failed[name] = f"{type(error).__name__}: {error}"
                 _save_plan(job, plan, failed_finalists=failed)
@@ -543,6 +545,8 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
                 },
             )
             steps.advance(f"validation {values['accuracy_val']:.1%}")
+    if mistake is not None:
+        raise mistake
     finals = job.run.models()
     if not finals:
         raise SearchFailedError(f"all final trainings failed: {'; '.join(failed.values())}", hint="start a new run")

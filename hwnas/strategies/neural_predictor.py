@@ -30,7 +30,7 @@ class NeuralPredictor(Strategy):
     """`n_random` networks under the limits, then `n_chosen` picked by the predictor that they train.
 
     Args:
-        n_candidates: how many unseen networks the predictor ranks; at most 4,000 of a space that is no chain.
+        n_candidates: how many unseen networks the predictor ranks; at most 1,000 of a space that is no chain.
         J: softness of the front that picks come from.
         focus: share of the picks that go to the highest predicted accuracy; the others spread along the cost axis.
     """

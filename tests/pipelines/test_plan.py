@@ -104,6 +104,18 @@ def test_a_slower_machine_gets_fewer_picks_and_fewer_final_epochs():
     assert 450 + slow.mean_seconds(final.final_epochs) + CLOSING_S <= 601
 
 
+def test_given_final_epochs_leave_the_rest_to_the_search():
+    work = workload()
+    plan = plan_budget(600, 15.0, work, finalists=2, final_epochs=400)
+    finals_s = work.mean_seconds(400) + work.test_seconds()
+    assert finals_s > 0.4 * 600
+    assert 15 + plan.n_trials / 2 * work.mean_seconds(plan.epochs) + finals_s + CLOSING_S <= 601
+    with pytest.raises(InputError, match="leaves time for 0 trainings") as caught:
+        plan_budget(600, 15.0, work, finalists=2, final_epochs=1000)
+    minutes = int(caught.value.hint.split("--budget ")[1].split("m")[0])
+    plan_budget(60 * minutes, 15.0, work, finalists=2, final_epochs=1000)
+
+
 def test_given_epochs_are_kept():
     plan = plan_budget(1200, 15.0, workload(), finalists=2, epochs=7, final_epochs=11)
     assert (plan.epochs, plan.final_epochs) == (7, 11)
