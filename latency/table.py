@@ -1,8 +1,8 @@
 """Additive block tables: the latency of any chain from timed blocks.
 
 A block is timed in context, between two 1x1 convolutions whose own time is taken off again: alone, its input and
-output would pass through the caches and the session's borders as they do in no network. One scale factor, from a
-few whole networks, takes off what is left; the scatter around it is the table's stated error.
+output would pass through the caches and the session's borders as they do in no network. A factor and a constant, from
+a few whole networks, take off what is left; the scatter around them is the table's stated error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.optimize import nnls
 
 from spaces import InputError, Network, Population, SearchSpace, Task
 from spaces.additive import AdditiveCost
@@ -102,28 +103,39 @@ def measure_table(
         raise InputError(f"block tables are for chains of blocks, and {space.name} is none")
     raw_cost = _time_blocks(space, task, reference, reference_ms, rng, budget_s)
     models = [build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in calibration]
-    share = None if budget_s is None else budget_s / 3
-    raw = run_rounds([reference, *models], visits=CALIBRATION_VISITS, rng=rng, budget_s=share)
-    measured = reference_ms * np.exp(raw.log_ratios().mean(axis=1))
-    estimated = raw_cost.of(calibration)
-    log_ratios = np.log(measured / estimated)
+    share = None if budget_s is None else budget_s / 2 / len(models)
+    # Each beside the reference alone, as a file is measured at the end: in rounds of many, small networks are faster.
+    rounds = [run_rounds([reference, model], visits=CALIBRATION_VISITS, rng=rng, budget_s=share) for model in models]
+    measured = reference_ms * np.exp([raw.log_ratios().mean() for raw in rounds])
+    cost = _calibrated(raw_cost, raw_cost.of(calibration), measured)
     table = LatencyTable(
         device=device,
         space=space.name,
         task=task,
         reference_ms=reference_ms,
-        cost=raw_cost.scaled(float(np.exp(log_ratios.mean()))),
-        relative_error=_prediction_error(log_ratios),
+        cost=cost,
+        relative_error=_prediction_error(np.log(measured / cost.of(calibration)), fitted=2),
         calibration=(),
     )
     pairs = zip(measured.tolist(), table.estimate_ms(calibration).tolist(), strict=True)
     return replace(table, calibration=tuple(pairs))
 
 
-def _prediction_error(log_ratios: NDArray[np.float64]) -> float:
-    """95 % half-width for a network that is not among the n calibrated: Student's t with n - 1 degrees of freedom."""
+def _calibrated(cost: AdditiveCost, estimated: NDArray[np.float64], measured: NDArray[np.float64]) -> AdditiveCost:
+    """The cost times a factor plus a constant, so that relative errors are least; neither is below 0.
+
+    What a network costs beside its blocks (the session's call, its first and last map) is a constant, which matters for
+    the fastest networks; a factor alone would estimate them too low.
+    """
+    shares = np.stack([estimated, np.ones(len(estimated))], axis=1) / measured[:, None]
+    factor, constant = nnls(shares, np.ones(len(measured)))[0]
+    return cost.scaled(float(factor)) + AdditiveCost(float(constant), np.zeros_like(cost.table))
+
+
+def _prediction_error(log_ratios: NDArray[np.float64], *, fitted: int = 1) -> float:
+    """95 % half-width for a network that is not among the n calibrated: Student's t with n - `fitted` degrees."""
     n = len(log_ratios)
-    return float(stats.t.ppf(0.975, n - 1) * log_ratios.std(ddof=1) * np.sqrt(1 + 1 / n))
+    return float(stats.t.ppf(0.975, n - fitted) * log_ratios.std(ddof=fitted) * np.sqrt(1 + fitted / n))
 
 
 def _time_blocks(
@@ -148,7 +160,7 @@ def _time_blocks(
     timed = [*networks.values(), *contexts.values()]
     # The stem and the head come with their own input, whose normalisation is part of every deployed network.
     models = [build_onnx(n, rng, normalise=n[0].shape == task.input_shape) for n in timed]
-    share = None if budget_s is None else budget_s * 2 / 3
+    share = None if budget_s is None else budget_s / 2
     raw = run_rounds([reference, *models], visits=BLOCK_VISITS, rounds=BLOCK_ROUNDS, rng=rng, budget_s=share)
     milliseconds = reference_ms * np.exp(raw.log_ratios().mean(axis=1))
     piece_ms = dict(zip(networks, milliseconds, strict=False))

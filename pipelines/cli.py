@@ -226,7 +226,10 @@ def _print_outcome(outcome: dict[str, Any]) -> None:
     if len(outcome["frontier"]) > 1:
         print("final models")
         for model in outcome["frontier"]:
-            print(f"  {model['name']}  {_latency(model)}  test accuracy {_accuracy(model)}")
+            notes = [] if model["on_front"] else ["not on the front"]
+            notes += [] if model["latency_of"].startswith("model.onnx") else ["latency before training"]
+            note = f"  ({', '.join(notes)})" if notes else ""
+            print(f"  {model['name']}  {_latency(model)}  test accuracy {_accuracy(model)}{note}")
     print(f"model          {outcome['model']}")
     print(f"report         {outcome['report']}")
     print(f"run            {outcome['run']} ({outcome['trials']} trials, {outcome['seconds']:.0f} s)")
@@ -250,7 +253,11 @@ def _guarded(as_json: bool, work: Callable[[], dict[str, Any]]) -> None:
     except _MissedError as missed:
         outcome, code = missed.outcome, INFEASIBLE
         if not as_json:
-            print("The chosen file misses a limit on this device, see above.", file=sys.stderr)
+            print(
+                "hwnas: no final model meets all limits when its file is measured; the one above misses them by least "
+                "(relax the limit, or search longer)",
+                file=sys.stderr,
+            )
     except InputError as error:
         outcome, code = {"error": str(error), "hint": error.hint}, error.exit_code
     except OSError as error:

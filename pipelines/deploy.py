@@ -128,10 +128,14 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
     network.load_state_dict(torch.load(source / "weights.pt", map_location="cpu", weights_only=True))
     module = with_normalisation(network, data.mean, data.std)
     images = np.asarray(data.val_images[:PARITY_IMAGES], dtype=np.float32) / np.float32(255)
-    range_text = "float32 in [0, 1], pixel / 255, channels first; normalisation is inside the graph"
+    range_text = (
+        "float32 in [0, 1], 0 the least and 1 the greatest value that a pixel can have (255 in 8-bit images, 16 in "
+        "scikit-learn's digits), channels first; normalisation is inside the graph"
+    )
     metadata = {
         "class_names": json.dumps(list(data.class_names)),
         "input": range_text,
+        "preprocess": data.preprocessing,
         "arch": str(arch),
         "accuracy_test": str(record["accuracy_test"]),
         "produced_by": f"hwnas {importlib.metadata.version('hwnas')}",
@@ -156,6 +160,7 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
         "meets_limits": all(kept.values()),
         "device": device,
         "input": {"name": "images", "shape": ["batch", *data.task.input_shape], "range": range_text},
+        "preprocess": data.preprocessing,
         "output": {"name": "logits", "shape": ["batch", data.task.classes]},
         "class_names": list(data.class_names),
         "model_bytes": target.stat().st_size,

@@ -34,7 +34,7 @@ from latency import (
 from latency.model import LEARNED_NETWORKS, spread_rows
 from latency.onnx_graph import ParityError, write_atomically
 from latency.reference import reference_model, stored_reference_ms
-from spaces import InputError, SearchSpace, Task
+from spaces import Arch, InputError, SearchSpace, Task
 from spaces.chain import ChainSpace
 
 from .config import RunConfig, join_limits
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from hwnas.training import ImageData
 
 TABLE_BUDGET_SHARE = 0.08  # of a budget goes into timing blocks, at most
-CALIBRATION_NETWORKS = 8
+CALIBRATION_NETWORKS, CALIBRATION_DRAWN = 10, 500
 FINAL_VISITS = 8
 TIMED_NETWORKS = 3
 DEFAULT_EPOCHS, DEFAULT_FINAL_EPOCHS = 5, 20
@@ -196,23 +196,32 @@ def _table(
         return read_latency_model(run.table.read_text(), space=space, task=task, device=device)
     is_chain = isinstance(space, ChainSpace)
     listener.say(f"timing {'the blocks' if is_chain else f'{LEARNED_NETWORKS} networks'} of {space.name} on {device}")
-    reference_ms = stored_reference_ms(task, device, np.random.default_rng([config.seed, 1, 0]))
+    # In processes of their own, as files are measured at the end: memory that this one has used makes networks faster.
+    with WorkerPool(1) as pool:
+        purpose = np.random.default_rng([config.seed, 1, 0])
+        reference_ms = pool.submit(stored_reference_ms, task, device, purpose).result()
     rng = np.random.default_rng([config.seed, 1, 1])  # its own: the reference draws only where none is stored
     # Calibrated on networks spread over the whole space, so that the table holds whatever the limits are.
     if is_chain:
-        calibration = FeasibleSet(space, DeviceCosts(space, task)).sample(CALIBRATION_NETWORKS, rng)
+        drawn = FeasibleSet(space, DeviceCosts(space, task)).sample(CALIBRATION_DRAWN, rng)
+        flops = space.counts(drawn, task)[0].astype(float)
+        order = np.argsort(flops, kind="stable")
+        wanted = np.linspace(flops[order[0]], flops[order[-1]], CALIBRATION_NETWORKS)  # both ends among them
+        calibration = drawn[order[np.unique(np.searchsorted(flops[order], wanted))]]
     else:
         calibration = spread_rows(space, task, LEARNED_NETWORKS, rng)
-    table = (measure_table if is_chain else measure_learned)(
-        space,
-        task,
-        device,
-        reference_model(task),
-        reference_ms,
-        calibration=calibration,
-        rng=rng,
-        budget_s=None if config.budget_s is None else TABLE_BUDGET_SHARE * config.budget_s,
-    )
+    with WorkerPool(1) as pool:
+        table = pool.submit(
+            measure_table if is_chain else measure_learned,
+            space,
+            task,
+            device,
+            reference_model(task),
+            reference_ms,
+            calibration=calibration,
+            rng=rng,
+            budget_s=None if config.budget_s is None else TABLE_BUDGET_SHARE * config.budget_s,
+        ).result()
     write_atomically(run.table, table.to_json().encode())
     low, high = (float(f(table.estimate_ms(space.sample(2000, rng)))) for f in (np.min, np.max))
     listener.say(
@@ -492,10 +501,20 @@ def _preference(kind: str, scores: NDArray[np.float64], cost: NDArray[np.float64
 
 
 def _measure(job: Job, trials: Sequence[Trial]) -> list[Timing]:
-    models = [build_onnx(job.space.layers(t.arch, job.task), job.rng(5), normalise=True) for t in trials]
+    """In a process of its own, as the file is measured at the end."""
     assert job.costs.table is not None
-    reference = reference_model(job.task)
-    return measure(models, reference, job.costs.table.reference_ms, visits=FINAL_VISITS, rng=job.rng(6))
+    with WorkerPool(1) as pool:
+        archs = [trial.arch for trial in trials]
+        return pool.submit(measure_archs, job.space, archs, job.task, job.costs.table.reference_ms, job.rng(5)).result()
+
+
+def measure_archs(
+    space: SearchSpace, archs: Sequence[Arch], task: Task, reference_ms: float, rng: np.random.Generator
+) -> list[Timing]:
+    """Measure networks with random weights, each beside the reference network alone, as files are."""
+    models = [build_onnx(space.layers(arch, task), rng, normalise=True) for arch in archs]
+    reference = reference_model(task)
+    return [measure([model], reference, reference_ms, visits=FINAL_VISITS, rng=rng)[0] for model in models]
 
 
 def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
@@ -585,13 +604,15 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
         )
     finals = job.run.models()
     frontier = sorted(finals.values(), key=lambda model: model["latency_ms"])
-    write_csv(job.run.frontier, [_flat(model) for model in frontier])
+    on_front = is_non_dominated([[model["latency_ms"], -model["accuracy_val"]] for model in frontier])
+    rows = [{**_flat(model), "on_front": bool(on)} for model, on in zip(frontier, on_front, strict=True)]
+    write_csv(job.run.frontier, rows)
     _save_plan(job, plan, ended=True)
     outcome = {
         "run": str(job.run.path),
         "meets_limits": record["meets_limits"],
         "chosen": _summary(record),
-        "frontier": [_summary(model) for model in frontier],
+        "frontier": [{**_summary(model), "on_front": bool(on)} for model, on in zip(frontier, on_front, strict=True)],
         "model": str(job.run.model(name) / "model.onnx"),
         "report": str(job.run.report),
         "seconds": job.clock.elapsed(),

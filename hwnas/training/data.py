@@ -64,6 +64,15 @@ class ImageData:
     fingerprint: str
     _test: _TestSplit
 
+    @property
+    def preprocessing(self) -> str:
+        """How an image becomes the input on which accuracies were found, in words, for whoever uses the model."""
+        colours, size = ("grey", "RGB")[self.task.channels == 3], self.task.resolution
+        if not self.photographs:
+            return f"{colours}; {size} x {size} pixels, resized if they are of another size"
+        side = round(TRAINING_MARGIN * size)
+        return f"{colours}; shorter side resized to {side} pixels, bilinear with antialiasing; middle {size} x {size}"
+
     def test(self) -> tuple[Images, Labels]:
         """The test images and labels, as `val_images` and `val_labels`: for finished models, never for choosing."""
         return self._test.read()
