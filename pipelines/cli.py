@@ -151,7 +151,7 @@ def profile_command(
 
         outcome = profile(networks, seed=seed, resolution=resolution, classes=classes, channels=channels, space=space)
         if not as_json:
-            print_profile(outcome, Console())
+            print_profile(outcome, Console(width=None if sys.stdout.isatty() else 160))  # a pipe has no width
         return outcome
 
     _guarded(as_json, work)
