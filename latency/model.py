@@ -25,7 +25,7 @@ from spaces.derived import KINDS, kind_of
 from .counts import FLOAT_BYTES, PerNetwork
 from .device import Device
 from .onnx_graph import build_onnx
-from .runtime import run_rounds
+from .rounds import run_rounds
 
 LEARNED_NETWORKS = 28
 LEAST_NETWORKS = 6  # below, no error can be stated

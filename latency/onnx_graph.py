@@ -241,7 +241,7 @@ def check_parity(module: nn.Module, model: bytes, images: NDArray[np.float32]) -
     """
     import torch  # noqa: PLC0415
 
-    from .runtime import open_session  # noqa: PLC0415
+    from .rounds import open_session  # noqa: PLC0415
 
     session = open_session(model)
     ours, theirs = [], []

@@ -14,7 +14,7 @@ from spaces.proxyless import ProxylessSpace
 
 from .device import Device
 from .onnx_graph import build_onnx, write_atomically
-from .runtime import QUANTILE, run_rounds
+from .rounds import QUANTILE, run_rounds
 
 VISITS = 16
 ROUNDS = 12

@@ -25,7 +25,7 @@ from spaces.layers import NetworkBuilder
 from .device import Device
 from .model import LatencyModel, stored_fields
 from .onnx_graph import build_onnx
-from .runtime import run_rounds
+from .rounds import run_rounds
 
 CONTEXT_CHANNELS = 8
 BLOCK_VISITS, BLOCK_ROUNDS = 6, 5

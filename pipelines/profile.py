@@ -15,7 +15,7 @@ from rich.text import Text
 
 from latency import Device, Timing, build_onnx, count, measure
 from latency.reference import reference_model, stored_reference_ms
-from latency.runtime import open_session
+from latency.rounds import open_session
 from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
 
 VISITS = 8

@@ -12,7 +12,7 @@ import pytest
 from latency import Device, LatencyTable, LearnedLatency, measure_learned, model, read_latency_model
 from latency.counts import PerNetwork
 from latency.model import FEATURES, fit_prices, operation_features, spread_rows
-from latency.runtime import Rounds
+from latency.rounds import Rounds
 from spaces import InputError, Task, get_space
 from spaces.additive import AdditiveCost
 from spaces.layers import NetworkBuilder

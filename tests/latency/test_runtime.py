@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from latency import runtime
+from latency import rounds, runtime
 from latency.onnx_graph import build_onnx
 from latency.reference import reference_network
 from spaces import Task
@@ -36,11 +36,11 @@ TRUE_MS = {b"reference": 2.0, b"a": 1.0, b"b": 3.0, b"c": 8.0}
 @pytest.fixture
 def disturbed(monkeypatch):
     machine = DisturbedMachine(TRUE_MS, seed=5)
-    monkeypatch.setattr(runtime, "open_session", machine.load)
-    monkeypatch.setattr(runtime, "_feed", lambda session, rng: {})
-    monkeypatch.setattr(runtime, "_time", machine.time)
-    monkeypatch.setattr(runtime, "FLUSH_BYTES", 8)
-    monkeypatch.setattr(runtime, "_warm_up", lambda session, feed: None)
+    monkeypatch.setattr(rounds, "open_session", machine.load)
+    monkeypatch.setattr(rounds, "_feed", lambda session, rng: {})
+    monkeypatch.setattr(rounds, "_time", machine.time)
+    monkeypatch.setattr(rounds, "FLUSH_BYTES", 8)
+    monkeypatch.setattr(rounds, "_warm_up", lambda session, feed: None)
     return machine
 
 
@@ -50,7 +50,7 @@ def test_drift_disturbances_and_places_in_memory_cancel(disturbed):
     for timing, truth in zip(timings, (1.0, 3.0, 8.0), strict=True):
         assert timing.latency_ms == pytest.approx(truth, rel=0.03)
         assert timing.warm_ms == pytest.approx(truth, rel=0.06)
-        assert timing.rounds == 12 * runtime.ROUNDS_A_VISIT
+        assert timing.rounds == 12 * rounds.ROUNDS_A_VISIT
         assert timing.wall_p90_ms > timing.wall_p50_ms
 
 
@@ -70,13 +70,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say(disturbed):
 
 def test_visits_end_with_the_budget(disturbed, monkeypatch):
     # Half a second a visit: two networks, 8 rounds each.
-    monkeypatch.setattr(runtime.time, "monotonic", lambda: 0.5 * disturbed.calls / 16)
-    raw = runtime.run_rounds([b"reference", b"a"], visits=100, rng=np.random.default_rng(0), budget_s=10)
+    monkeypatch.setattr(rounds.time, "monotonic", lambda: 0.5 * disturbed.calls / 16)
+    raw = rounds.run_rounds([b"reference", b"a"], visits=100, rng=np.random.default_rng(0), budget_s=10)
     assert raw.cpu.shape == raw.wall.shape == (2, 20, 8)
     assert raw.warm.shape == (2, 20, 0)
     assert np.isfinite(raw.cpu).all()
-    few = runtime.run_rounds([b"reference", b"a"], visits=100, rng=np.random.default_rng(0), budget_s=0.1)
-    assert few.cpu.shape[1] == runtime.LEAST_VISITS
+    few = rounds.run_rounds([b"reference", b"a"], visits=100, rng=np.random.default_rng(0), budget_s=0.1)
+    assert few.cpu.shape[1] == rounds.LEAST_VISITS
     with pytest.raises(ValueError, match="at least 3 visits"):
         runtime.measure([b"a"], b"reference", 2.0, visits=2, rng=np.random.default_rng(0))
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from latency import Device, DeviceCosts, LatencyTable, PopulationCosts, measure_table, table
-from latency.runtime import Rounds
+from latency.rounds import Rounds
 from spaces import InputError, Task, get_space
 from spaces.additive import AdditiveCost
 
