@@ -39,7 +39,6 @@ from spaces.layers import make_divisible
 
 RESULTS = Path(__file__).with_name("results")
 WIDTHS = np.arange(0.05, 1.01, 0.05)
-VISITS = 12
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class Bench:
 
     def measured(self, model: bytes | Path) -> Timing:
         rng = np.random.default_rng(0)
-        (timing,) = measure([model], reference_model(self.task), self.table.reference_ms, visits=VISITS, rng=rng)
+        (timing,) = measure([model], reference_model(self.task), self.table.reference_ms, rng=rng)
         return timing
 
     def of_arch(self, name: str, arch: str) -> Rival:

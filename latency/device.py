@@ -24,13 +24,13 @@ class Device:
     system: str
 
     @classmethod
-    def here(cls, *, threads: int = 1) -> Device:
-        """This machine, running ONNX Runtime's CPU provider."""
+    def here(cls, *, threads: int = 1, provider: str = "CPUExecutionProvider") -> Device:
+        """This machine, with ONNX Runtime's provider of this name."""
         return cls(
             cpu=_cpu_model(),
             cores=os.cpu_count() or 1,
             threads=threads,
-            provider="CPUExecutionProvider",
+            provider=provider,
             onnxruntime=onnxruntime.__version__,
             system=f"{platform.system()} {platform.machine()}",
         )

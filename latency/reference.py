@@ -14,7 +14,7 @@ from spaces.proxyless import ProxylessSpace
 
 from .device import Device
 from .onnx_graph import build_onnx, write_atomically
-from .rounds import QUANTILE, run_rounds
+from .rounds import DEFAULT_SETTING, QUANTILE, Setting, run_rounds
 
 VISITS = 16
 ROUNDS = 12
@@ -32,13 +32,13 @@ def reference_model(task: Task) -> bytes:
     return build_onnx(reference_network(task), np.random.default_rng(WEIGHT_SEED), normalise=True)
 
 
-def measure_reference_ms(task: Task, rng: np.random.Generator) -> float:
+def measure_reference_ms(task: Task, rng: np.random.Generator, setting: Setting = DEFAULT_SETTING) -> float:
     """The reference network's latency on this machine, caches flushed, with nothing to take a ratio to.
 
     The lower quartile of several visits: other work can only make a visit slower.
     """
-    raw = run_rounds([reference_model(task)], visits=VISITS, rounds=ROUNDS, rng=rng)
-    return float(np.quantile(np.quantile(raw.cpu[0], QUANTILE, axis=1), QUANTILE))
+    raw = run_rounds([reference_model(task)], visits=VISITS, rounds=ROUNDS, rng=rng, setting=setting)
+    return float(np.quantile(raw.quartiles_ms()[0], QUANTILE))
 
 
 def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) -> float:
@@ -51,7 +51,7 @@ def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) ->
     key = "x".join(map(str, task.input_shape)) + f"-{task.classes}"
     known = _read(path)
     if key not in known:
-        measured = measure_reference_ms(task, rng)
+        measured = measure_reference_ms(task, rng, Setting(device.threads, device.provider))
         # Read again: another process may have stored this or another task's while this one measured. The first stays.
         known = {key: measured, **_read(path)}
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ that out; visits do.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,41 +21,123 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+CPU_PROVIDER = "CPUExecutionProvider"
 FLUSH_BYTES = 64 * 2**20
 QUANTILE = 0.25
 ROUNDS_A_VISIT = 8
 LEAST_VISITS = 3
+LEAST_RUNS = 3  # of a network in a visit that were not interrupted, for those that were to be left out
+SLOW_ROUND = 1.2  # the reference, times its lower quartile of the visit; on a quiet or a fully busy machine 1.1
+INTERRUPTED = 1.1  # wall clock over CPU time of a run
+TRIES = 3  # visits that are made for each that is wanted, where the machine is disturbed
 
 
-def open_session(model: bytes | Path, *, threads: int = 1) -> Any:
-    """An ONNX Runtime session as the protocol defines it: CPU provider, all optimisations, `threads` threads."""
+class DisturbedError(RuntimeError):
+    """The machine's speed changes too much for any number to be a measurement."""
+
+
+class ProviderError(RuntimeError):
+    """ONNX Runtime does not run a network where it was told to."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How networks run.
+
+    Attributes:
+        threads: of one inference.
+        provider: ONNX Runtime's name of what computes.
+        batch: images of one inference, for models whose batch is free; others keep theirs.
+    """
+
+    threads: int = 1
+    provider: str = CPU_PROVIDER
+    batch: int = 1
+
+    @property
+    def on_cpu_clock(self) -> bool:
+        """Whether the calling thread does all the work, so that its CPU time is the time of a run."""
+        return self.threads == 1 and self.provider == CPU_PROVIDER
+
+
+DEFAULT_SETTING = Setting()
+
+
+def open_session(model: bytes | Path, setting: Setting = DEFAULT_SETTING) -> Any:
+    """An ONNX Runtime session as the protocol defines it: all optimisations, one provider, no spinning threads.
+
+    Raises:
+        ProviderError: if the provider is not there, or would leave a part of the network to another.
+    """
+    known = onnxruntime.get_available_providers()
+    if setting.provider not in known:
+        raise ProviderError(f"the provider must be one of {', '.join(known)}, got {setting.provider}")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = setting.threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if setting.provider != CPU_PROVIDER:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     source = str(model) if isinstance(model, Path) else model
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(source, options, providers=[setting.provider])
+    session.disable_fallback()
+    if session.get_providers()[0] != setting.provider:
+        raise ProviderError(f"{setting.provider} must run the network, but {session.get_providers()[0]} would")
+    return session
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """Raw times of several networks in the same rounds, in ms.
+    """Raw times of several networks in the same rounds, in ms. The first network is the reference.
 
     Attributes:
         cpu, wall: (networks, visits, rounds a visit), caches flushed before each run.
-        warm: (networks, visits, warm runs) of CPU time, or an empty last axis where none were asked for.
+        warm: (networks, visits, warm runs), or an empty last axis where none were asked for.
+        on_cpu_clock: whether a run's time is its CPU time; else it is wall clock.
+        repeated: visits that were left out because the machine was disturbed, and made again.
     """
 
     cpu: NDArray[np.float64]
     wall: NDArray[np.float64]
     warm: NDArray[np.float64]
+    on_cpu_clock: bool = True
+    repeated: int = 0
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """`cpu` or `wall`, whichever is the clock."""
+        return self.cpu if self.on_cpu_clock else self.wall
+
+    def slow_rounds(self) -> NDArray[np.bool_]:
+        """(visits, rounds): where the reference took much longer than in the other rounds of its visit."""
+        reference = self.times[0]
+        return np.asarray(reference > SLOW_ROUND * np.quantile(reference, QUANTILE, axis=1, keepdims=True))
+
+    def interrupted(self) -> NDArray[np.bool_]:
+        """(networks, visits, rounds): where another process had the core during the run; on the CPU clock only."""
+        return np.asarray(self.wall > INTERRUPTED * self.cpu) & self.on_cpu_clock
+
+    def kept(self) -> NDArray[np.bool_]:
+        """(networks, visits, rounds): the runs that count.
+
+        Slow rounds never do. Interrupted runs do where fewer than 3 others are left: CPU time does not hold the
+        interruption, only what it did to the caches, which are flushed anyway.
+        """
+        steady = np.broadcast_to(~self.slow_rounds(), self.cpu.shape)
+        whole = steady & ~self.interrupted()
+        enough = whole.sum(axis=2, keepdims=True) >= LEAST_RUNS
+        return np.asarray(np.where(enough, whole, steady))
+
+    def quartiles_ms(self) -> NDArray[np.float64]:
+        """(networks, visits): lower quartile of the runs that count."""
+        return np.asarray(np.nanquantile(np.where(self.kept(), self.times, np.nan), QUANTILE, axis=2))
 
     def log_ratios(self) -> NDArray[np.float64]:
         """(networks - 1, visits): logarithm of each network's time over that of the first, one for each visit."""
-        quartiles = np.log(np.quantile(self.cpu, QUANTILE, axis=2))
+        quartiles = np.log(self.quartiles_ms())
         return np.asarray(quartiles[1:] - quartiles[0])
 
 
@@ -67,27 +149,57 @@ def run_rounds(
     rounds: int = ROUNDS_A_VISIT,
     warm_runs: int = 0,
     budget_s: float | None = None,
+    setting: Setting = DEFAULT_SETTING,
+    enough: Callable[[Rounds], bool] | None = None,
 ) -> Rounds:
     """Load every network `visits` times, and run it once in each of the visit's rounds, caches flushed.
 
-    With `budget_s`, fewer visits are made where `visits` would take longer, but at least 3.
+    A visit of which more than half the rounds are slow is made again.
+
+    Args:
+        budget_s: fewer visits are made where `visits` would take longer, but at least 3.
+        enough: asked after each visit from the third on; where it says so, no further visits are made.
+    Raises:
+        DisturbedError: if two visits are disturbed for each that is not.
+        ProviderError: see `open_session`.
     """
     started = time.monotonic()
     made: list[tuple[NDArray[np.float64], ...]] = []
-    while len(made) < visits:
-        made.append(_visit(models, rounds, warm_runs, rng))
-        spent_s = time.monotonic() - started
-        if budget_s is not None and len(made) >= LEAST_VISITS and spent_s * (len(made) + 1) / len(made) > budget_s:
+    repeated = 0
+    while True:
+        visit = _visit(models, rounds, warm_runs, rng, setting)
+        alone = _joined([visit], setting.on_cpu_clock, 0)
+        if alone.slow_rounds().mean() > 0.5:
+            repeated += 1
+            if repeated >= LEAST_VISITS and repeated >= (TRIES - 1) * len(made):
+                raise DisturbedError(
+                    f"the machine is too disturbed to measure: its speed changed within {repeated} of "
+                    f"{repeated + len(made)} visits by more than {SLOW_ROUND - 1:.0%}; measure when less runs beside it"
+                )
+            continue
+        made.append(visit)
+        if len(made) >= visits:
             break
-    return Rounds(*(np.stack(times, axis=1) for times in zip(*made, strict=True)))
+        spent_s = time.monotonic() - started
+        if len(made) >= LEAST_VISITS:
+            if budget_s is not None and spent_s * (len(made) + 1) / len(made) > budget_s:
+                break
+            if enough is not None and enough(_joined(made, setting.on_cpu_clock, repeated)):
+                break
+    return _joined(made, setting.on_cpu_clock, repeated)
+
+
+def _joined(visits: Sequence[tuple[NDArray[np.float64], ...]], on_cpu_clock: bool, repeated: int) -> Rounds:
+    cpu, wall, warm = (np.stack(times, axis=1) for times in zip(*visits, strict=True))
+    return Rounds(cpu, wall, warm, on_cpu_clock, repeated)
 
 
 def _visit(
-    models: Sequence[bytes | Path], rounds: int, warm_runs: int, rng: np.random.Generator
+    models: Sequence[bytes | Path], rounds: int, warm_runs: int, rng: np.random.Generator, setting: Setting
 ) -> tuple[NDArray[np.float64], ...]:
     """cpu, wall and warm times of networks loaded for this visit, each (networks, runs)."""
-    sessions = [open_session(model) for model in models]
-    feeds = [_feed(session, rng) for session in sessions]
+    sessions = [open_session(model, setting) for model in models]
+    feeds = [_feed(session, rng, setting.batch) for session in sessions]
     for session, feed in zip(sessions, feeds, strict=True):
         _warm_up(session, feed)
     flush = np.zeros(FLUSH_BYTES // 8)
@@ -98,17 +210,23 @@ def _visit(
             cpu[i, r], wall[i, r] = _time(sessions[i], feeds[i])
     # After the flushed rounds: in between, they would leave the caches of the next run in another state.
     warm = [
-        [_time(session, feed)[0] for _ in range(warm_runs + 1)][1:]
+        [_time(session, feed)[0 if setting.on_cpu_clock else 1] for _ in range(warm_runs + 1)][1:]
         for session, feed in zip(sessions, feeds, strict=True)
         if warm_runs
     ]
     return cpu, wall, np.array(warm).reshape(len(models), -1)
 
 
-def _feed(session: Any, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+def run_once(model: bytes | Path, setting: Setting, rng: np.random.Generator) -> None:
+    """Load a network and run it on random images."""
+    session = open_session(model, setting)
+    session.run(None, _feed(session, rng, setting.batch))
+
+
+def _feed(session: Any, rng: np.random.Generator, batch: int) -> dict[str, NDArray[np.float32]]:
     feed = {}
     for spec in session.get_inputs():
-        shape = [size if isinstance(size, int) else 1 for size in spec.shape]
+        shape = [size if isinstance(size, int) else batch for size in spec.shape]
         feed[spec.name] = rng.random(shape, dtype=np.float32)
     return feed
 

@@ -1,37 +1,45 @@
 """The ONNX Runtime measuring protocol.
 
-Networks run in the rounds and visits of `latency/rounds.py`. The time of a run is the calling thread's CPU time, so
-being preempted does not count; a network's time is the lower quartile over rounds, divided by the same of a reference
-network of the same rounds, so that drift of the clock cancels; the ratio is then multiplied by the reference's own
-milliseconds, which are stored with the device. The scatter of visits gives the interval.
+Each network runs beside a reference network, in the rounds and visits of `latency/rounds.py`. The time of a run is the
+calling thread's CPU time, so being preempted does not count (wall clock where several threads or another processor
+do the work); a network's time is the lower quartile over the undisturbed rounds of a visit, divided by the same of the
+reference, so that drift of the clock cancels; the ratio is then multiplied by the reference's own milliseconds, which
+are stored with the device. The scatter of visits gives the interval, and visits are added until it is narrow enough.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from .rounds import LEAST_VISITS, QUANTILE, run_rounds
+from .rounds import DEFAULT_SETTING, LEAST_VISITS, QUANTILE, Rounds, Setting, run_rounds
 
 WARM_RUNS = 4
 # Half of a 95 % interval, for what visits of one process share; see benchmarks/latency_repeat.py.
 BETWEEN_PROCESSES = 0.01
+PRECISION = 0.0125
+FIRST_VISITS, MOST_VISITS = 6, 24
+UNSTEADY = 0.1  # half of an interval from which on a number is none
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long one network takes for one image on a device.
+    """How long one network takes on a device, for one image or one batch of them.
 
     Attributes:
         latency_ms: caches flushed before every run, by the protocol of this module.
         latency_ms_interval: 95 %, over visits and between processes.
         warm_ms: the same quartile of runs that follow each other at once.
-        wall_p50_ms, wall_p90_ms: wall clock of the flushed runs, disturbances of the machine included.
+        wall_p50_ms, wall_p90_ms: wall clock of all flushed runs, disturbances of the machine included.
         rounds: how often it ran, flushed.
+        dropped: share of these runs that do not count, because the reference was slow in the same round or another
+            process had the core.
         reference_ms, reference_now_ms: of the reference network, as stored and as found in the same rounds. The
             interval is that of the ratio to it: where the two differ, the machine as a whole is slower or faster than
             when the reference was stored, by so much.
@@ -43,8 +51,14 @@ class Timing:
     wall_p50_ms: float
     wall_p90_ms: float
     rounds: int
+    dropped: float
     reference_ms: float
     reference_now_ms: float
+
+    @property
+    def steady(self) -> bool:
+        """Whether `latency_ms` is a measurement: on a machine too disturbed the interval is wide, and it is none."""
+        return self.latency_ms_interval[1] <= self.latency_ms * math.exp(UNSTEADY)
 
 
 def measure(
@@ -52,36 +66,69 @@ def measure(
     reference: bytes,
     reference_ms: float,
     *,
-    visits: int,
     rng: np.random.Generator,
+    visits: int = MOST_VISITS,
+    precision: float = PRECISION,
     budget_s: float | None = None,
+    setting: Setting = DEFAULT_SETTING,
 ) -> list[Timing]:
-    """Measure networks beside the reference network, whose latency on this device is `reference_ms`.
+    """Measure networks, each beside the reference network alone, whose latency on this device is `reference_ms`.
+
+    Together in one round, small networks would be faster: they depend on what else is loaded.
 
     Args:
-        visits: how often each network is loaded, at least 3.
+        visits: how often each network is loaded at most, at least 3.
+        precision: of the interval over visits; from the sixth visit on, none is added once half of it is narrower.
+        budget_s: for all of them, shared equally; each is loaded at least 3 times.
+    Raises:
+        DisturbedError: if the machine's speed changes too much to measure anything.
+        ProviderError: if ONNX Runtime would run them elsewhere than asked.
     """
     if visits < LEAST_VISITS:
         raise ValueError(f"an interval needs at least {LEAST_VISITS} visits, got {visits}")
-    raw = run_rounds([reference, *models], visits=visits, rng=rng, warm_runs=WARM_RUNS, budget_s=budget_s)
-    ratios = raw.log_ratios()
-    made = ratios.shape[1]
-    error = stats.t.ppf(0.975, made - 1) * ratios.std(axis=1, ddof=1) / np.sqrt(made)
-    half = np.hypot(error, BETWEEN_PROCESSES)
-    latency_ms = reference_ms * np.exp(ratios.mean(axis=1))
-    reference_quartiles = np.quantile(raw.cpu[0], QUANTILE, axis=1)
-    warm_ms = reference_ms * np.median(np.quantile(raw.warm[1:], QUANTILE, axis=2) / reference_quartiles, axis=1)
-    wall_p50_ms, wall_p90_ms = np.quantile(raw.wall[1:], (0.5, 0.9), axis=(1, 2))
+
+    def enough(raw: Rounds) -> bool:
+        return raw.cpu.shape[1] >= FIRST_VISITS and _error(raw.log_ratios()[0]) <= precision
+
+    share = None if budget_s is None else budget_s / len(models)
     return [
-        Timing(
-            latency_ms=float(latency_ms[i]),
-            latency_ms_interval=(float(latency_ms[i] * np.exp(-half[i])), float(latency_ms[i] * np.exp(half[i]))),
-            warm_ms=float(warm_ms[i]),
-            wall_p50_ms=float(wall_p50_ms[i]),
-            wall_p90_ms=float(wall_p90_ms[i]),
-            rounds=raw.cpu[0].size,
-            reference_ms=reference_ms,
-            reference_now_ms=float(np.exp(np.log(reference_quartiles).mean())),
+        _timing(
+            run_rounds(
+                [reference, model],
+                visits=visits,
+                rng=rng,
+                warm_runs=WARM_RUNS,
+                budget_s=share,
+                setting=setting,
+                enough=enough,
+            ),
+            reference_ms,
         )
-        for i in range(len(models))
+        for model in models
     ]
+
+
+def _error(log_ratios: NDArray[np.float64]) -> float:
+    """Half of the 95 % interval of the mean over visits: Student's t."""
+    n = len(log_ratios)
+    return float(stats.t.ppf(0.975, n - 1) * log_ratios.std(ddof=1) / np.sqrt(n))
+
+
+def _timing(raw: Rounds, reference_ms: float) -> Timing:
+    """Of the second network of the rounds; the first is the reference."""
+    ratios = raw.log_ratios()[0]
+    latency_ms = reference_ms * np.exp(ratios.mean())
+    half = np.hypot(_error(ratios), BETWEEN_PROCESSES)
+    now_ms = raw.quartiles_ms()[0]
+    wall_p50_ms, wall_p90_ms = np.quantile(raw.wall[1], (0.5, 0.9))
+    return Timing(
+        latency_ms=float(latency_ms),
+        latency_ms_interval=(float(latency_ms * np.exp(-half)), float(latency_ms * np.exp(half))),
+        warm_ms=float(reference_ms * np.median(np.quantile(raw.warm[1], QUANTILE, axis=1) / now_ms)),
+        wall_p50_ms=float(wall_p50_ms),
+        wall_p90_ms=float(wall_p90_ms),
+        rounds=raw.cpu[0].size,
+        dropped=float(1 - raw.kept()[1].mean()),
+        reference_ms=reference_ms,
+        reference_now_ms=float(np.exp(np.log(now_ms).mean())),
+    )

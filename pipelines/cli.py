@@ -141,6 +141,9 @@ def profile_command(
     classes: Annotated[int | None, typer.Option(help="Number of classes. Default: as published, or 1000.")] = None,
     channels: Annotated[int | None, typer.Option(help="Channels of the images. Default: 3.")] = None,
     space: Annotated[str | None, typer.Option(help="Your own space, FILE.py:CLASS, that texts may be of.")] = None,
+    threads: Annotated[list[int] | None, typer.Option(help="Of one inference; repeat for several. Default: 1.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Images at once; repeat for several. Default: 1.")] = None,
+    provider: Annotated[str, typer.Option(help="ONNX Runtime's name of what computes.")] = "CPUExecutionProvider",
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -149,7 +152,17 @@ def profile_command(
     def work() -> dict[str, Any]:
         from .profile import print_profile, profile
 
-        outcome = profile(networks, seed=seed, resolution=resolution, classes=classes, channels=channels, space=space)
+        outcome = profile(
+            networks,
+            seed=seed,
+            resolution=resolution,
+            classes=classes,
+            channels=channels,
+            space=space,
+            threads=threads or (1,),
+            batches=batch or (1,),
+            provider=provider,
+        )
         if not as_json:
             print_profile(outcome, Console(width=None if sys.stdout.isatty() else 160))  # a pipe has no width
         return outcome
@@ -266,8 +279,10 @@ def _guarded(as_json: bool, work: Callable[[], dict[str, Any]]) -> None:
     except KeyboardInterrupt:
         outcome, code = {"error": "interrupted", "hint": "the same command with the same --run goes on"}, FAILED
     except Exception as error:
-        traceback.print_exc()
-        outcome, code = {"error": f"{type(error).__name__}: {error}", "hint": "this is a fault of hwnas"}, FAILED
+        outcome, code = {"error": str(error), "hint": ""}, FAILED
+        if not _is_of_the_machine(error):
+            traceback.print_exc()
+            outcome = {"error": f"{type(error).__name__}: {error}", "hint": "this is a fault of hwnas"}
     if as_json:
         print(json.dumps(outcome))
     elif "error" in outcome:
@@ -275,6 +290,13 @@ def _guarded(as_json: bool, work: Callable[[], dict[str, Any]]) -> None:
         print(f"hwnas: {outcome['error']}{hint}", file=sys.stderr)
     if code:
         raise typer.Exit(code)
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether measuring failed for what the machine does, and says so; imported late, since it loads ONNX Runtime."""
+    from latency.rounds import DisturbedError, ProviderError
+
+    return isinstance(error, DisturbedError | ProviderError)
 
 
 def main() -> None:

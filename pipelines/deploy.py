@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 PARITY_IMAGES = 256
-VISITS = 12
 
 
 def deploy(run: RunFolder, pick: str, out: Path | None = None) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def deploy_locked(run: RunFolder, pick: str, out: Path | None = None) -> dict[st
     target = folder / "model.onnx"
     if folder.resolve() != source.resolve():
         _refuse_to_overwrite(run, folder)
-    elif target.exists() and record.get("checks") and "reference_now_ms" in record:  # earlier versions did not say it
+    elif target.exists() and record.get("checks") and "certificate" in record:  # earlier versions did not say it
         return {"folder": str(folder), "name": name, "checks": record["checks"], "model": record}
     folder.mkdir(parents=True, exist_ok=True)
     # The model gets its name last: a process that dies before leaves nothing that looks finished.
@@ -157,6 +156,7 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
         "latency_of": "model.onnx, in a process of its own",
         "reference_ms": timing.reference_ms,
         "reference_now_ms": timing.reference_now_ms,
+        "certificate": certificate(timing, config.parsed_limits, device),
         "meets_limits": all(kept.values()),
         "device": device,
         "input": {"name": "images", "shape": ["batch", *data.task.input_shape], "range": range_text},
@@ -172,6 +172,41 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
             "limits": kept,
         },
         "versions": versions(),
+    }
+
+
+LATENCY_MEANS = (
+    "one image, one thread, all graph optimisations, caches flushed before every run; CPU time, as ratio to a "
+    "reference network of the same rounds, times the reference's own milliseconds"
+)
+
+
+def certificate(timing: Timing, limits: Sequence[Limit], device: str) -> dict[str, Any]:
+    """What the measured file promises about its latency, or that it misses its target.
+
+    The bound is the upper end of the two-sided 95 % interval, so the latency is below it with more than 95 %
+    confidence. Without an upper limit on latency_ms the target is that bound.
+    """
+    low, high = timing.latency_ms_interval
+    upper = [limit.value for limit in limits if limit.name == "latency_ms" and limit.op == "<="]
+    target_ms = min(upper) if upper else high
+    met = timing.steady and high <= target_ms
+    if met:
+        says = f"latency_ms is at most {target_ms:.4g} with 95 % confidence"
+    elif not timing.steady:
+        says = f"no statement about {target_ms:.4g} ms: the machine was too disturbed while the file was measured"
+    elif low > target_ms:
+        says = f"the target of {target_ms:.4g} ms is missed: latency_ms is at least {low:.4g} with 95 % confidence"
+    else:
+        says = f"the target of {target_ms:.4g} ms is not certain: latency_ms is {low:.4g} to {high:.4g} (95 %)"
+    return {
+        "statement": f"{says}; wall clock, p90: {timing.wall_p90_ms:.4g} ms",
+        "met": met,
+        "target_ms": target_ms,
+        "upper_ms": high,
+        "wall_p90_ms": timing.wall_p90_ms,
+        "latency_ms_means": LATENCY_MEANS,
+        "device": device,
     }
 
 
@@ -219,7 +254,7 @@ def measure_file(path: Path, task: Task, reference_ms: float | None = None) -> t
     rng = np.random.default_rng(0)  # orders the rounds; the network's weights are its own
     if reference_ms is None:
         reference_ms = stored_reference_ms(task, device, rng)
-    (timing,) = measure([path], reference_model(task), reference_ms, visits=VISITS, rng=rng)
+    (timing,) = measure([path], reference_model(task), reference_ms, rng=rng)
     return timing, str(device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,16 +10,21 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from latency import Device, Timing, build_onnx, count, measure
+from hwnas.execution import WorkerPool
+from latency import Device, build_onnx, count, measure
+from latency.memory import peak_resident_bytes
+from latency.onnx_counts import count_file
 from latency.reference import reference_model, stored_reference_ms
-from latency.rounds import open_session
+from latency.rounds import CPU_PROVIDER, Setting, open_session
 from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
 
-VISITS = 8
+MOST_IMAGES = 4096  # of a batch
+LATENCY_COLUMNS = ("latency ms (95 %)", "warm ms", "wall p50, p90 ms")
 COUNTED_OR_SAID = {
     "resolution",
     "classes",
@@ -36,22 +42,30 @@ def profile(
     classes: int | None = None,
     channels: int | None = None,
     space: str | None = None,
+    threads: Sequence[int] = (1,),
+    batches: Sequence[int] = (1,),
+    provider: str = CPU_PROVIDER,
 ) -> dict[str, Any]:
     """Count and measure networks side by side.
 
     Args:
-        names: published names, architecture texts or paths of ONNX files (of which only latency and size are known).
+        names: published names, architecture texts or paths of ONNX files.
         resolution, classes, channels: for the networks that are given by name or text. Left out, published networks
             come at the resolution and with the classes that they were published for, others at 224 px with 1000.
         space: a further space that texts may be of, a person's own.
+        threads, batches: of one inference; every network is measured with each of both. The first of each is that of
+            a network's own `latency_ms`; all are among its `latencies`.
+        provider: ONNX Runtime's name of what computes.
+    Returns:
+        The device, and a row for each network. What needs no measuring is for one image.
     Raises:
-        InputError: if a name is none of these, a file is no ONNX model with one float32 input of known size, or the
-            seed is negative.
+        InputError: if a name is none of these, a file is no ONNX model with one float32 input of known size, or an
+            option is out of its range.
     """
     if seed < 0:
         raise InputError(f"--seed must be 0 or more, got {seed}")
+    settings = _settings(threads, batches, provider)
     rng = np.random.default_rng(seed)
-    device = Device.here()
     asked = Task(
         224 if resolution is None else resolution,
         1000 if classes is None else classes,
@@ -61,37 +75,63 @@ def profile(
     own = None if space is None else get_space(space, asked)
     rows: list[dict[str, Any]] = []
     models: list[bytes | Path] = []
-    tasks: list[Task] = []
     for name in names:
         if name.endswith(".onnx"):
-            row, path = _of_file(Path(name))
+            row, path = _of_file(Path(name), batches)
             models.append(path)
-            tasks.append(task_of_file(path) or asked)
+            task = task_of_file(path) or asked
         else:
-            tasks.append(PUBLISHED[name].task if name in PUBLISHED and nothing_asked else asked)
-            row, model = _of_arch(name, tasks[-1], rng, own)
+            task = PUBLISHED[name].task if name in PUBLISHED and nothing_asked else asked
+            row, model = _of_arch(name, task, rng, own)
             models.append(model)
-        rows.append({**row, "task": asdict(tasks[-1])})
-    for task in dict.fromkeys(tasks):  # networks of one task share the rounds with the reference network of that task
-        places = [i for i, each in enumerate(tasks) if each == task]
-        reference_ms = stored_reference_ms(task, device, rng)
-        timings = measure([models[i] for i in places], reference_model(task), reference_ms, visits=VISITS, rng=rng)
-        for i, timing in zip(places, timings, strict=True):
-            rows[i].update(_timed(timing))
+        rows.append({**row, "task": asdict(task)})
+    for row, each in zip(rows, models, strict=True):
+        latencies = [_measured(each, Task(**row["task"]), setting, rng) for setting in settings]
+        row.update(latencies[0], latencies=latencies, peak_resident_bytes=_peak_resident_bytes(each, settings[0]))
+    device = Device.here(threads=settings[0].threads, provider=provider)
     return {"device": {**asdict(device), "fingerprint": device.fingerprint}, "networks": rows}
 
 
-def _timed(timing: Timing) -> dict[str, Any]:
+def _settings(threads: Sequence[int], batches: Sequence[int], provider: str) -> list[Setting]:
+    cores = os.cpu_count() or 1
+    for each in threads:
+        if not 1 <= each <= cores:
+            raise InputError(f"--threads must be 1 to {cores}, the cores of this machine; got {each}")
+    for each in batches:
+        if not 1 <= each <= MOST_IMAGES:
+            raise InputError(f"--batch must be 1 to {MOST_IMAGES}, got {each}")
+    known = onnxruntime.get_available_providers()
+    if provider not in known:
+        raise InputError(
+            f"--provider must be one that this ONNX Runtime has ({', '.join(known)}), got {provider}",
+            hint="other providers come with other builds, such as onnxruntime-gpu",
+        )
+    return [Setting(t, provider, b) for t in dict.fromkeys(threads) for b in dict.fromkeys(batches)]
+
+
+def _measured(model: bytes | Path, task: Task, setting: Setting, rng: np.random.Generator) -> dict[str, Any]:
+    device = Device.here(threads=setting.threads, provider=setting.provider)
+    reference_ms = stored_reference_ms(task, device, rng)
+    (timing,) = measure([model], reference_model(task), reference_ms, rng=rng, setting=setting)
     return {
+        "threads": setting.threads,
+        "batch": setting.batch,
         "latency_ms": timing.latency_ms,
         "latency_ms_interval": timing.latency_ms_interval,
+        "steady": timing.steady,
         "latency_warm_ms": timing.warm_ms,
         "latency_wall_p50_ms": timing.wall_p50_ms,
         "latency_wall_p90_ms": timing.wall_p90_ms,
         "rounds": timing.rounds,
+        "dropped": timing.dropped,
         "reference_ms": timing.reference_ms,
         "reference_now_ms": timing.reference_now_ms,
     }
+
+
+def _peak_resident_bytes(model: bytes | Path, setting: Setting) -> int | None:
+    with WorkerPool(1) as pool:
+        return pool.submit(peak_resident_bytes, model, setting).result()
 
 
 def task_of_file(path: Path) -> Task | None:
@@ -104,14 +144,27 @@ def task_of_file(path: Path) -> Task | None:
     return Task(height, output_shape[1], channels) if height == width and output_shape[1] >= 2 else None
 
 
-def _of_file(path: Path) -> tuple[dict[str, Any], Path]:
+def _of_file(path: Path, batches: Sequence[int]) -> tuple[dict[str, Any], Path]:
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # the checker, protobuf and the file system each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} must be an ONNX model: {reason}") from None
     _check_runs(path)
-    return {"name": str(path), "arch": None, "model_bytes": path.stat().st_size}, path
+    batch = open_session(path).get_inputs()[0].shape[0]
+    if isinstance(batch, int) and any(each != batch for each in batches):
+        raise InputError(
+            f"{path} takes batches of {batch}, so --batch must be {batch}; got {', '.join(map(str, batches))}",
+            hint="export it with a dynamic batch",
+        )
+    counts = count_file(path)
+    return {
+        "name": str(path),
+        "arch": None,
+        "model_bytes": path.stat().st_size,
+        **asdict(counts),
+        "intensity": counts.intensity,
+    }, path
 
 
 def _check_runs(path: Path) -> None:
@@ -142,13 +195,14 @@ def _of_arch(name: str, task: Task, rng: np.random.Generator, own: SearchSpace |
     space, arch = _arch(name, own)
     network = space.layers(arch, task)
     counts = count(network)
-    row = {"name": name, "arch": str(arch), **asdict(counts), "intensity": counts.intensity}
+    model = build_onnx(network, rng, normalise=True, dynamic_batch=True)
+    row = {"name": name, "arch": str(arch), "model_bytes": len(model), **asdict(counts), "intensity": counts.intensity}
     if name in PUBLISHED:
         known = PUBLISHED[name]
         figures = {"params": known.params, "flops": known.flops, **known.figures}
         at = {"resolution": known.task.resolution, "classes": known.task.classes}
         row["published"] = {**at, **figures, "source": known.source}
-    return row, build_onnx(network, rng, normalise=True)
+    return row, model
 
 
 def _arch(name: str, own: SearchSpace | None) -> tuple[SearchSpace, Arch]:
@@ -169,28 +223,49 @@ def _arch(name: str, own: SearchSpace | None) -> tuple[SearchSpace, Arch]:
 
 def print_profile(outcome: dict[str, Any], console: Console) -> None:
     """The same as a table for people; flops are multiply-adds. What its source says stands below a network."""
-    table = Table("network", "latency ms (95 %)", "warm ms", "flops", "params", "intensity", "peak MiB", box=None)
+    columns = ("network", *LATENCY_COLUMNS, "flops", "params", "intensity", "peak MiB", "model MiB")
+    table = Table(*columns, box=None)
     for row in outcome["networks"]:
-        low, high = row["latency_ms_interval"]
         table.add_row(
             Text(f"{row['name']}, {row['task']['resolution']} px"),
-            f"{row['latency_ms']:.3g} ({low:.3g} to {high:.3g})",
-            f"{row['latency_warm_ms']:.3g}",
+            *_latency_cells(row),
             *_counted(row),
-            f"{row['intensity']:.2f}" if "intensity" in row else "",
-            f"{row['peak_memory_bytes'] / 2**20:.2f}" if "peak_memory_bytes" in row else "",
+            f"{row['intensity']:.2f}",
+            _mebibytes(row["peak_resident_bytes"]),
+            _mebibytes(row["model_bytes"]),
         )
+        for each in row["latencies"][1:]:
+            table.add_row(Text(f"  {_setting(each)}"), *_latency_cells(each))
         if "published" in row:
             known = row["published"]
             name = f"  published, {known['resolution']} px, {known['classes']} classes"
-            table.add_row(name, "", "", *_counted(known), style="dim")
+            table.add_row(name, *[""] * len(LATENCY_COLUMNS), *_counted(known), style="dim")
     console.print(table)
     for row in outcome["networks"]:
         if "published" in row:
             console.print(Text(_published(row), style="dim"), soft_wrap=True)
-    device = outcome["device"]
-    on = f"on {device['cpu']}, {device['threads']} thread(s), ONNX Runtime {device['onnxruntime']}"
+    if not all(each["steady"] for row in outcome["networks"] for each in row["latencies"]):
+        console.print("unsteady: the machine is too disturbed for a number; measure again when less runs beside it")
+    device, first = outcome["device"], outcome["networks"][0]["latencies"][0]
+    on = f"on {device['cpu']}, {_setting(first)}, {device['provider']} of ONNX Runtime {device['onnxruntime']}"
     console.print(Text(on, style="dim"))
+
+
+def _latency_cells(timed: dict[str, Any]) -> list[str]:
+    """For `LATENCY_COLUMNS`; on a machine too disturbed there is an interval and no number."""
+    low, high = timed["latency_ms_interval"]
+    number = f"{timed['latency_ms']:.3g}" if timed["steady"] else "unsteady"
+    wall = f"{timed['latency_wall_p50_ms']:.3g}, {timed['latency_wall_p90_ms']:.3g}"
+    return [f"{number} ({low:.3g} to {high:.3g})", f"{timed['latency_warm_ms']:.3g}", wall]
+
+
+def _setting(timed: dict[str, Any]) -> str:
+    threads = "1 thread" if timed["threads"] == 1 else f"{timed['threads']} threads"
+    return threads if timed["batch"] == 1 else f"{threads}, batch {timed['batch']}"
+
+
+def _mebibytes(n: int | None) -> str:
+    return "" if n is None else f"{n / 2**20:.2f}"
 
 
 def _counted(row: dict[str, Any]) -> list[str]:

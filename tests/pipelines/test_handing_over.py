@@ -49,7 +49,7 @@ def test_where_none_meets_the_limits_the_least_violation_decides():
 
 
 def timing(ms):
-    return Timing(ms, (0.98 * ms, 1.02 * ms), ms, ms, ms, 8, 1.0, 1.0)
+    return Timing(ms, (0.98 * ms, 1.02 * ms), ms, ms, ms, 8, 0.0, 1.0, 1.0)
 
 
 @pytest.fixture
