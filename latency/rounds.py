@@ -47,15 +47,22 @@ class Rounds:
     Attributes:
         cpu, wall: (networks, visits, rounds a visit), caches flushed before each run.
         warm: (networks, visits, warm runs) of CPU time, or an empty last axis where none were asked for.
+        threads: of each run.
     """
 
     cpu: NDArray[np.float64]
     wall: NDArray[np.float64]
     warm: NDArray[np.float64]
+    threads: int = 1
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """What latencies are made of: CPU time of the calling thread, or wall clock where that is not the only one."""
+        return self.cpu if self.threads == 1 else self.wall
 
     def log_ratios(self) -> NDArray[np.float64]:
         """(networks - 1, visits): logarithm of each network's time over that of the first, one for each visit."""
-        quartiles = np.log(np.quantile(self.cpu, QUANTILE, axis=2))
+        quartiles = np.log(np.quantile(self.times, QUANTILE, axis=2))
         return np.asarray(quartiles[1:] - quartiles[0])
 
 
@@ -67,6 +74,7 @@ def run_rounds(
     rounds: int = ROUNDS_A_VISIT,
     warm_runs: int = 0,
     budget_s: float | None = None,
+    threads: int = 1,
 ) -> Rounds:
     """Load every network `visits` times, and run it once in each of the visit's rounds, caches flushed.
 
@@ -75,18 +83,18 @@ def run_rounds(
     started = time.monotonic()
     made: list[tuple[NDArray[np.float64], ...]] = []
     while len(made) < visits:
-        made.append(_visit(models, rounds, warm_runs, rng))
+        made.append(_visit(models, rounds, warm_runs, rng, threads))
         spent_s = time.monotonic() - started
         if budget_s is not None and len(made) >= LEAST_VISITS and spent_s * (len(made) + 1) / len(made) > budget_s:
             break
-    return Rounds(*(np.stack(times, axis=1) for times in zip(*made, strict=True)))
+    return Rounds(*(np.stack(times, axis=1) for times in zip(*made, strict=True)), threads=threads)
 
 
 def _visit(
-    models: Sequence[bytes | Path], rounds: int, warm_runs: int, rng: np.random.Generator
+    models: Sequence[bytes | Path], rounds: int, warm_runs: int, rng: np.random.Generator, threads: int
 ) -> tuple[NDArray[np.float64], ...]:
     """cpu, wall and warm times of networks loaded for this visit, each (networks, runs)."""
-    sessions = [open_session(model) for model in models]
+    sessions = [open_session(model, threads=threads) for model in models]
     feeds = [_feed(session, rng) for session in sessions]
     for session, feed in zip(sessions, feeds, strict=True):
         _warm_up(session, feed)
