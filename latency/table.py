@@ -18,18 +18,18 @@ from scipy import stats
 from scipy.optimize import nnls
 
 from spaces import InputError, Network, Population, SearchSpace, Task
-from spaces.additive import AdditiveCost
-from spaces.chain import ChainSpace
+from spaces.additive import AdditiveCost, AdditiveSampler, Interval
+from spaces.chain import ChainSpace, Fragments
 from spaces.layers import NetworkBuilder
 
 from .device import Device
+from .measuring import Group, LogRatios, MeasuringPlan, measure_plan, network_name
 from .model import LatencyModel, stored_fields
-from .onnx_graph import build_onnx
-from .rounds import run_rounds
+from .rounds import ROUNDS_A_VISIT
 
 CONTEXT_CHANNELS = 8
 BLOCK_VISITS, BLOCK_ROUNDS = 6, 5
-CALIBRATION_VISITS = 10
+CALIBRATION_NETWORKS, CALIBRATION_DRAWN, CALIBRATION_VISITS = 10, 500, 10
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,53 @@ def measure_table(
     Raises:
         InputError: if the space is no chain.
     """
+    plan = table_plan(space, task, calibration)
+    log_ratios = measure_plan(plan, reference, rng, budget_s=budget_s)
+    return fit_table(space, plan, device, reference_ms, log_ratios)
+
+
+def calibration_rows(space: ChainSpace, task: Task, rng: np.random.Generator) -> Population:
+    """Up to 10 rows spread evenly over the multiply-adds of the whole space, so that a table holds for any limits."""
+    flops = space.fragments(task).additive(lambda network: sum(layer.flops for layer in network))
+    drawn = AdditiveSampler(space.allowed, [Interval(flops)]).sample(CALIBRATION_DRAWN, rng, spread=True)
+    drawn = drawn[np.argsort(flops.of(drawn), kind="stable")]
+    wanted = np.linspace(*flops.of(drawn[[0, -1]]), CALIBRATION_NETWORKS)  # both ends among them
+    return drawn[np.unique(np.searchsorted(flops.of(drawn), wanted))]
+
+
+def table_plan(space: SearchSpace, task: Task, calibration: Population) -> MeasuringPlan:
+    """What `fit_table` needs measured: all different blocks in context together, then whole networks.
+
+    Raises:
+        InputError: if the space is no chain.
+    """
     if not isinstance(space, ChainSpace):
         raise InputError(f"block tables are for chains of blocks, and {space.name} is none")
-    raw_cost = _time_blocks(space, task, reference, reference_ms, rng, budget_s)
-    models = [build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in calibration]
-    share = None if budget_s is None else budget_s / 2 / len(models)
+    blocks, contexts = _timed_blocks(space.fragments(task))
+    timed = tuple(dict.fromkeys([*blocks.values(), *contexts.values()]))
+    share = 0.5 / len(calibration)
     # Each beside the reference alone, as a file is measured at the end: in rounds of many, small networks are faster.
-    rounds = [run_rounds([reference, model], visits=CALIBRATION_VISITS, rng=rng, budget_s=share) for model in models]
-    measured = reference_ms * np.exp([raw.log_ratios().mean() for raw in rounds])
+    whole = [(space.layers(space.arch(row), task),) for row in calibration]
+    return MeasuringPlan(
+        space.name,
+        task,
+        calibration,
+        (
+            Group(timed, BLOCK_VISITS, BLOCK_ROUNDS, share=0.5),
+            *(Group(network, CALIBRATION_VISITS, ROUNDS_A_VISIT, share) for network in whole),
+        ),
+    )
+
+
+def fit_table(
+    space: SearchSpace, plan: MeasuringPlan, device: Device, reference_ms: float, log_ratios: LogRatios
+) -> LatencyTable:
+    """The table of a device on which a `table_plan` was measured."""
+    assert isinstance(space, ChainSpace)
+    task, calibration = plan.task, plan.calibration
+    raw_cost = _block_costs(space, task, reference_ms, log_ratios)
+    names = [network_name(space.layers(space.arch(row), task)) for row in calibration]
+    measured = reference_ms * np.exp([log_ratios[name].mean() for name in names])
     cost = _calibrated(raw_cost, raw_cost.of(calibration), measured)
     table = LatencyTable(
         device=device,
@@ -138,16 +177,9 @@ def _prediction_error(log_ratios: NDArray[np.float64], *, fitted: int = 1) -> fl
     return float(stats.t.ppf(0.975, n - fitted) * log_ratios.std(ddof=fitted) * np.sqrt(1 + fitted / n))
 
 
-def _time_blocks(
-    space: ChainSpace,
-    task: Task,
-    reference: bytes,
-    reference_ms: float,
-    rng: np.random.Generator,
-    budget_s: float | None,
-) -> AdditiveCost:
-    pieces = space.fragments(task)
-    networks: dict[Network, Network] = {}  # what is timed, by the piece it times
+def _timed_blocks(pieces: Fragments) -> tuple[dict[Network, Network], dict[tuple[int, ...], Network]]:
+    """What is timed: of each different piece the network that holds it, and the context around each shape of map."""
+    networks: dict[Network, Network] = {}
     contexts: dict[tuple[int, ...], Network] = {}
     for piece in (pieces.stem, *(block for row in pieces.blocks for block in row if block), pieces.head):
         key = _unnamed(piece)
@@ -157,22 +189,24 @@ def _time_blocks(
         for shape, wanted in zip(ends, (before, after), strict=False):
             if wanted:
                 contexts[shape] = _context(shape)
-    timed = [*networks.values(), *contexts.values()]
-    # The stem and the head come with their own input, whose normalisation is part of every deployed network.
-    models = [build_onnx(n, rng, normalise=n[0].shape == task.input_shape) for n in timed]
-    share = None if budget_s is None else budget_s / 2
-    raw = run_rounds([reference, *models], visits=BLOCK_VISITS, rounds=BLOCK_ROUNDS, rng=rng, budget_s=share)
-    milliseconds = reference_ms * np.exp(raw.log_ratios().mean(axis=1))
-    piece_ms = dict(zip(networks, milliseconds, strict=False))
-    context_ms = dict(zip(contexts, milliseconds[len(networks) :], strict=True))
+    return networks, contexts
+
+
+def _block_costs(space: ChainSpace, task: Task, reference_ms: float, log_ratios: LogRatios) -> AdditiveCost:
+    """Milliseconds of each block itself: what was timed, less half of the context at each end."""
+    pieces = space.fragments(task)
+    networks, contexts = _timed_blocks(pieces)
+
+    def timed_ms(network: Network) -> float:
+        return float(reference_ms * np.exp(log_ratios[network_name(network)].mean()))
 
     def own_ms(piece: Network) -> float:
-        total = piece_ms[_unnamed(piece)]
+        total = timed_ms(networks[_unnamed(piece)])
         if piece is not pieces.stem:
-            total -= context_ms[piece[0].shape] / 2
+            total -= timed_ms(contexts[piece[0].shape]) / 2
         if piece is not pieces.head:
-            total -= context_ms[piece[-1].shape] / 2
-        return max(float(total), 0.0)
+            total -= timed_ms(contexts[piece[-1].shape]) / 2
+        return max(total, 0.0)
 
     return pieces.additive(own_ms)
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from latency import Device, DeviceCosts, LatencyTable, PopulationCosts, measure_table, table
+from latency import Device, DeviceCosts, LatencyTable, PopulationCosts, build_onnx, measure_table, measuring, table
 from latency.rounds import Rounds
 from spaces import InputError, Task, get_space
 from spaces.additive import AdditiveCost
@@ -38,13 +38,13 @@ def additive_machine(monkeypatch):
         times = np.tile(ms[:, None, None], (1, visits, rounds))
         return Rounds(times, times, times)
 
-    monkeypatch.setattr(table, "run_rounds", run_rounds)
+    monkeypatch.setattr(measuring, "run_rounds", run_rounds)
 
 
 @pytest.mark.parametrize("name", ["proxyless@w0.25", "proxyless@16,8x1,16x3s2,32x2s2,64"])
 def test_blocks_in_context_sum_to_the_network_where_times_are_additive(additive_machine, name):
     space, task, rng = get_space(name), Task(16, 10), np.random.default_rng(0)
-    reference = table.build_onnx(space.layers(space.arch([0] * len(space.choices)), task), rng)
+    reference = build_onnx(space.layers(space.arch([0] * len(space.choices)), task), rng)
     reference_ms = OVERHEAD_MS + MS_PER_FLOP * flops_of(reference)
     fitted = measure_table(space, task, DEVICE, reference, reference_ms, calibration=space.sample(5, rng), rng=rng)
     population = space.sample(50, rng)
