@@ -15,7 +15,9 @@ from spaces import Network, Population, Task
 from .onnx_graph import build_onnx
 from .rounds import run_rounds
 
-LogRatios = Mapping[str, NDArray[np.float64]]  # by `network_name`: (visits,) logarithms of the time over the reference's
+LogRatios = Mapping[
+    str, NDArray[np.float64]
+]  # by `network_name`: (visits,) logarithms of the time over the reference's
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Group:
     visits: int
     rounds: int
     share: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(map(network_name, self.networks))
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Rounds:
 
     Attributes:
         cpu, wall: (networks, visits, rounds a visit), caches flushed before each run.
-        warm: (networks, visits, warm runs) of CPU time, or an empty last axis where none were asked for.
+        warm: (networks, visits, warm runs) as `times`, or an empty last axis where none were asked for.
         threads: of each run.
     """
 
@@ -87,7 +87,8 @@ def run_rounds(
         spent_s = time.monotonic() - started
         if budget_s is not None and len(made) >= LEAST_VISITS and spent_s * (len(made) + 1) / len(made) > budget_s:
             break
-    return Rounds(*(np.stack(times, axis=1) for times in zip(*made, strict=True)), threads=threads)
+    cpu, wall, warm = (np.stack(times, axis=1) for times in zip(*made, strict=True))
+    return Rounds(cpu, wall, warm, threads)
 
 
 def _visit(
@@ -106,7 +107,7 @@ def _visit(
             cpu[i, r], wall[i, r] = _time(sessions[i], feeds[i])
     # After the flushed rounds: in between, they would leave the caches of the next run in another state.
     warm = [
-        [_time(session, feed)[0] for _ in range(warm_runs + 1)][1:]
+        [_time(session, feed)[threads > 1] for _ in range(warm_runs + 1)][1:]
         for session, feed in zip(sessions, feeds, strict=True)
         if warm_runs
     ]

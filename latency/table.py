@@ -108,9 +108,10 @@ def calibration_rows(space: ChainSpace, task: Task, rng: np.random.Generator) ->
     """Up to 10 rows spread evenly over the multiply-adds of the whole space, so that a table holds for any limits."""
     flops = space.fragments(task).additive(lambda network: sum(layer.flops for layer in network))
     drawn = AdditiveSampler(space.allowed, [Interval(flops)]).sample(CALIBRATION_DRAWN, rng, spread=True)
-    drawn = drawn[np.argsort(flops.of(drawn), kind="stable")]
-    wanted = np.linspace(*flops.of(drawn[[0, -1]]), CALIBRATION_NETWORKS)  # both ends among them
-    return drawn[np.unique(np.searchsorted(flops.of(drawn), wanted))]
+    order = np.argsort(flops.of(drawn), kind="stable")
+    ascending = flops.of(drawn[order])
+    wanted = np.linspace(ascending[0], ascending[-1], CALIBRATION_NETWORKS)  # both ends among them
+    return np.asarray(drawn[order[np.unique(np.searchsorted(ascending, wanted))]])
 
 
 def table_plan(space: SearchSpace, task: Task, calibration: Population) -> MeasuringPlan:

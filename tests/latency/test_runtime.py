@@ -19,7 +19,7 @@ class DisturbedMachine:
     def __init__(self, true_ms: dict[bytes, float], seed: int, *, by_place: float = 0.03) -> None:
         self.true_ms, self.rng, self.calls, self.by_place = true_ms, np.random.default_rng(seed), 0, by_place
 
-    def load(self, model):
+    def load(self, model, *, threads):
         return self.true_ms[model] * np.exp(self.by_place * self.rng.standard_normal())
 
     def time(self, session, _feed):
