@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,20 +9,7 @@ from spaces import InputError, Population, SearchSpace, Task
 from spaces.additive import AdditiveCost
 
 from .counts import COUNTED, PopulationCosts
-from .device import Device
-from .model import LatencyModel, LearnedLatency
-from .table import LatencyTable
-
-
-def read_latency_model(text: str, *, space: SearchSpace, task: Task, device: Device) -> LatencyModel:
-    """A stored model of either kind, as its `to_json` wrote it.
-
-    Raises:
-        InputError: if it is of another device, space or task than the ones given.
-    """
-    if json.loads(text).get("kind") == "learned":
-        return LearnedLatency.from_json(text, space=space, task=task, device=device)
-    return LatencyTable.from_json(text, space=space.name, task=task, device=device)
+from .model import LatencyModel
 
 
 class DeviceCosts:

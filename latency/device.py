@@ -12,7 +12,7 @@ from pathlib import Path
 import onnxruntime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Device:
     """Everything that a latency depends on besides the network. Numbers of different fingerprints are never mixed."""
 

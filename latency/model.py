@@ -24,8 +24,7 @@ from spaces.derived import KINDS, kind_of
 
 from .counts import FLOAT_BYTES, PerNetwork
 from .device import Device
-from .onnx_graph import build_onnx
-from .rounds import run_rounds
+from .measuring import Group, LogRatios, MeasuringPlan, measure_plan, network_name
 
 LEARNED_NETWORKS = 28
 LEAST_NETWORKS = 6  # below, no error can be stated
@@ -41,7 +40,7 @@ class LatencyModel(ABC):
         space: the full name.
         reference_ms: the reference network's own latency, which all ratios on this device and task are times of.
         relative_error: half-width of the 95 % interval of an estimate, as a share of it.
-        calibration: (measured ms, estimated ms) of the networks that the estimate was fitted to.
+        calibration: (measured ms, ms estimated by all others alone) of the networks that the estimate was fitted to.
     """
 
     device: Device
@@ -191,15 +190,34 @@ def measure_learned(
     Raises:
         InputError: if there are fewer than 6 rows.
     """
+    plan = learned_plan(space, task, calibration)
+    log_ratios = measure_plan(plan, reference, rng, budget_s=budget_s)
+    return fit_learned(space, plan, device, reference_ms, log_ratios)
+
+
+def learned_plan(space: SearchSpace, task: Task, calibration: Population) -> MeasuringPlan:
+    """What `fit_learned` needs measured: the networks of the rows.
+
+    Raises:
+        InputError: if there are fewer than 6 rows.
+    """
     if len(calibration) < LEAST_NETWORKS:
         raise InputError(
             f"a latency estimate of {space.name} needs {LEAST_NETWORKS} different networks to learn from, "
             f"got {len(calibration)}",
             hint="widen the space: give a gene more values",
         )
-    models = [build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in calibration]
-    raw = run_rounds([reference, *models], visits=VISITS, rounds=ROUNDS, rng=rng, budget_s=budget_s)
-    measured = reference_ms * np.exp(raw.log_ratios().mean(axis=1))
+    networks = tuple(space.layers(space.arch(row), task) for row in calibration)
+    return MeasuringPlan(space.name, task, calibration, (Group(networks, VISITS, ROUNDS, share=1.0),))
+
+
+def fit_learned(
+    space: SearchSpace, plan: MeasuringPlan, device: Device, reference_ms: float, log_ratios: LogRatios
+) -> LearnedLatency:
+    """The model of a device on which a `learned_plan` was measured."""
+    task, calibration = plan.task, plan.calibration
+    names = [network_name(space.layers(space.arch(row), task)) for row in calibration]
+    measured = reference_ms * np.exp([log_ratios[name].mean() for name in names])
     features = PerNetwork(space, task, operation_features, names=FEATURES)
     prices_ms, relative_error = fit_prices(features(calibration), measured)
     model = LearnedLatency(device, space.name, task, reference_ms, relative_error, (), prices_ms, features)

@@ -1,8 +1,9 @@
 """Additive block tables: the latency of any chain from timed blocks.
 
 A block is timed in context, between two 1x1 convolutions whose own time is taken off again: alone, its input and
-output would pass through the caches and the session's borders as they do in no network. A factor and a constant, from
-a few whole networks, take off what is left; the scatter around them is the table's stated error.
+output would pass through the caches and the session's borders as they do in no network. Whole networks take off what is
+left: a factor and a constant for all, then each block's own deviation. How far each of them is from what the others
+alone would say is the table's stated error.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from scipy import stats
 from scipy.optimize import nnls
 
 from spaces import InputError, Network, Population, SearchSpace, Task
-from spaces.additive import AdditiveCost
-from spaces.chain import ChainSpace
+from spaces.additive import AdditiveCost, AdditiveSampler, Interval
+from spaces.chain import ChainSpace, Fragments
 from spaces.layers import NetworkBuilder
 
 from .device import Device
+from .measuring import Group, LogRatios, MeasuringPlan, measure_plan, network_name
 from .model import LatencyModel, stored_fields
-from .onnx_graph import build_onnx
-from .rounds import run_rounds
+from .rounds import ROUNDS_A_VISIT
+from .runtime import BETWEEN_PROCESSES
 
 CONTEXT_CHANNELS = 8
 BLOCK_VISITS, BLOCK_ROUNDS = 6, 5
-CALIBRATION_VISITS = 10
+CALIBRATION_NETWORKS, CALIBRATION_DRAWN, CALIBRATION_VISITS = 24, 500, 10
+BLOCK_SPREAD = 0.1  # standard deviation of a block's own deviation; 0.1 to 0.4 give about the same errors
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class LatencyTable(LatencyModel):
 
     Attributes:
         cost: milliseconds of the stem and head (constant) and of every block, already scaled.
-        relative_error: as for every `LatencyModel`; from the scatter of the calibration networks around the table.
+        relative_error: as for every `LatencyModel`; from calibration networks that were left out of the fit by turns.
     """
 
     device: Device
@@ -99,55 +102,135 @@ def measure_table(
     Raises:
         InputError: if the space is no chain.
     """
+    plan = table_plan(space, task, calibration)
+    log_ratios = measure_plan(plan, reference, rng, budget_s=budget_s)
+    return fit_table(space, plan, device, reference_ms, log_ratios)
+
+
+def calibration_rows(space: ChainSpace, task: Task, rng: np.random.Generator) -> Population:
+    """Up to 24 rows spread evenly over the multiply-adds of the whole space, so that a table holds for any limits."""
+    flops = space.fragments(task).additive(lambda network: sum(layer.flops for layer in network))
+    drawn = AdditiveSampler(space.allowed, [Interval(flops)]).sample(CALIBRATION_DRAWN, rng, spread=True)
+    order = np.argsort(flops.of(drawn), kind="stable")
+    ascending = flops.of(drawn[order])
+    wanted = np.linspace(ascending[0], ascending[-1], CALIBRATION_NETWORKS)  # both ends among them
+    return np.asarray(drawn[order[np.unique(np.searchsorted(ascending, wanted))]])
+
+
+def table_plan(space: SearchSpace, task: Task, calibration: Population) -> MeasuringPlan:
+    """What `fit_table` needs measured: all different blocks in context together, then whole networks.
+
+    Raises:
+        InputError: if the space is no chain.
+    """
     if not isinstance(space, ChainSpace):
         raise InputError(f"block tables are for chains of blocks, and {space.name} is none")
-    raw_cost = _time_blocks(space, task, reference, reference_ms, rng, budget_s)
-    models = [build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in calibration]
-    share = None if budget_s is None else budget_s / 2 / len(models)
+    blocks, contexts = _timed_blocks(space.fragments(task))
+    timed = tuple(dict.fromkeys([*blocks.values(), *contexts.values()]))
+    share = 0.5 / len(calibration)
     # Each beside the reference alone, as a file is measured at the end: in rounds of many, small networks are faster.
-    rounds = [run_rounds([reference, model], visits=CALIBRATION_VISITS, rng=rng, budget_s=share) for model in models]
-    measured = reference_ms * np.exp([raw.log_ratios().mean() for raw in rounds])
-    cost = _calibrated(raw_cost, raw_cost.of(calibration), measured)
-    table = LatencyTable(
+    whole = [(space.layers(space.arch(row), task),) for row in calibration]
+    return MeasuringPlan(
+        space.name,
+        task,
+        calibration,
+        (
+            Group(timed, BLOCK_VISITS, BLOCK_ROUNDS, share=0.5),
+            *(Group(network, CALIBRATION_VISITS, ROUNDS_A_VISIT, share) for network in whole),
+        ),
+    )
+
+
+def fit_table(
+    space: SearchSpace, plan: MeasuringPlan, device: Device, reference_ms: float, log_ratios: LogRatios
+) -> LatencyTable:
+    """The table of a device on which a `table_plan` was measured."""
+    assert isinstance(space, ChainSpace)
+    task, rows = plan.task, plan.calibration
+    blocks = _BlockTimes(space, task, reference_ms, log_ratios)
+    ratios = [log_ratios[network_name(space.layers(space.arch(row), task))] for row in rows]
+    measured = reference_ms * np.exp([each.mean() for each in ratios])
+    errors = np.hypot([each.std(ddof=1) / np.sqrt(len(each)) for each in ratios], BETWEEN_PROCESSES)
+    shares = blocks.shares(rows)
+
+    def fit(which: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
+        return fit_prices(shares[which], measured[which], errors[which])
+
+    prices, constant = fit(np.ones(len(rows), dtype=np.bool_))
+    others = ~np.eye(len(rows), dtype=np.bool_)
+    left_out = np.array([shares[i] @ p + k for i, (p, k) in enumerate(map(fit, others))])
+    log_errors = np.log(measured / left_out)
+    return LatencyTable(
         device=device,
         space=space.name,
         task=task,
         reference_ms=reference_ms,
-        cost=cost,
-        relative_error=_prediction_error(np.log(measured / cost.of(calibration)), fitted=2),
-        calibration=(),
+        cost=blocks.cost(prices) + AdditiveCost(constant, np.zeros_like(blocks.cost(prices).table)),
+        relative_error=float(stats.t.ppf(0.975, len(rows) - 1) * np.sqrt(np.mean(log_errors**2))),
+        calibration=tuple(zip(measured.tolist(), left_out.tolist(), strict=True)),
     )
-    pairs = zip(measured.tolist(), table.estimate_ms(calibration).tolist(), strict=True)
-    return replace(table, calibration=tuple(pairs))
 
 
-def _calibrated(cost: AdditiveCost, estimated: NDArray[np.float64], measured: NDArray[np.float64]) -> AdditiveCost:
-    """The cost times a factor plus a constant, so that relative errors are least; neither is below 0.
+def fit_prices(
+    shares: NDArray[np.float64], measured_ms: NDArray[np.float64], relative_errors: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """What each piece costs as a multiple of what was timed for it, and what a network costs beside its pieces.
 
-    What a network costs beside its blocks (the session's call, its first and last map) is a constant, which matters for
-    the fastest networks; a factor alone would estimate them too low.
+    First one factor for all and a constant, neither below 0, so that relative errors are least: what a network costs
+    beside its blocks (the session's call, its first and last map) matters for the fastest networks. Then each
+    piece's own deviation, the mean of a Gaussian process whose prior says that 95 % of them are within 20 %.
+
+    Args:
+        shares: (n, pieces) milliseconds that were timed for each piece, as often as the network has it.
+        measured_ms: (n,) whole networks.
+        relative_errors: (n,) standard errors of these.
+    Returns:
+        (pieces,) multiples, none negative, and the constant in ms.
     """
-    shares = np.stack([estimated, np.ones(len(estimated))], axis=1) / measured[:, None]
-    factor, constant = nnls(shares, np.ones(len(measured)))[0]
-    return cost.scaled(float(factor)) + AdditiveCost(float(constant), np.zeros_like(cost.table))
+    relative = shares / measured_ms[:, None]
+    whole = np.stack([relative.sum(axis=1), 1 / measured_ms], axis=1)
+    factor, constant = nnls(whole, np.ones(len(measured_ms)))[0]
+    left = 1 - whole @ (factor, constant)
+    of_pieces = factor * BLOCK_SPREAD * relative
+    covariance = of_pieces @ of_pieces.T + np.diag(relative_errors**2)
+    deviations = BLOCK_SPREAD * of_pieces.T @ np.linalg.solve(covariance, left)
+    return np.maximum(factor * (1 + deviations), 0.0), float(constant)
 
 
-def _prediction_error(log_ratios: NDArray[np.float64], *, fitted: int = 1) -> float:
-    """95 % half-width for a network that is not among the n calibrated: Student's t with n - `fitted` degrees."""
-    n = len(log_ratios)
-    return float(stats.t.ppf(0.975, n - fitted) * log_ratios.std(ddof=fitted) * np.sqrt(1 + fitted / n))
+class _BlockTimes:
+    """What was timed for each different piece of a chain, less half of the context at each end."""
+
+    def __init__(self, space: ChainSpace, task: Task, reference_ms: float, log_ratios: LogRatios) -> None:
+        self._pieces = space.fragments(task)
+        networks, contexts = _timed_blocks(self._pieces)
+        timed_ms = {
+            name: float(reference_ms * np.exp(log_ratios[name].mean()))
+            for name in map(network_name, (*networks.values(), *contexts.values()))
+        }
+
+        def own_ms(piece: Network, *, before: bool, after: bool) -> float:
+            total = timed_ms[network_name(networks[piece])]
+            total -= timed_ms[network_name(contexts[piece[0].shape])] / 2 if before else 0.0
+            total -= timed_ms[network_name(contexts[piece[-1].shape])] / 2 if after else 0.0
+            return max(total, 0.0)
+
+        stem, head = _unnamed(self._pieces.stem), _unnamed(self._pieces.head)
+        self.ms = {key: own_ms(key, before=key != stem, after=key != head) for key in networks}
+
+    def cost(self, multiples: NDArray[np.float64]) -> AdditiveCost:
+        """The sum over pieces, each times its multiple, in the order of `ms`."""
+        own = {key: ms * float(by) for (key, ms), by in zip(self.ms.items(), multiples, strict=True)}
+        return self._pieces.additive(lambda piece: own[_unnamed(piece)])
+
+    def shares(self, population: Population) -> NDArray[np.float64]:
+        """(n, genes) -> (n, pieces): milliseconds of each piece, as often as a network has it."""
+        unit = np.eye(len(self.ms))
+        return np.stack([self.cost(unit[i]).of(population) for i in range(len(self.ms))], axis=1)
 
 
-def _time_blocks(
-    space: ChainSpace,
-    task: Task,
-    reference: bytes,
-    reference_ms: float,
-    rng: np.random.Generator,
-    budget_s: float | None,
-) -> AdditiveCost:
-    pieces = space.fragments(task)
-    networks: dict[Network, Network] = {}  # what is timed, by the piece it times
+def _timed_blocks(pieces: Fragments) -> tuple[dict[Network, Network], dict[tuple[int, ...], Network]]:
+    """What is timed: of each different piece the network that holds it, and the context around each shape of map."""
+    networks: dict[Network, Network] = {}
     contexts: dict[tuple[int, ...], Network] = {}
     for piece in (pieces.stem, *(block for row in pieces.blocks for block in row if block), pieces.head):
         key = _unnamed(piece)
@@ -157,24 +240,7 @@ def _time_blocks(
         for shape, wanted in zip(ends, (before, after), strict=False):
             if wanted:
                 contexts[shape] = _context(shape)
-    timed = [*networks.values(), *contexts.values()]
-    # The stem and the head come with their own input, whose normalisation is part of every deployed network.
-    models = [build_onnx(n, rng, normalise=n[0].shape == task.input_shape) for n in timed]
-    share = None if budget_s is None else budget_s / 2
-    raw = run_rounds([reference, *models], visits=BLOCK_VISITS, rounds=BLOCK_ROUNDS, rng=rng, budget_s=share)
-    milliseconds = reference_ms * np.exp(raw.log_ratios().mean(axis=1))
-    piece_ms = dict(zip(networks, milliseconds, strict=False))
-    context_ms = dict(zip(contexts, milliseconds[len(networks) :], strict=True))
-
-    def own_ms(piece: Network) -> float:
-        total = piece_ms[_unnamed(piece)]
-        if piece is not pieces.stem:
-            total -= context_ms[piece[0].shape] / 2
-        if piece is not pieces.head:
-            total -= context_ms[piece[-1].shape] / 2
-        return max(float(total), 0.0)
-
-    return pieces.additive(own_ms)
+    return networks, contexts
 
 
 def _unnamed(network: Network) -> Network:

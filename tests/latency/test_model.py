@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from latency import Device, LatencyTable, LearnedLatency, measure_learned, model, read_latency_model
+from latency import Device, LatencyTable, LearnedLatency, build_onnx, measure_learned, measuring, read_latency_model
 from latency.counts import PerNetwork
 from latency.model import FEATURES, fit_prices, operation_features, spread_rows
 from latency.rounds import Rounds
@@ -47,7 +47,7 @@ def known_machine(monkeypatch):
         times = np.broadcast_to(ms[:, None, None], (len(ms), visits, rounds))
         return Rounds(times, times, times)
 
-    monkeypatch.setattr(model, "run_rounds", run_rounds)
+    monkeypatch.setattr(measuring, "run_rounds", run_rounds)
 
 
 def learn(rows, rng) -> LearnedLatency:
@@ -58,7 +58,7 @@ def test_prices_that_exist_are_found(known_machine):
     rng = np.random.default_rng(0)
     learned = learn(spread_rows(SPACE, TASK, 28, rng), rng)
     new = SPACE.sample(60, rng)
-    truth = [true_ms(model.build_onnx(SPACE.layers(SPACE.arch(row), TASK), rng, normalise=True)) for row in new]
+    truth = [true_ms(build_onnx(SPACE.layers(SPACE.arch(row), TASK), rng, normalise=True)) for row in new]
     np.testing.assert_allclose(learned.estimate_ms(new), truth, rtol=0.02)
     assert learned.relative_error < 0.02
     assert (learned.prices_ms >= 0).all()

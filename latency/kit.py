@@ -1,0 +1,385 @@
+"""Kits: a folder that measures on a machine without this project or torch, and reading back what it measured.
+
+A kit holds the networks of a `MeasuringPlan` with random weights, what to do with them (`kit.json`), and one Python
+file, `measure.py`, made of the very sources that measure here: `rounds.py`, `device.py` and `kit_main.py`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import io
+import json
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import onnx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy import stats
+
+from spaces import InputError, SearchSpace, Task, get_space
+from spaces.own_file import SpaceFile
+
+from . import kit_main
+from .device import Device
+from .kit_main import KIT, KIT_FILE, MAIN_FILE, NETWORKS_FILE, REFERENCE, RESULT, VERSION, digest
+from .measuring import MeasuringPlan
+from .model import LatencyModel
+from .modelling import calibration_of, fit_latency_model, plan_latency_model
+from .onnx_graph import write_atomically
+from .reference import ROUNDS, VISITS, reference_model
+from .rounds import ROUNDS_A_VISIT
+from .runtime import BETWEEN_PROCESSES
+
+MODEL_VISITS = 12  # of a file that is measured with the kit
+LEAST_PYTHON = (3, 10)
+PERIOD = 1024  # after so many values a weight begins anew, so that networks of random weights can be packed
+SOURCES = ("rounds.py", "device.py", "kit_main.py")
+
+README = """hwnas kit: measures this device for {space}, {resolution} px, {channels} channel(s), {classes} classes
+
+It needs Python {python} or newer, and nothing but: pip install numpy "onnxruntime>=1.18"
+Let the machine be idle, and plugged in, while it runs: {runs:,} runs of networks, minutes on most machines.
+
+    python measure.py                       measures, and writes result.json; --threads N for more than one thread
+    hwnas device import result.json --kit {folder} --out device.json            on the machine that has hwnas
+    hwnas search --data ... --device-table device.json
+    python measure.py --models model.onnx   measures what the search found, here
+"""
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+T = TypeVar("T", bound=BaseModel)
+
+
+class _Told(BaseModel):
+    """What is read from a file: nothing is converted, nothing unknown is let through."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _Visits(_Told):
+    visits: Count
+    rounds: Count
+
+
+class _Group(_Visits):
+    networks: list[str]
+
+
+class _Models(_Visits):
+    student_t: Positive
+    between_processes: Positive
+
+
+class _Task(_Told):
+    resolution: int
+    classes: int
+    channels: int
+
+
+class KitPlan(_Told):
+    """`kit.json`: what is measured with what."""
+
+    format: Literal["hwnas kit"]
+    version: int
+    made_by: str
+    space: str
+    space_sha256: str | None  # of the file of a person's own space
+    task: _Task
+    seed: int
+    calibration: list[str]
+    reference: _Visits
+    groups: list[_Group]
+    models: _Models
+    files: dict[str, str]
+
+
+class _Device(_Told):
+    cpu: str
+    cores: Count
+    threads: Count
+    provider: str
+    onnxruntime: str
+    system: str
+
+
+class KitResult(_Told):
+    """What `measure.py` writes."""
+
+    format: Literal["hwnas kit result"]
+    version: int
+    kit_id: str
+    device: _Device
+    fingerprint: str
+    versions: dict[str, str]
+    kit: KitPlan
+    reference_ms: Positive
+    reference_visits_ms: list[Positive]
+    log_ratios: dict[str, list[Finite]]
+    digest: str
+
+
+def write_kit(out: Path, space: SearchSpace, task: Task, *, seed: int, own: SpaceFile | None = None) -> dict[str, Any]:
+    """Write the folder of a kit for one space and task; returns what `kit.json` says.
+
+    Args:
+        own: the file that the space is from, where it is a person's own.
+    Raises:
+        InputError: if `out` exists and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} must be a new folder, but it exists and is not empty", hint="give another OUT")
+    rng = np.random.default_rng(seed)
+    plan = plan_latency_model(space, task, calibration_of(space, task, rng))
+    networks = _archive(plan, rng)
+    source = measure_source()
+    kit = {
+        "format": KIT,
+        "version": VERSION,
+        "made_by": f"hwnas {importlib.metadata.version('hwnas')}",
+        "space": space.name,
+        "space_sha256": None if own is None else own.sha256,
+        "task": asdict(task),
+        "seed": seed,
+        "calibration": [space.format(row) for row in plan.calibration],
+        "reference": {"visits": VISITS, "rounds": ROUNDS},
+        "groups": _groups(plan),
+        "models": {
+            "visits": MODEL_VISITS,
+            "rounds": ROUNDS_A_VISIT,
+            "student_t": float(stats.t.ppf(0.975, MODEL_VISITS - 1)),
+            "between_processes": BETWEEN_PROCESSES,
+        },
+        "files": {NETWORKS_FILE: sha256(networks).hexdigest(), MAIN_FILE: sha256(source.encode()).hexdigest()},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / NETWORKS_FILE, networks)
+    write_atomically(out / MAIN_FILE, source.encode())
+    write_atomically(out / "README.txt", _readme(out, kit).encode())
+    write_atomically(out / KIT_FILE, json.dumps(kit, indent=1).encode())  # last: without it a folder is no kit
+    return kit
+
+
+def _groups(plan: MeasuringPlan) -> list[dict[str, Any]]:
+    return [{"networks": list(group.names), "visits": group.visits, "rounds": group.rounds} for group in plan.groups]
+
+
+def _archive(plan: MeasuringPlan, rng: np.random.Generator) -> bytes:
+    """All networks as ONNX files in one zip file, the same bytes for the same plan and seed."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        _add(archive, REFERENCE, reference_model(plan.task))
+        for group in plan.groups:
+            for name, model in plan.models(group, rng).items():
+                _add(archive, name, model)
+    return file.getvalue()
+
+
+def _add(archive: zipfile.ZipFile, name: str, model: bytes) -> None:
+    proto = onnx.load_from_string(model)
+    for weight in proto.graph.initializer:
+        values = np.frombuffer(weight.raw_data, dtype=np.uint8)
+        weight.raw_data = np.resize(values[: 4 * PERIOD], len(values)).tobytes()  # latency depends on no value
+    member = zipfile.ZipInfo(f"{name}.onnx")
+    member.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(member, proto.SerializeToString())
+
+
+def _readme(out: Path, kit: Mapping[str, Any]) -> str:
+    runs = sum(kit_main.runs_of(group, len(group["networks"])) for group in kit["groups"])
+    return README.format(
+        **kit["task"],
+        space=kit["space"],
+        folder=out.name,
+        runs=runs + kit_main.runs_of(kit["reference"], 0),
+        python=".".join(map(str, LEAST_PYTHON)),
+    )
+
+
+def measure_source() -> str:
+    """The text of `measure.py`: our own modules one after the other, their imports gathered at the top.
+
+    Raises:
+        ValueError: if two of them define the same name.
+    """
+    imports: list[ast.Import | ast.ImportFrom] = []
+    parts: list[str] = []
+    defined: Counter[str] = Counter()
+    for name in SOURCES:
+        text = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        at_the_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        imports += at_the_top
+        defined.update(_defined(tree.body))
+        own = text.splitlines()[at_the_top[-1].end_lineno :]
+        said = "\n".join(f"# {line}".rstrip() for line in (ast.get_docstring(tree) or "").splitlines())
+        parts.append("\n".join([f"# ---- {name} ----", said, *own]))
+    twice = [name for name, times in defined.items() if times > 1]
+    if twice:
+        raise ValueError(f"{', '.join(SOURCES)} must not define the same names, but share {', '.join(twice)}")
+    ours, others = _imports(imports)
+    head = HEAD.format(least=LEAST_PYTHON, standard="\n".join(ours), others="\n    ".join(others))
+    return "\n\n\n".join([head, *parts, 'if __name__ == "__main__":\n    sys.exit(main())\n'])
+
+
+HEAD = '''"""Measures this device for hwnas; see README.txt. It needs numpy and onnxruntime, nothing else.
+
+Made of the sources of hwnas that measure there, so that both mean the same by a latency.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < {least}:
+    sys.exit("measure.py needs Python %d.%d or newer, this is %d.%d" % ({least} + sys.version_info[:2]))
+
+{standard}
+
+try:
+    {others}
+except ImportError as missing:
+    sys.exit("measure.py: %s (python -m pip install numpy onnxruntime)" % missing)'''
+
+
+def _imports(nodes: list[ast.Import | ast.ImportFrom]) -> tuple[list[str], list[str]]:
+    """Lines that import the same, of the standard library and of other packages; what is ours stands in the file."""
+    lines: set[str] = set()
+    names: dict[str, set[str]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            lines |= {f"import {ast.unparse(alias)}" for alias in node.names}
+        elif not node.level and node.module and node.module != "__future__":
+            names.setdefault(node.module, set()).update(map(ast.unparse, node.names))
+    found = [*sorted(lines), *(f"from {module} import {', '.join(sorted(names[module]))}" for module in sorted(names))]
+    roots = [line.split()[1].partition(".")[0] for line in found]
+    standard = [line for line, root in zip(found, roots, strict=True) if root in sys.stdlib_module_names]
+    return [line for line in standard if line != "import sys"], [line for line in found if line not in standard]
+
+
+def _defined(nodes: list[ast.stmt]) -> list[str]:
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.append(node.name)
+        elif isinstance(node, ast.Assign):
+            found += [name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.append(node.target.id)
+    return found
+
+
+def read_result(path: Path, kit_folder: Path | None = None) -> KitResult:
+    """What `measure.py` wrote, checked by itself.
+
+    Args:
+        kit_folder: the kit that it must be of.
+    Raises:
+        InputError: if it is no such file, of another version or kit, edited, or holds what no device can measure.
+    """
+    stored = _read_json(path)
+    _check_kind(path, stored, RESULT)
+    result = _validated(path, KitResult, stored)
+    again = f"run {MAIN_FILE} again, and import what it writes"
+    device = Device(**result.device.model_dump())
+    if device.fingerprint != result.fingerprint:
+        raise InputError(
+            f"{path} must be of the device that it names, but its device was edited ({device})", hint=again
+        )
+    if digest(stored["kit"]) != result.kit_id:
+        raise InputError(f"{path} must say what kit it is of, but that part was edited", hint=again)
+    if kit_folder is not None:
+        kit = _read_json(kit_folder / KIT_FILE)
+        _check_kind(kit_folder / KIT_FILE, kit, KIT)
+        if digest(kit) != result.kit_id:
+            raise InputError(
+                f"{path} must be of the kit in {kit_folder}, but it is of another one, of {result.kit.space}, "
+                f"{result.kit.task.resolution} px, {result.kit.task.classes} classes, seed {result.kit.seed}",
+                hint="leave --kit out, or give the folder that was carried to the device",
+            )
+    _check_complete(path, result)
+    if digest({key: value for key, value in stored.items() if key != "digest"}) != result.digest:
+        raise InputError(f"{path} must be as {MAIN_FILE} wrote it, but it was edited", hint=again)
+    return result
+
+
+def _check_complete(path: Path, result: KitResult) -> None:
+    wanted = {name: group.visits for group in result.kit.groups for name in group.networks}
+    missing = [name for name in wanted if name not in result.log_ratios]
+    if missing:
+        raise InputError(
+            f"{path} must hold the {len(wanted)} networks of its kit, but lacks {len(missing)}: {missing[0]}, ...",
+            hint=f"run {MAIN_FILE} again",
+        )
+    for name, visits in wanted.items():
+        if len(result.log_ratios[name]) != visits:
+            came = len(result.log_ratios[name])
+            raise InputError(f"{path} must hold {visits} visits of network {name}, got {came}", hint="measure again")
+
+
+def import_result(result: KitResult, *, space: str | None = None) -> LatencyModel:
+    """The latency model of the device that a kit was run on.
+
+    Args:
+        space: the file of a person's own space, which no kit carries.
+    Raises:
+        InputError: if the space is another one now than when the kit was made.
+    """
+    kit, task = result.kit, Task(**result.kit.task.model_dump())
+    if kit.space_sha256 is not None and space is None:
+        raise InputError(f"the kit is of {kit.space}, a space of your own", hint="give it: --space FILE.py:CLASS")
+    opened = get_space(space or kit.space, task)
+    if opened.name != kit.space:
+        raise InputError(f"--space must be {kit.space}, which the kit is of, got {opened.name}")
+    calibration = np.stack([opened.row(opened.parse(text)) for text in kit.calibration])
+    plan = plan_latency_model(opened, task, calibration)
+    unknown = [name for group in plan.groups for name in group.names if name not in result.log_ratios]
+    if unknown:
+        raise InputError(
+            f"the networks of {kit.space} must be those that the kit was made with, but {len(unknown)} are others now",
+            hint=f"make a new kit; this one is by {kit.made_by}",
+        )
+    log_ratios = {name: np.array(ratios) for name, ratios in result.log_ratios.items()}
+    device = Device(**result.device.model_dump())
+    return fit_latency_model(opened, plan, device, result.reference_ms, log_ratios)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path} must be JSON: {error}") from None
+    if not isinstance(stored, dict):
+        raise InputError(f"{path} must be a JSON object, got a {type(stored).__name__}")
+    return stored
+
+
+def _check_kind(path: Path, stored: Mapping[str, Any], kind: str) -> None:
+    came = stored.get("format"), stored.get("version")
+    if came[0] != kind:
+        raise InputError(f"{path} must be a {kind}, as {MAIN_FILE} of a kit writes it", hint="see hwnas device kit")
+    if came[1] != VERSION:
+        raise InputError(
+            f"{path} must be of version {VERSION} of the kit, but it is of version {came[1]}",
+            hint="make a kit with this hwnas, or import it with the hwnas that made it",
+        )
+
+
+def _validated(path: Path, kind: type[T], stored: Mapping[str, Any]) -> T:
+    try:
+        return kind.model_validate(stored)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}, {place}: {first['msg'].lower()}, got {first['input']!r}"[:300]) from None
