@@ -160,13 +160,15 @@ def fit_table(
     others = ~np.eye(len(rows), dtype=np.bool_)
     left_out = np.array([shares[i] @ p + k for i, (p, k) in enumerate(map(fit, others))])
     log_errors = np.log(measured / left_out)
+    # All of them were measured in one process; what is asked of the table will be measured in others.
+    scatter = np.sqrt(np.mean(log_errors**2) + BETWEEN_PROCESSES**2)
     return LatencyTable(
         device=device,
         space=space.name,
         task=task,
         reference_ms=reference_ms,
         cost=blocks.cost(prices) + AdditiveCost(constant, np.zeros_like(blocks.cost(prices).table)),
-        relative_error=float(stats.t.ppf(0.975, len(rows) - 1) * np.sqrt(np.mean(log_errors**2))),
+        relative_error=float(stats.t.ppf(0.975, len(rows) - 1) * scatter),
         calibration=tuple(zip(measured.tolist(), left_out.tolist(), strict=True)),
     )
 

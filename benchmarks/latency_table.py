@@ -1,0 +1,107 @@
+"""How well does a block table tell the latency of networks that it has never seen?
+
+    uv run python benchmarks/latency_table.py --resolution 96
+    uv run python benchmarks/latency_table.py --resolution 224 --busy 1
+
+A table is measured in one process; other networks, from the whole range of multiply-adds, are measured in another by
+the protocol of latency/runtime.py. Printed: the errors, how often the table's own interval holds what was measured, the
+same for multiply-adds scaled by the very networks that calibrate the table, how long the table took, and how fast it
+estimates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+from latency_common import busy, in_new_process, measure_rows, wide_sample
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from hwnas.study import write_csv
+from latency import Device, LatencyModel, measure_table
+from latency.reference import reference_model, stored_reference_ms
+from latency.table import calibration_rows
+from spaces import Population, SearchSpace, Task, get_space
+
+RESULTS = Path(__file__).with_name("results")
+MILLION = 1_000_000
+
+
+def build(space: SearchSpace, task: Task, calibration: Population, seed: int) -> tuple[LatencyModel, float]:
+    """The table, and the seconds that it took."""
+    rng, device = np.random.default_rng([2, seed]), Device.here()
+    reference_ms = stored_reference_ms(task, device, rng)
+    started = time.monotonic()
+    table = measure_table(space, task, device, reference_model(task), reference_ms, calibration=calibration, rng=rng)
+    return table, time.monotonic() - started
+
+
+def errors(name: str, estimated: NDArray[np.float64], measured: NDArray[np.float64]) -> str:
+    error = np.abs(estimated / measured - 1)
+    return (
+        f"{name}: mean error {error.mean():.2%}, within 5 % {np.mean(error <= 0.05):.1%}, within 10 % "
+        f"{np.mean(error <= 0.1):.1%}, worst {error.max():.1%}, Spearman {spearmanr(estimated, measured).statistic:.3f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="proxyless")
+    parser.add_argument("--resolution", type=int, default=96)
+    parser.add_argument("--channels", type=int, default=3)
+    parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--networks", type=int, default=40)
+    parser.add_argument("--busy", type=int, default=0, help="processes beside it that never rest")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    space, task = get_space(asked.space), Task(asked.resolution, asked.classes, asked.channels)
+    rng = np.random.default_rng([3, asked.seed])
+    calibration = calibration_rows(space, task, rng)
+    rows = wide_sample(space, task, asked.networks + len(calibration), rng)
+    keys, known = space.canonical(rows), space.canonical(calibration)
+    rows = rows[~(keys[:, None] == known).all(axis=2).any(axis=1)][: asked.networks]
+    with busy(asked.busy):
+        table, seconds = in_new_process(build, space, task, calibration, asked.seed)
+        timings = in_new_process(measure_rows, space, task, rows, asked.seed)
+    measured = np.array([timing.latency_ms for timing in timings])
+    estimated = table.estimate_ms(rows)
+    low, high = table.interval_ms(rows)
+    flops, of_calibration = (space.counts(each, task)[0].astype(float) for each in (rows, calibration))
+    by_flops = flops * np.exp(np.mean(np.log([ms for ms, _ in table.calibration] / of_calibration)))
+    print(f"{asked.space} at {asked.resolution} px on {Device.here()}, {asked.busy} busy processes beside it")
+    print(f"{len(rows)} networks, range x{measured.max() / measured.min():.2f}; {len(calibration)} others calibrate")
+    print(errors("block table", estimated, measured))
+    print(errors("multiply-adds, scaled", by_flops, measured))
+    held = np.mean((low <= measured) & (measured <= high))
+    print(f"the stated +-{table.relative_error:.1%} (95 %) holds {held:.1%}; built in {seconds:.0f} s")
+    many = space.sample(MILLION, rng)
+    started = time.monotonic()
+    table.estimate_ms(many)
+    print(f"{MILLION:,} networks estimated in {time.monotonic() - started:.2f} s")
+    RESULTS.mkdir(exist_ok=True)
+    write_csv(
+        RESULTS / f"latency_table_{asked.resolution}px_busy{asked.busy}.csv",
+        [
+            {
+                "space": asked.space,
+                "resolution": asked.resolution,
+                "network": space.format(row),
+                "busy": asked.busy,
+                "latency_ms": timing.latency_ms,
+                "low": timing.latency_ms_interval[0],
+                "high": timing.latency_ms_interval[1],
+                "latency_ms_estimated": estimate,
+                "stated_error": table.relative_error,
+                "flops_scaled_ms": scaled,
+                "device": str(Device.here()),
+            }
+            for row, timing, estimate, scaled in zip(rows, timings, estimated, by_flops, strict=True)
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
