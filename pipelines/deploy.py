@@ -19,7 +19,8 @@ from latency.runtime import measure
 from spaces import InputError, Task
 
 from .config import RunConfig
-from .run_folder import RunFolder, read_json, write_json
+from .latencies import known_interval, known_ms, latencies_of
+from .run_folder import RunFolder, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,8 +100,8 @@ def choose(models: Mapping[str, Mapping[str, Any]], pick: str, limits: Sequence[
     if not meeting:
         return min(models, key=lambda name: (_violation(limits, models[name]), name))
     if pick == "fastest":
-        return min(meeting, key=lambda name: (meeting[name]["latency_ms"], name))
-    return max(meeting, key=lambda name: (meeting[name]["accuracy_val"], -meeting[name]["latency_ms"]))
+        return min(meeting, key=lambda name: (known_ms(meeting[name]), name))
+    return max(meeting, key=lambda name: (meeting[name]["accuracy_val"], -known_ms(meeting[name])))
 
 
 def latency_violation(limits: Sequence[Limit], interval: Sequence[float]) -> float:
@@ -113,7 +114,7 @@ def latency_violation(limits: Sequence[Limit], interval: Sequence[float]) -> flo
 
 def _violation(limits: Sequence[Limit], model: Mapping[str, Any]) -> float:
     counted = sum(float(limit.violation(model[limit.name])) for limit in limits if limit.name != "latency_ms")
-    return counted + latency_violation(limits, model["latency_ms_interval"])
+    return counted + latency_violation(limits, known_interval(model))
 
 
 def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,22 +144,11 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
         "seed": str(config.seed),
     }
     parity = export_onnx(module, target, images, metadata=metadata)
-    timing, device = measure_in_new_process(target, data.task, _reference_ms(run))
-    low, high = timing.latency_ms_interval
-    measured = {**record, "latency_ms_interval": (low, high)}
-    kept = {str(limit): _violation([limit], measured) == 0 for limit in config.parsed_limits}
+    record = {**record, **latencies_of(config, run, space, data.task).of_file(target, arch).record}
+    kept = {str(limit): _violation([limit], record) == 0 for limit in config.parsed_limits}
     return {
         **record,
-        "latency_ms": timing.latency_ms,
-        "latency_ms_interval": [low, high],
-        "latency_warm_ms": timing.warm_ms,
-        "latency_wall_p50_ms": timing.wall_p50_ms,
-        "latency_wall_p90_ms": timing.wall_p90_ms,
-        "latency_of": "model.onnx, in a process of its own",
-        "reference_ms": timing.reference_ms,
-        "reference_now_ms": timing.reference_now_ms,
         "meets_limits": all(kept.values()),
-        "device": device,
         "input": {"name": "images", "shape": ["batch", *data.task.input_shape], "range": range_text},
         "preprocess": data.preprocessing,
         "output": {"name": "logits", "shape": ["batch", data.task.classes]},
@@ -173,12 +163,6 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
         },
         "versions": versions(),
     }
-
-
-def _reference_ms(run: RunFolder) -> float | None:
-    """The reference latency that all numbers of this run are times of, or None on another device than the run's."""
-    table = read_json(run.table)
-    return float(table["reference_ms"]) if Device(**table["device"]) == Device.here() else None
 
 
 def with_normalisation(network: nn.Module, mean: np.ndarray, std: np.ndarray) -> nn.Module:
