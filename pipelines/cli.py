@@ -361,7 +361,7 @@ def _latency(model: dict[str, Any]) -> str:
 
     low, high = known_interval(model)
     text = f"{known_ms(model):.3g} ms (95 %: {low:.3g} to {high:.3g})"
-    return text if is_measured(model) else f"{text}, estimated for {model['device']}"
+    return text if is_measured(model) else f"{text}, estimated"
 
 
 def _guarded(as_json: bool, work: Callable[[], dict[str, Any]]) -> None:

@@ -158,7 +158,7 @@ class EstimatedElsewhere(Latencies):
             **dict.fromkeys(("latency_wall_p50_ms", "latency_wall_p90_ms")),
             "latency_ms_estimated": ms,
             "latency_ms_estimated_interval": list(interval),
-            "latency_of": "nothing: estimated by the table of the device",
+            "latency_of": "the latency table of the device, not measured",
             "device": str(self.model.device),
         }
         return Latency(ms, interval, record)

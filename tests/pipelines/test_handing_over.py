@@ -8,9 +8,10 @@ import pytest
 from hwnas import InfeasibleError, Limit
 from hwnas.search_loop import SearchFailedError
 from hwnas.trial import Trial
-from latency import ParityError, Timing
+from latency import ParityError
 from pipelines import search
 from pipelines.deploy import choose
+from pipelines.latencies import Latency
 from pipelines.plan import plan_trials
 from pipelines.progress import Listener
 from spaces import InputError, get_space
@@ -48,8 +49,8 @@ def test_where_none_meets_the_limits_the_least_violation_decides():
     assert choose(models, "best", LIMITS) == choose(models, "fastest", LIMITS) == "near"
 
 
-def timing(ms):
-    return Timing(ms, (0.98 * ms, 1.02 * ms), ms, ms, ms, 8, 1.0, 1.0)
+def latency(ms):
+    return Latency(ms, (0.98 * ms, 1.02 * ms), {"latency_ms": ms})
 
 
 @pytest.fixture
@@ -67,11 +68,13 @@ def job(monkeypatch):
         true_ms={},
     )
 
-    def measured(job, trials):
-        job.measured += [trial.number for trial in trials]
-        return [timing(job.true_ms.get(trial.number, 7.0 - 0.1 * trial.number)) for trial in trials]
+    def of_archs(archs, rng):
+        numbers = [next(trial.number for trial in trials if trial.arch == arch) for arch in archs]
+        made.measured += numbers
+        return [latency(made.true_ms.get(number, 7.0 - 0.1 * number)) for number in numbers]
 
-    monkeypatch.setattr(search, "_measure", measured)
+    made.latencies = SimpleNamespace(of_archs=of_archs)
+    made.rng = lambda purpose: None
     monkeypatch.setattr(search, "_scores", lambda job, trials: np.array([t.values["accuracy_val"] for t in trials]))
     return made
 
