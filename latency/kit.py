@@ -317,7 +317,7 @@ def _check_complete(path: Path, result: KitResult) -> None:
     missing = [name for name in wanted if name not in result.log_ratios]
     if missing:
         raise InputError(
-            f"{path} must hold the {len(wanted)} networks of its kit, but lacks {len(missing)}: {missing[0]}, ...",
+            f"{path} must hold {len(wanted)} networks of its kit, but {len(missing)} are missing ({missing[0]})",
             hint=f"run {MAIN_FILE} again",
         )
     for name, visits in wanted.items():

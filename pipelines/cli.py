@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from spaces.errors import InputError
+from spaces import InputError, Task
 
 from .progress import TerminalListener
 
@@ -49,6 +49,10 @@ Epochs = Annotated[
 FinalEpochs = Annotated[float | None, typer.Option(help="Epochs of final trainings. Default: from the budget, or 20.")]
 Finalists = Annotated[int | None, typer.Option(help="How many networks are trained to the end.")]
 ValidationShare = Annotated[float, typer.Option(help="Share of the training images kept for validation.")]
+DeviceTable = Annotated[
+    Path | None,
+    typer.Option(help="Latency table to use instead of measuring: of this device, or of another, made by a kit."),
+]
 Seed = Annotated[int, typer.Option(help="Decides everything that is drawn.")]
 TrainDevice = Annotated[str, typer.Option("--device", help="Where to train: auto, cpu, cuda, cuda:1, mps.")]
 Workers = Annotated[int | None, typer.Option(help="Trainings at once. Default: one a core; 2 on a GPU.")]
@@ -60,6 +64,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 def search_command(
     data: Data,
     limit: Limits = None,
+    device_table: DeviceTable = None,
     budget: Budget = None,
     trials: Trials = None,
     space: Space = None,
@@ -85,6 +90,7 @@ def search_command(
 def frontier_command(
     data: Data,
     limit: Limits = None,
+    device_table: DeviceTable = None,
     budget: Budget = None,
     trials: Trials = None,
     space: Space = None,
@@ -125,6 +131,7 @@ def deploy_command(
             print(f"{outcome['name']} written to {outcome['folder']}")
             print(f"  {model['arch']}")
             print(f"  latency {_latency(model)}, test accuracy {_accuracy(model)}")
+            print(f"  {model['certificate']['statement']}")
             print(
                 f"  on {checks['parity_images']} images ONNX Runtime and torch agree in {checks['agreement']:.1%} of "
                 f"the predictions, logits differ by at most {checks['largest_difference']:.2g}"
@@ -190,6 +197,113 @@ def spaces_command(
     _guarded(as_json, work)
 
 
+device_app = typer.Typer(
+    name="device",
+    help="This device and others: what they are, and how long networks take on them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(device_app)
+
+SpaceOf = Annotated[str, typer.Option("--space", help="Search space, such as proxyless@w0.5 or my_space.py:MySpace.")]
+ResolutionOf = Annotated[int, typer.Option("--resolution", help="Image size in pixels.")]
+ClassesOf = Annotated[int, typer.Option("--classes", help="Number of classes.")]
+ChannelsOf = Annotated[int, typer.Option("--channels", help="Channels of the images.")]
+
+
+@device_app.command("show", epilog="Example: hwnas device show")
+def device_show_command(
+    file: Annotated[Path | None, typer.Argument(help="A latency table. Default: this device.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this device is and what is stored about it, or what a latency table says."""
+
+    def work() -> dict[str, Any]:
+        from .devices import print_file, print_here, show_file, show_here
+
+        outcome = show_here() if file is None else show_file(file)
+        if not as_json:
+            (print_here if file is None else print_file)(outcome)
+        return outcome
+
+    _guarded(as_json, work)
+
+
+@device_app.command(
+    "measure", epilog="Example: hwnas device measure --space proxyless@w0.5 --resolution 96 --classes 5"
+)
+def device_measure_command(
+    space: SpaceOf,
+    resolution: ResolutionOf,
+    classes: ClassesOf,
+    channels: ChannelsOf = 3,
+    budget: Annotated[str | None, typer.Option(help="How long measuring may take: 90s, 3m.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write. Default: one under $HWNAS_HOME/tables.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a latency table of this device for a space, to be used by many searches."""
+
+    def work() -> dict[str, Any]:
+        from .config import parse_duration
+        from .devices import measure_device, print_file
+
+        budget_s = None if budget is None else parse_duration(budget)
+        task = Task(resolution, classes, channels)
+        outcome = measure_device(space, task, seed=seed, budget_s=budget_s, out=out)
+        if not as_json:
+            print_file(outcome)
+        return outcome
+
+    _guarded(as_json, work)
+
+
+@device_app.command("kit", epilog="Example: hwnas device kit pi-kit --space proxyless@w0.5 --resolution 96 --classes 5")
+def device_kit_command(
+    out: Annotated[Path, typer.Argument(help="Folder to write: a new one.")],
+    space: SpaceOf,
+    resolution: ResolutionOf,
+    classes: ClassesOf,
+    channels: ChannelsOf = 3,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Write a folder that measures another device, where there is neither torch nor hwnas."""
+
+    def work() -> dict[str, Any]:
+        from .devices import make_kit
+
+        outcome = make_kit(out, space, Task(resolution, classes, channels), seed=seed)
+        if not as_json:
+            print(f"{outcome['folder']}: {outcome['networks']} networks, {outcome['bytes'] / 1e6:.1f} MB")
+            print(f"next: {outcome['next']}")
+        return outcome
+
+    _guarded(as_json, work)
+
+
+@device_app.command("import", epilog="Example: hwnas device import result.json --kit pi-kit --out pi.json")
+def device_import_command(
+    result: Annotated[Path, typer.Argument(help="What measure.py wrote on the device.")],
+    out: Annotated[Path, typer.Option(help="File to write the latency table to.")],
+    kit: Annotated[Path | None, typer.Option(help="The kit's folder, to make sure that the result is of it.")] = None,
+    space: Annotated[str | None, typer.Option(help="Your own space, FILE.py:CLASS, if the kit is of one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the latency table of another device from what a kit measured there."""
+
+    def work() -> dict[str, Any]:
+        from .devices import import_kit, print_file
+
+        outcome = import_kit(result, out, kit=kit, space=space)
+        if not as_json:
+            print_file(outcome)
+            print(f"next: hwnas search --data ... --device-table {out}")
+        return outcome
+
+    _guarded(as_json, work)
+
+
 def _search(job: str, settings: dict[str, Any], run: Path | None, as_json: bool) -> dict[str, Any]:
     from spaces import get_space
 
@@ -200,6 +314,7 @@ def _search(job: str, settings: dict[str, Any], run: Path | None, as_json: bool)
     budget = settings.pop("budget")
     settings["budget_s"] = parse_duration(budget) if budget is not None else None
     settings["data_root"] = str(settings["data_root"])
+    settings["device_table"] = None if settings["device_table"] is None else str(settings["device_table"])
     # Whatever can be wrong without looking at the data is said before torch is imported, which takes seconds.
     config = RunConfig.of(job=job, **{**settings, "space": settings["space"] or "proxyless"})
     get_space(config.space)
@@ -231,19 +346,22 @@ class _MissedError(Exception):
 
 
 def _print_outcome(outcome: dict[str, Any]) -> None:
-    chosen = outcome["chosen"]
+    chosen, waiting = outcome["chosen"], outcome["to_measure"]
     print(f"chosen         {chosen['arch']}")
     print(f"test accuracy  {_accuracy(chosen)}")
-    print(f"latency        {_latency(chosen)}, measured on the exported file")
+    print(f"latency        {_latency(chosen)}" + ("" if waiting else ", measured on the exported file"))
+    print(f"certificate    {outcome['certificate']['statement']}")
     print(f"size           {chosen['params']:,.0f} parameters, {chosen['flops']:,.0f} multiply-adds")
     if len(outcome["frontier"]) > 1:
         print("final models")
         for model in outcome["frontier"]:
             notes = [] if model["on_front"] else ["not on the front"]
-            notes += [] if model["latency_of"].startswith("model.onnx") else ["latency before training"]
+            notes += [] if waiting or model["latency_of"].startswith("model.onnx") else ["latency before training"]
             note = f"  ({', '.join(notes)})" if notes else ""
             print(f"  {model['name']}  {_latency(model)}  test accuracy {_accuracy(model)}{note}")
     print(f"model          {outcome['model']}")
+    if waiting:
+        print(f"to measure     on {waiting['device']}, in the folder of the kit: {waiting['command']}")
     print(f"report         {outcome['report']}")
     print(f"run            {outcome['run']} ({outcome['trials']} trials, {outcome['seconds']:.0f} s)")
 
@@ -254,8 +372,11 @@ def _accuracy(model: dict[str, Any]) -> str:
 
 
 def _latency(model: dict[str, Any]) -> str:
-    low, high = model["latency_ms_interval"]
-    return f"{model['latency_ms']:.3g} ms (95 %: {low:.3g} to {high:.3g})"
+    from .latencies import is_measured, known_interval, known_ms
+
+    low, high = known_interval(model)
+    text = f"{known_ms(model):.3g} ms (95 %: {low:.3g} to {high:.3g})"
+    return text if is_measured(model) else f"{text}, estimated"
 
 
 def _guarded(as_json: bool, work: Callable[[], dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import tomllib
@@ -19,6 +20,11 @@ from spaces.own_file import SpaceFile, full_name
 MOST_SEED = 2**32 - 1  # what numpy's and scikit-learn's older generators take
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+CONTENTS = {
+    "space_sha256": "the space file has other contents",
+    "device_table_sha256": "the device table has other contents",
+}
+
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
@@ -33,6 +39,8 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     space: str  # of a person's own space, the absolute path and the class
     space_sha256: str | None = None  # of that file's text
     limits: tuple[str, ...] = ()
+    device_table: str | None = None  # the absolute path of the latency table of the device that is searched for
+    device_table_sha256: str | None = None
     budget_s: Positive | None = None
     trials: Annotated[int, Field(ge=2)] | None = None
     epochs: Positive | None = None
@@ -54,6 +62,13 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
             fields["space"] = full_name(fields["space"])
             if fields.get("space_sha256") is None:
                 fields["space_sha256"] = SpaceFile.read(fields["space"]).sha256
+        if fields.get("device_table") is not None and fields.get("device_table_sha256") is None:
+            path = Path(fields["device_table"]).absolute()
+            try:
+                fields["device_table_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise InputError(f"--device-table {path} cannot be read: {error.strerror}") from None
+            fields["device_table"] = str(path)
         fields["limits"] = tuple(str(Limit.parse(text)) for text in fields.get("limits", ()))
         try:
             config = cls(**fields)
@@ -100,9 +115,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         """The fields that differ, as `name: ours != theirs`."""
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
         return [
-            "the space file has other contents"
-            if name == "space_sha256"
-            else f"{name}: {mine[name]!r} != {theirs[name]!r}"
+            CONTENTS.get(name, f"{name}: {mine[name]!r} != {theirs[name]!r}")
             for name in mine
             if mine[name] != theirs[name]
         ]

@@ -19,7 +19,8 @@ from latency.runtime import measure
 from spaces import InputError, Task
 
 from .config import RunConfig
-from .run_folder import RunFolder, read_json, write_json
+from .latencies import is_measured, known_interval, known_ms, latencies_of
+from .run_folder import RunFolder, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,8 +99,8 @@ def choose(models: Mapping[str, Mapping[str, Any]], pick: str, limits: Sequence[
     if not meeting:
         return min(models, key=lambda name: (_violation(limits, models[name]), name))
     if pick == "fastest":
-        return min(meeting, key=lambda name: (meeting[name]["latency_ms"], name))
-    return max(meeting, key=lambda name: (meeting[name]["accuracy_val"], -meeting[name]["latency_ms"]))
+        return min(meeting, key=lambda name: (known_ms(meeting[name]), name))
+    return max(meeting, key=lambda name: (meeting[name]["accuracy_val"], -known_ms(meeting[name])))
 
 
 def latency_violation(limits: Sequence[Limit], interval: Sequence[float]) -> float:
@@ -112,7 +113,7 @@ def latency_violation(limits: Sequence[Limit], interval: Sequence[float]) -> flo
 
 def _violation(limits: Sequence[Limit], model: Mapping[str, Any]) -> float:
     counted = sum(float(limit.violation(model[limit.name])) for limit in limits if limit.name != "latency_ms")
-    return counted + latency_violation(limits, model["latency_ms_interval"])
+    return counted + latency_violation(limits, known_interval(model))
 
 
 def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,23 +143,12 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
         "seed": str(config.seed),
     }
     parity = export_onnx(module, target, images, metadata=metadata)
-    timing, device = measure_in_new_process(target, data.task, _reference_ms(run))
-    low, high = timing.latency_ms_interval
-    measured = {**record, "latency_ms_interval": (low, high)}
-    kept = {str(limit): _violation([limit], measured) == 0 for limit in config.parsed_limits}
+    record = {**record, **latencies_of(config, run, space, data.task).of_file(target, arch).record}
+    kept = {str(limit): _violation([limit], record) == 0 for limit in config.parsed_limits}
     return {
         **record,
-        "latency_ms": timing.latency_ms,
-        "latency_ms_interval": [low, high],
-        "latency_warm_ms": timing.warm_ms,
-        "latency_wall_p50_ms": timing.wall_p50_ms,
-        "latency_wall_p90_ms": timing.wall_p90_ms,
-        "latency_of": "model.onnx, in a process of its own",
-        "reference_ms": timing.reference_ms,
-        "reference_now_ms": timing.reference_now_ms,
-        "certificate": certificate(timing, config.parsed_limits, device),
+        "certificate": certificate(record, config.parsed_limits),
         "meets_limits": all(kept.values()),
-        "device": device,
         "input": {"name": "images", "shape": ["batch", *data.task.input_shape], "range": range_text},
         "preprocess": data.preprocessing,
         "output": {"name": "logits", "shape": ["batch", data.task.classes]},
@@ -181,39 +171,40 @@ LATENCY_MEANS = (
 )
 
 
-def certificate(timing: Timing, limits: Sequence[Limit], device: str) -> dict[str, Any]:
+def certificate(record: Mapping[str, Any], limits: Sequence[Limit]) -> dict[str, Any]:
     """What the measured file promises about its latency, or that it misses its target.
 
     The bound is the upper end of the two-sided 95 % interval, so the latency is below it with more than 95 %
     confidence. Without an upper limit on latency_ms the target is that bound.
+
+    Args:
+        record: of the model, with its latency.
     """
-    low, high = timing.latency_ms_interval
+    low, high = known_interval(record)
     upper = [limit.value for limit in limits if limit.name == "latency_ms" and limit.op == "<="]
     target_ms = min(upper) if upper else high
-    met = timing.steady and high <= target_ms
-    if met:
-        says = f"latency_ms is at most {target_ms:.4g} with 95 % confidence"
-    elif not timing.steady:
+    met = False
+    if not is_measured(record):
+        says = f"no statement about {target_ms:.4g} ms: the file was not measured on the device it is for"
+    elif not record["latency_steady"]:
         says = f"no statement about {target_ms:.4g} ms: the machine was too disturbed while the file was measured"
     elif low > target_ms:
         says = f"the target of {target_ms:.4g} ms is missed: latency_ms is at least {low:.4g} with 95 % confidence"
+    elif high > target_ms:
+        says = f"the target of {target_ms:.4g} ms is missed: latency_ms may be {low:.4g} to {high:.4g} (95 %)"
     else:
-        says = f"the target of {target_ms:.4g} ms is not certain: latency_ms is {low:.4g} to {high:.4g} (95 %)"
+        met, says = True, f"latency_ms is at most {target_ms:.4g} with 95 % confidence"
+    if is_measured(record):
+        says += f"; wall clock, p90: {record['latency_wall_p90_ms']:.4g} ms"
     return {
-        "statement": f"{says}; wall clock, p90: {timing.wall_p90_ms:.4g} ms",
+        "statement": says,
         "met": met,
         "target_ms": target_ms,
-        "upper_ms": high,
-        "wall_p90_ms": timing.wall_p90_ms,
+        "upper_ms": high if is_measured(record) else None,
+        "latency_wall_p90_ms": record["latency_wall_p90_ms"],
         "latency_ms_means": LATENCY_MEANS,
-        "device": device,
+        "device": record["device"],
     }
-
-
-def _reference_ms(run: RunFolder) -> float | None:
-    """The reference latency that all numbers of this run are times of, or None on another device than the run's."""
-    table = read_json(run.table)
-    return float(table["reference_ms"]) if Device(**table["device"]) == Device.here() else None
 
 
 def with_normalisation(network: nn.Module, mean: np.ndarray, std: np.ndarray) -> nn.Module:

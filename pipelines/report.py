@@ -34,6 +34,7 @@ from spaces.chain import ChainSpace
 
 from .config import RunConfig
 from .drawing import blocks_of, draw_blocks
+from .latencies import is_measured, known_interval, known_ms
 from .run_folder import RunFolder, read_json
 from .wiring import draw_graph, parts_of
 
@@ -91,12 +92,14 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
     plan, models = stored["plan"], run.models()
     trials = Trials.of(Study(run.study, space).trials(), n_random=plan["n_random"])
     chosen = models[outcome["chosen"]["name"]]
-    finals = sorted(models.values(), key=lambda model: (model["latency_ms"], model["name"]))
+    finals = sorted(models.values(), key=lambda model: (known_ms(model), model["name"]))
     latency_limits = [limit for limit in config.parsed_limits if limit.name == "latency_ms"]
     picture = FrontPicture(trials, finals, chosen["name"], latency_limits, plan)
     onnx = (run.model(chosen["name"]) / "model.onnx").relative_to(run.path).as_posix()
     blocks = blocks_of(space, space.parse(chosen["arch"]), task)
-    decimals = _decimals([value for model in finals for value in (*_ends(model), model["latency_ms_estimated"])])
+    decimals = _decimals(
+        [value for model in finals for value in (*known_interval(model), model["latency_ms_estimated"])]
+    )
     return {
         "outcome": outcome,
         "config": config,
@@ -106,6 +109,9 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "trials": trials,
         "models": finals,
         "ms": lambda value: f"{value:.{decimals}f}",
+        "known_ms": known_ms,
+        "known_interval": known_interval,
+        "how": _how(chosen),
         "chosen": chosen,
         "limits": [_verdict(limit, chosen) for limit in config.parsed_limits],
         "untrained": {
@@ -167,17 +173,17 @@ class Trials:
 
 def _verdict(limit: Limit, model: Mapping[str, Any]) -> dict[str, Any]:
     """A limit, what the model has, and whether that meets it: of an interval the end that is worse must."""
-    value = float(model[limit.name])
     if limit.name != "latency_ms":
+        value = float(model[limit.name])
         return {"limit": limit, "value": f"{value:,.0f}" if value.is_integer() else f"{value:.3g}", "by": "counted"} | {
             "met": bool(limit.holds(value))
         }
-    low, high = _ends(model)
+    low, high = known_interval(model)
     worse, name = (high, "upper") if limit.op == "<=" else (low, "lower")
     return {
         "limit": limit,
-        "value": f"{value:.3g} ms",
-        "by": f"measured; {name} end, {worse:.3g} ms, decides",
+        "value": f"{known_ms(model):.3g} ms",
+        "by": f"{_how(model)}; {name} end, {worse:.3g} ms, decides",
         "met": bool(limit.holds(worse)),
     }
 
@@ -189,6 +195,8 @@ def rerun_command(config: RunConfig) -> str:
     if config.budget_s is not None:
         parts.append(["--budget", f"{config.budget_s!r}".removesuffix(".0") + "s"])
     parts.append(["--seed", str(config.seed)])
+    if config.device_table is not None:
+        parts.append(["--device-table", config.device_table])
     if config.data_root != "data":
         parts.append(["--data-root", config.data_root])
     if config.download:
@@ -248,17 +256,18 @@ class FrontPicture:
             label = f"limit{separator}latency {sign} {limit.value:g} ms"
             ax.axvline(limit.value, color=LIMIT, linewidth=1.2, dashes=(5, 3), label=label, gid=f"limit-{i}", zorder=1)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        ax.set_xlabel("latency in ms (trials: estimated; finals: measured)")
+        ax.set_xlabel(f"latency in ms (trials: estimated; finals: {_how(self.finals[0])})")
         ax.set_ylabel("accuracy")
         ax.margins(0.06)
         return ax
 
     def _draw_finals(self, ax: Axes, separator: str) -> None:
-        label_val = f"final models{separator}validation accuracy, measured latency"
-        label_test = f"final models{separator}test accuracy, measured latency, 95 % intervals"
+        how = _how(self.finals[0])
+        label_val = f"final models{separator}validation accuracy, {how} latency"
+        label_test = f"final models{separator}test accuracy, {how} latency, 95 % intervals"
         for i, model in enumerate(self.finals):
-            x, val, test = model["latency_ms"], model["accuracy_val"], model["accuracy_test"]
-            across, up = _reach(x, model["latency_ms_interval"]), _reach(test, model["accuracy_test_interval"])
+            x, val, test = known_ms(model), model["accuracy_val"], model["accuracy_test"]
+            across, up = _reach(x, known_interval(model)), _reach(test, model["accuracy_test_interval"])
             look: dict[str, Any] = {"marker": "D", "ms": 6, "color": FINAL}
             _point(ax, x, val, f"final-{i}-val", label_val, xerr=across, **look)
             look = {"marker": "s", "ms": 5.5, "mfc": "white", "color": TESTED}
@@ -266,12 +275,12 @@ class FrontPicture:
             label_val = label_test = "_nolegend_"
         for model in self.finals:
             if model["name"] == self.chosen:
-                _ring(ax, model["latency_ms"], model["accuracy_val"], model["accuracy_test"])
+                _ring(ax, known_ms(model), model["accuracy_val"], model["accuracy_test"])
 
     @property
     def limits_inside(self) -> list[Limit]:
         at = [trial.values["latency_ms_estimated"] for trial in self.trials.complete]
-        at += [end for model in self.finals for end in _ends(model)]
+        at += [end for model in self.finals for end in known_interval(model)]
         return [limit for limit in self.limits if min(at) / FAR <= limit.value <= max(at) * FAR]
 
     @property
@@ -290,6 +299,7 @@ def _estimates_svg(finals: Sequence[Mapping[str, Any]], chosen: str, table: Mapp
 def draw_estimates(ax: Axes, finals: Sequence[Mapping[str, Any]], chosen: str, table: Mapping[str, Any]) -> Axes:
     """Measured against estimated latency, with the error that the table states."""
     error, calibration = table["relative_error"], table["calibration"]
+    finals = [model for model in finals if is_measured(model)]
     estimated = [model["latency_ms_estimated"] for model in finals] + [pair[1] for pair in calibration]
     x = np.array([0.93 * min(estimated), 1.05 * max(estimated)])
     band = f"stated error of an estimate: ±{_percent(error)} (95 %)"
@@ -344,16 +354,16 @@ def _svg(figure: Figure, prefix: str, label: str, titles: Mapping[str, str]) -> 
 
 
 def _final_title(model: Mapping[str, Any]) -> str:
-    low, high = _ends(model)
+    low, high = known_interval(model)
     return (
-        f"{model['name']}: {model['latency_ms']:.3g} ms measured ({low:.3g} to {high:.3g}), "
+        f"{model['name']}: {known_ms(model):.3g} ms {_how(model)} ({low:.3g} to {high:.3g}), "
         f"validation {_percent(model['accuracy_val'])}, test {_percent(model['accuracy_test'])}"
     )
 
 
-def _ends(model: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = model["latency_ms_interval"]
-    return float(low), float(high)
+def _how(model: Mapping[str, Any]) -> str:
+    """Where its latency is from: a run for another device measures none."""
+    return "measured" if is_measured(model) else "estimated"
 
 
 def _reach(value: float, interval: Sequence[float]) -> list[list[float]]:

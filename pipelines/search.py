@@ -20,25 +20,23 @@ from hwnas.search_loop import SearchFailedError, evaluation_seed, search
 from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, fit_accuracy, graph_features
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
-from latency import (
-    Device,
-    DeviceCosts,
-    LatencyModel,
-    Timing,
-    build_onnx,
-    measure,
-    measure_learned,
-    measure_table,
-    read_latency_model,
-)
-from latency.model import LEARNED_NETWORKS, spread_rows
+from latency import Device, DeviceCosts, LatencyModel
+from latency.model import LEARNED_NETWORKS
 from latency.onnx_graph import ParityError, write_atomically
-from latency.reference import reference_model, stored_reference_ms
-from spaces import Arch, InputError, SearchSpace, Task
+from spaces import InputError, SearchSpace, Task, get_space
 from spaces.chain import ChainSpace
 
 from .config import RunConfig, join_limits
 from .deploy import choose, deploy_locked, latency_violation
+from .latencies import (
+    Latencies,
+    Latency,
+    known_ms,
+    latencies_of,
+    measure_model,
+    open_model,
+    read_device_table,
+)
 from .plan import EXPORT_S, Plan, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
 from .progress import Listener
 from .run_folder import RunFolder, read_json, write_json
@@ -48,13 +46,10 @@ if TYPE_CHECKING:
     from hwnas.training import ImageData
 
 TABLE_BUDGET_SHARE = 0.08  # of a budget goes into timing blocks, at most
-CALIBRATION_NETWORKS, CALIBRATION_DRAWN = 10, 500
-FINAL_VISITS = 8
 TIMED_NETWORKS = 3
 DEFAULT_EPOCHS, DEFAULT_FINAL_EPOCHS = 5, 20
 FRONTIER_MEMBERS = 6
 GPU_WORKERS = 2
-NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
 
 
 @dataclass
@@ -77,8 +72,8 @@ class Job:
     space: SearchSpace
     task: Task
     data: ImageData
-    device: Device
     costs: DeviceCosts
+    latencies: Latencies
     feasible: FeasibleSet
     evaluator: TrainingEvaluator
     pool: WorkerPool
@@ -104,6 +99,8 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
     RunFolder.check(path, config)
     use_one_thread()
     data, compute = _open_data(config, RunFolder(path)), _compute_device(config)
+    if config.device_table is not None and not RunFolder(path).table.exists():
+        read_device_table(Path(config.device_table), get_space(config.space, data.task), data.task)  # before it writes
     run = RunFolder.prepare(path, config, needed_bytes=_stored_bytes(data))
     with run.locked():
         if not run.data.exists():
@@ -163,9 +160,8 @@ def _open_job(
     pool = WorkerPool(workers)
     try:
         evaluator = TrainingEvaluator(space, run.data, Recipe(), device=compute)
-        device = Device.here()
         # Workers import torch while blocks are timed would disturb the timing, so the table comes first.
-        costs = DeviceCosts(space, data.task, _table(config, run, space, data.task, device, listener))
+        costs = DeviceCosts(space, data.task, _table(config, run, space, data.task, listener))
         feasible = FeasibleSet(space, costs, config.parsed_limits)
         feasible.check(np.random.default_rng([config.seed, 1, 2]))
         return Job(
@@ -174,8 +170,8 @@ def _open_job(
             space=space,
             task=data.task,
             data=data,
-            device=device,
             costs=costs,
+            latencies=latencies_of(config, run, space, data.task),
             feasible=feasible,
             evaluator=evaluator,
             pool=pool,
@@ -188,45 +184,27 @@ def _open_job(
         raise
 
 
-def _table(
-    config: RunConfig, run: RunFolder, space: SearchSpace, task: Task, device: Device, listener: Listener
-) -> LatencyModel:
-    """What is stored with the run, or measured now: a table of blocks for chains, prices of operations for others."""
+def _table(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task, listener: Listener) -> LatencyModel:
+    """What is stored with the run; at first what was given, or measured now."""
     if run.table.exists():
-        return read_latency_model(run.table.read_text(), space=space, task=task, device=device)
-    is_chain = isinstance(space, ChainSpace)
-    listener.say(f"timing {'the blocks' if is_chain else f'{LEARNED_NETWORKS} networks'} of {space.name} on {device}")
-    # In processes of their own, as files are measured at the end: memory that this one has used makes networks faster.
-    with WorkerPool(1) as pool:
-        purpose = np.random.default_rng([config.seed, 1, 0])
-        reference_ms = pool.submit(stored_reference_ms, task, device, purpose).result()
-    rng = np.random.default_rng([config.seed, 1, 1])  # its own: the reference draws only where none is stored
-    # Calibrated on networks spread over the whole space, so that the table holds whatever the limits are.
-    if is_chain:
-        drawn = FeasibleSet(space, DeviceCosts(space, task)).sample(CALIBRATION_DRAWN, rng)
-        flops = space.counts(drawn, task)[0].astype(float)
-        order = np.argsort(flops, kind="stable")
-        wanted = np.linspace(flops[order[0]], flops[order[-1]], CALIBRATION_NETWORKS)  # both ends among them
-        calibration = drawn[order[np.unique(np.searchsorted(flops[order], wanted))]]
+        return open_model(config, run, space, task)
+    if config.device_table is not None:
+        text = read_device_table(Path(config.device_table), space, task)
+        write_atomically(run.table, text.encode())
+        table = open_model(config, run, space, task)
+        listener.say(f"latency table of {table.device}, from {config.device_table}")
     else:
-        calibration = spread_rows(space, task, LEARNED_NETWORKS, rng)
-    with WorkerPool(1) as pool:
-        table = pool.submit(
-            measure_table if is_chain else measure_learned,
-            space,
-            task,
-            device,
-            reference_model(task),
-            reference_ms,
-            calibration=calibration,
-            rng=rng,
-            budget_s=None if config.budget_s is None else TABLE_BUDGET_SHARE * config.budget_s,
-        ).result()
-    write_atomically(run.table, table.to_json().encode())
-    low, high = (float(f(table.estimate_ms(space.sample(2000, rng)))) for f in (np.min, np.max))
+        device = Device.here()
+        what = "the blocks" if isinstance(space, ChainSpace) else f"{LEARNED_NETWORKS} networks"
+        listener.say(f"timing {what} of {space.name} on {device}")
+        budget_s = None if config.budget_s is None else TABLE_BUDGET_SHARE * config.budget_s
+        table = measure_model(space, task, device, seed=config.seed, budget_s=budget_s)
+        write_atomically(run.table, table.to_json().encode())
+    drawn = space.sample(2000, np.random.default_rng([config.seed, 1, 6]))
+    low, high = (float(f(table.estimate_ms(drawn))) for f in (np.min, np.max))
     listener.say(
         f"latency table: random networks take {low:.3g} to {high:.3g} ms, "
-        f"estimates are within {table.relative_error:.1%} (95 %, {len(calibration)} networks)"
+        f"estimates are within {table.relative_error:.1%} (95 %, {len(table.calibration)} networks)"
     )
     return table
 
@@ -256,8 +234,8 @@ def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
     if budget_s is not None and work is not None and job.config.final_epochs is None:
         work = replace(work, flops=np.array([each.trial.values["flops"] for each in chosen]))
         plan = replan_final(plan, budget_s, job.clock.elapsed(), work, closing_s=EXPORT_S)
-    _save_plan(job, plan, finalists={each.name: _record(each) for each in chosen})
-    job.listener.say(f"{len(chosen)} finalists measured; training each for {plan.final_epochs:g} epochs")
+    _save_plan(job, plan, finalists={each.name: _record(job, each) for each in chosen})
+    job.listener.say(f"{len(chosen)} finalists chosen; training each for {plan.final_epochs:g} epochs")
     return plan
 
 
@@ -411,12 +389,12 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial that is worth training to the end, with its measured latency."""
+    """A trial that is worth training to the end, with its latency."""
 
     name: str
     trial: Trial
     score: float
-    timing: Timing
+    latency: Latency
 
 
 def _finalists(job: Job, plan: Plan) -> list[Finalist]:
@@ -428,15 +406,16 @@ def _finalists(job: Job, plan: Plan) -> list[Finalist]:
     cost = np.array([trial.values["latency_ms_estimated"] for trial in trials])
     order = _preference(job.config.job, scores, cost, 2 * plan.finalists)
     found: list[Finalist] = []
-    missed: list[tuple[float, Trial, Timing]] = []
+    missed: list[tuple[float, Trial, Latency]] = []
     for start in range(0, len(order), 2 * plan.finalists):
         part = order[start : start + 2 * plan.finalists]
-        for i, timing in zip(part, _measure(job, [trials[i] for i in part]), strict=True):
-            by = latency_violation(job.config.parsed_limits, timing.latency_ms_interval)
+        latencies = job.latencies.of_archs([trials[i].arch for i in part], job.rng(5))
+        for i, latency in zip(part, latencies, strict=True):
+            by = latency_violation(job.config.parsed_limits, latency.interval)
             if by == 0:
-                found.append(Finalist(f"trial-{trials[i].number:03d}", trials[i], float(scores[i]), timing))
+                found.append(Finalist(f"trial-{trials[i].number:03d}", trials[i], float(scores[i]), latency))
             else:
-                missed.append((by, trials[i], timing))
+                missed.append((by, trials[i], latency))
         if len(found) >= plan.finalists:
             break
     if missed:
@@ -444,11 +423,11 @@ def _finalists(job: Job, plan: Plan) -> list[Finalist]:
             f"{len(missed)} of {len(missed) + len(found)} measured candidates miss the latency limit and are left out"
         )
     if not found:
-        _, nearest, timing = min(missed, key=lambda each: each[0])
-        low, high = timing.latency_ms_interval
+        _, nearest, latency = min(missed, key=lambda each: each[0])
+        low, high = latency.interval
         raise InfeasibleError(
             f"no network meets {join_limits(job.config.limits)} (none found in {len(trials)} different networks, all "
-            f"measured); the nearest is {nearest.arch} with latency_ms {timing.latency_ms:.3g} "
+            f"measured); the nearest is {nearest.arch} with latency_ms {latency.ms:.3g} "
             f"(95 %: {low:.3g} to {high:.3g})",
             hint="relax the limit or search longer",
         )
@@ -459,7 +438,7 @@ def _kept(kind: str, found: list[Finalist], n: int) -> list[Finalist]:
     """The n most wanted of the measured: the best for a search; for a frontier, its members along all latencies."""
     if kind == "search":
         return found[:n]
-    ms = np.array([each.timing.latency_ms for each in found])
+    ms = np.array([each.latency.ms for each in found])
     scores = np.array([each.score for each in found])
     front = is_non_dominated(np.stack([ms, -scores], axis=1))
     members = spread_along(ms, scores, min(n, int(front.sum())), mask=front)
@@ -498,23 +477,6 @@ def _preference(kind: str, scores: NDArray[np.float64], cost: NDArray[np.float64
     front = is_non_dominated(np.stack([cost, -scores], axis=1))
     members = spread_along(cost, scores, min(n, int(front.sum())), mask=front)
     return np.asarray(list(dict.fromkeys([*members, *best])), dtype=np.int64)
-
-
-def _measure(job: Job, trials: Sequence[Trial]) -> list[Timing]:
-    """In a process of its own, as the file is measured at the end."""
-    assert job.costs.table is not None
-    with WorkerPool(1) as pool:
-        archs = [trial.arch for trial in trials]
-        return pool.submit(measure_archs, job.space, archs, job.task, job.costs.table.reference_ms, job.rng(5)).result()
-
-
-def measure_archs(
-    space: SearchSpace, archs: Sequence[Arch], task: Task, reference_ms: float, rng: np.random.Generator
-) -> list[Timing]:
-    """Measure networks with random weights, each beside the reference network alone, as files are."""
-    models = [build_onnx(space.layers(arch, task), rng, normalise=True) for arch in archs]
-    reference = reference_model(task)
-    return [measure([model], reference, reference_ms, visits=FINAL_VISITS, rng=rng)[0] for model in models]
 
 
 def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
@@ -572,22 +534,20 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
     return finals
 
 
-def _record(finalist: Finalist) -> dict[str, Any]:
-    timing = finalist.timing
+def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
+    values = finalist.trial.values
+    assert job.costs.table is not None
+    (low,), (high,) = job.costs.table.interval_ms(job.space.row(finalist.trial.arch)[None])
     return {
         "name": finalist.name,
         "arch": str(finalist.trial.arch),
         "trial": finalist.trial.number,
-        "accuracy_val_search": finalist.trial.values["accuracy_val"],
-        "latency_ms": timing.latency_ms,
-        "latency_ms_interval": list(timing.latency_ms_interval),
-        "latency_warm_ms": timing.warm_ms,
-        "latency_wall_p50_ms": timing.wall_p50_ms,
-        "latency_wall_p90_ms": timing.wall_p90_ms,
-        "latency_of": "the network with random weights, before training",
+        "accuracy_val_search": values["accuracy_val"],
+        "latency_ms_estimated": values["latency_ms_estimated"],
+        "latency_ms_estimated_interval": [float(low), float(high)],
+        **finalist.latency.record,
         "meets_limits": True,
-        **{k: finalist.trial.values[k] for k in ("latency_ms_estimated", "params", "flops", "bytes", "intensity")},
-        **{k: finalist.trial.values[k] for k in ("weight_bytes", "peak_memory_bytes")},
+        **{k: values[k] for k in ("params", "flops", "bytes", "intensity", "weight_bytes", "peak_memory_bytes")},
     }
 
 
@@ -596,15 +556,12 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
     from .report import write_report
 
     name, record = _deploy_best(job, finals)
-    drift = record["reference_now_ms"] / record["reference_ms"] - 1
-    if abs(drift) > NOTABLE_DRIFT:
-        job.listener.say(
-            f"this machine now runs {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
-            "latency was stored; latencies are given as of then"
-        )
+    remark = job.latencies.remark(record)
+    if remark:
+        job.listener.say(remark)
     finals = job.run.models()
-    frontier = sorted(finals.values(), key=lambda model: model["latency_ms"])
-    on_front = is_non_dominated([[model["latency_ms"], -model["accuracy_val"]] for model in frontier])
+    frontier = sorted(finals.values(), key=known_ms)
+    on_front = is_non_dominated([[known_ms(model), -model["accuracy_val"]] for model in frontier])
     rows = [{**_flat(model), "on_front": bool(on)} for model, on in zip(frontier, on_front, strict=True)]
     write_csv(job.run.frontier, rows)
     _save_plan(job, plan, ended=True)
@@ -614,6 +571,8 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
         "chosen": _summary(record),
         "frontier": [{**_summary(model), "on_front": bool(on)} for model, on in zip(frontier, on_front, strict=True)],
         "model": str(job.run.model(name) / "model.onnx"),
+        "certificate": record["certificate"],
+        "to_measure": job.latencies.to_measure(),
         "report": str(job.run.report),
         "seconds": job.clock.elapsed(),
         "trials": len(job.study.trials()),
@@ -637,7 +596,7 @@ def _deploy_best(job: Job, finals: Mapping[str, dict[str, Any]]) -> tuple[str, d
         else:
             if record["meets_limits"]:
                 return name, record
-            job.listener.say(f"{name} missed a limit when its file was measured ({record['latency_ms']:.3g} ms)")
+            job.listener.say(f"{name} missed a limit when its file was measured ({known_ms(record):.3g} ms)")
         del left[name]
     exported = {name: model for name, model in job.run.models().items() if name not in unfit}
     if not exported:
@@ -655,6 +614,8 @@ SUMMARY = (
     "latency_ms",
     "latency_ms_interval",
     "latency_ms_estimated",
+    "latency_ms_estimated_interval",
+    "device",
     "params",
     "flops",
     "intensity",
@@ -663,10 +624,11 @@ SUMMARY = (
     "meets_limits",
     "latency_of",
 )
+ADDED_LATER = ("latency_ms_estimated_interval", "device")  # models of earlier versions do not say them
 
 
 def _summary(model: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: model[key] for key in SUMMARY}
+    return {key: model.get(key) if key in ADDED_LATER else model[key] for key in SUMMARY}
 
 
 def _flat(model: Mapping[str, Any]) -> dict[str, object]:
@@ -674,7 +636,7 @@ def _flat(model: Mapping[str, Any]) -> dict[str, object]:
     row: dict[str, object] = {}
     for key, value in _summary(model).items():
         if key.endswith("_interval"):
-            row[key.replace("_interval", "_low")], row[key.replace("_interval", "_high")] = value
+            row[key.replace("_interval", "_low")], row[key.replace("_interval", "_high")] = value or ("", "")
         else:
             row[key] = value
     return row

@@ -17,9 +17,23 @@ TEXT = re.compile(rf"(?<![\w/-])(?:{'|'.join(SPACES)})(?:@[\w.,]*\w(?::\d+(?:-\d
 COMMAND = re.compile(r"(?:^ *|`)(hwnas (?:[^`\n]|`(?!\n))*?)(?:`|  +#.*$|$)", re.MULTILINE)
 
 
+def commands() -> dict:
+    """All commands by their words: `search`, `device show`."""
+    found = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {word}": each for word, each in inner.items()}
+    return found
+
+
+def name_of(command: str) -> str:
+    """The words of the command that a line calls."""
+    words = command.split()[1:3]
+    return words[0] if words[0] in commands() else " ".join(words)
+
+
 def epilogs() -> list[str]:
-    commands = typer.main.get_command(app).commands.values()
-    return [command.epilog.removeprefix("Example: ") for command in commands]
+    return [command.epilog.removeprefix("Example: ") for command in commands().values()]
 
 
 def shown() -> list[str]:
@@ -34,7 +48,7 @@ def texts() -> list[str]:
 
 def test_the_documents_show_something_of_every_space_and_command():
     assert {re.split("[@:]", text)[0] for text in texts()} == set(SPACES)
-    assert {command.split()[1] for command in shown()} == set(typer.main.get_command(app).commands)
+    assert {name_of(command) for command in shown()} == set(commands())
     assert len(shown()) > 12
 
 
@@ -48,8 +62,8 @@ def test_every_text_of_a_space_or_architecture_is_read(text):
 @pytest.mark.parametrize("command", shown())
 def test_every_command_is_understood(command, monkeypatch):
     monkeypatch.chdir(ROOT)
-    _, name, *arguments = shlex.split(command)
-    chosen = typer.main.get_command(app).commands[name]
+    name = name_of(command)
+    chosen, arguments = commands()[name], shlex.split(command)[1 + len(name.split()) :]
     given = chosen.make_context(name, arguments).params
     if name == "profile":
         known = [network for network in given["networks"] if not network.endswith(".onnx")]

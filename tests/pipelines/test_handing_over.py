@@ -8,9 +8,10 @@ import pytest
 from hwnas import InfeasibleError, Limit
 from hwnas.search_loop import SearchFailedError
 from hwnas.trial import Trial
-from latency import ParityError, Timing
+from latency import ParityError
 from pipelines import search
-from pipelines.deploy import choose
+from pipelines.deploy import certificate, choose
+from pipelines.latencies import Latency
 from pipelines.plan import plan_trials
 from pipelines.progress import Listener
 from spaces import InputError, get_space
@@ -48,8 +49,8 @@ def test_where_none_meets_the_limits_the_least_violation_decides():
     assert choose(models, "best", LIMITS) == choose(models, "fastest", LIMITS) == "near"
 
 
-def timing(ms):
-    return Timing(ms, (0.98 * ms, 1.02 * ms), ms, ms, ms, 8, 0.0, 1.0, 1.0)
+def latency(ms):
+    return Latency(ms, (0.98 * ms, 1.02 * ms), {"latency_ms": ms})
 
 
 @pytest.fixture
@@ -67,11 +68,13 @@ def job(monkeypatch):
         true_ms={},
     )
 
-    def measured(job, trials):
-        job.measured += [trial.number for trial in trials]
-        return [timing(job.true_ms.get(trial.number, 7.0 - 0.1 * trial.number)) for trial in trials]
+    def of_archs(archs, rng):
+        numbers = [next(trial.number for trial in trials if trial.arch == arch) for arch in archs]
+        made.measured += numbers
+        return [latency(made.true_ms.get(number, 7.0 - 0.1 * number)) for number in numbers]
 
-    monkeypatch.setattr(search, "_measure", measured)
+    made.latencies = SimpleNamespace(of_archs=of_archs)
+    made.rng = lambda purpose: None
     monkeypatch.setattr(search, "_scores", lambda job, trials: np.array([t.values["accuracy_val"] for t in trials]))
     return made
 
@@ -164,3 +167,36 @@ def test_where_nothing_can_be_exported_the_reasons_are_said(handing):
     handing.met = dict.fromkeys("abc", "unfit")
     with pytest.raises(SearchFailedError, match="another function"):
         search._deploy_best(handing, handing.models)
+
+
+def measured_record(low, high, *, steady=True):
+    ms = (low + high) / 2
+    return {
+        "latency_ms": ms,
+        "latency_ms_interval": [low, high],
+        "latency_ms_estimated_interval": [0.0, 9.0],
+        "latency_wall_p90_ms": 5.0,
+        "latency_steady": steady,
+        "device": "a cpu",
+    }
+
+
+@pytest.mark.parametrize(
+    ("record", "met", "says"),
+    [
+        (measured_record(2.0, 3.0), True, "latency_ms is at most 3 with 95 % confidence; wall clock, p90: 5 ms"),
+        (measured_record(2.9, 3.1), False, "target of 3 ms is missed: latency_ms may be 2.9 to 3.1"),
+        (measured_record(3.1, 3.2), False, "target of 3 ms is missed: latency_ms is at least 3.1"),
+        (measured_record(1.0, 2.0, steady=False), False, "no statement about 3 ms: the machine was too disturbed"),
+        (measured_record(1.0, 2.0) | {"latency_ms": None}, False, "not measured on the device it is for"),
+    ],
+)
+def test_a_certificate_says_what_was_measured_and_no_more(record, met, says):
+    made = certificate(record, [Limit.parse("latency_ms<=3"), Limit.parse("params<=1"), Limit.parse("latency_ms>=0")])
+    assert (made["met"], made["target_ms"]) == (met, 3.0)
+    assert says in made["statement"]
+
+
+def test_without_a_limit_the_certificate_is_for_the_upper_end():
+    made = certificate(measured_record(2.0, 3.0), [Limit.parse("params<=1M")])
+    assert (made["met"], made["target_ms"], made["upper_ms"]) == (True, 3.0, 3.0)

@@ -107,6 +107,8 @@ def make_run(
             "latency_wall_p50_ms": 1.05 * ms,
             "latency_wall_p90_ms": 1.2 * ms,
             "latency_of": "the network with random weights, before training",
+            "latency_ms_estimated_interval": [(1 - e) * trial.values["latency_ms_estimated"] for e in (0.081, -0.081)],
+            "device": str(device),
             "meets_limits": meets,
             **{k: v for k, v in trial.values.items() if k not in {"accuracy_val", "train_seconds"}},
         }

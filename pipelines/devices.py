@@ -1,0 +1,163 @@
+"""The commands `hwnas device ...`: what this device is, its latency models, and those of other devices."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from latency import Device, LatencyModel
+from latency.kit import import_result, read_result, write_kit
+from latency.kit_main import MAIN_FILE, MODELS_RESULT, RESULT
+from latency.onnx_graph import write_atomically
+from latency.reference import home
+from spaces import InputError, Task, get_space
+from spaces.own_file import SpaceFile
+
+from .latencies import FROM_HERE, FROM_KIT, measure_model, read_stored_table
+from .run_folder import read_json
+
+
+def show_here() -> dict[str, Any]:
+    """This device, and what is stored about it."""
+    device = Device.here()
+    stored = home() / "devices" / f"{device.fingerprint}.json"
+    return {
+        "device": _described(device),
+        "providers": onnxruntime.get_available_providers(),
+        "reference_ms": read_json(stored)["reference_ms"] if stored.exists() else {},
+        "tables": sorted(map(str, (home() / "tables").glob(f"*-{device.fingerprint}.json"))),
+        "home": str(home()),
+    }
+
+
+def show_file(path: Path) -> dict[str, Any]:
+    """What a latency model's file, or the result of a kit, says.
+
+    Raises:
+        InputError: if it is neither, or is damaged.
+    """
+    kind = read_json(path).get("format")
+    if kind in (RESULT, MODELS_RESULT):
+        raise InputError(
+            f"{path} is what {MAIN_FILE} wrote, not yet a latency model",
+            hint=f"hwnas device import {path} --out FILE" if kind == RESULT else "it says the latencies of ONNX files",
+        )
+    stored = read_stored_table(path)
+    device = Device(**stored["device"])
+    measured = [pair[0] for pair in stored["calibration"]]
+    return {
+        "file": str(path),
+        "device": _described(device),
+        "of_this_device": device == Device.here(),
+        "origin": stored.get("origin", FROM_HERE),
+        "kind": stored.get("kind", "table"),
+        "space": stored["space"],
+        "task": stored["task"],
+        "relative_error": stored["relative_error"],
+        "reference_ms": stored["reference_ms"],
+        "calibration": stored["calibration"],
+        "range_ms": [min(measured), max(measured)],
+    }
+
+
+def measure_device(
+    space: str, task: Task, *, seed: int, budget_s: float | None = None, out: Path | None = None
+) -> dict[str, Any]:
+    """Measure a latency model of this device, and write it to a file.
+
+    Args:
+        out: by default a file under $HWNAS_HOME/tables, named for space, task and device.
+    """
+    opened, device = get_space(space, task), Device.here()
+    if out is None:
+        name = f"{opened.name}-{task.resolution}px-{task.channels}-{task.classes}-{device.fingerprint}"
+        out = home() / "tables" / f"{re.sub(r'[^A-Za-z0-9@.,_-]', '_', name)}.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+    _check_out(out)
+    return _write(out, measure_model(opened, task, device, seed=seed, budget_s=budget_s), FROM_HERE)
+
+
+def make_kit(out: Path, space: str, task: Task, *, seed: int) -> dict[str, Any]:
+    """Write the folder of a kit.
+
+    Raises:
+        InputError: if `out` exists and is not empty, or the space is none.
+    """
+    if seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {seed}")
+    own = SpaceFile.read(space) if SpaceFile.is_meant_by(space) else None
+    kit = write_kit(out, get_space(space, task), task, seed=seed, own=own)
+    return {
+        "folder": str(out),
+        "space": kit["space"],
+        "task": kit["task"],
+        "networks": sum(len(group["networks"]) for group in kit["groups"]),
+        "bytes": sum(file.stat().st_size for file in out.iterdir()),
+        "next": f"copy {out} to the device, and run `python {MAIN_FILE}` in it",
+    }
+
+
+def import_kit(result: Path, out: Path, *, kit: Path | None = None, space: str | None = None) -> dict[str, Any]:
+    """Make the latency model of the device that a kit was run on.
+
+    Raises:
+        InputError: if the result is not what the kit wrote there, or `out` is something else than a latency model.
+    """
+    _check_out(out)
+    return _write(out, import_result(read_result(result, kit), space=space), FROM_KIT)
+
+
+def _check_out(out: Path) -> None:
+    """A latency model may be replaced by a newer one; nothing else may."""
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent} must be a folder, and there is none", hint="make it, or give another --out")
+    if out.exists():
+        try:
+            read_stored_table(out)
+        except InputError:
+            raise InputError(f"{out} exists and is no latency table", hint="give another --out") from None
+
+
+def _write(out: Path, model: LatencyModel, origin: str) -> dict[str, Any]:
+    write_atomically(out, json.dumps({**json.loads(model.to_json()), "origin": origin}, indent=1).encode())
+    return show_file(out)
+
+
+def _described(device: Device) -> dict[str, Any]:
+    return {**asdict(device), "fingerprint": device.fingerprint}
+
+
+def print_here(outcome: Mapping[str, Any]) -> None:
+    """For people."""
+    _print_device(outcome["device"])
+    print(f"providers      {', '.join(outcome['providers'])}")
+    print(f"stored in      {outcome['home']}")
+    for task, ms in outcome["reference_ms"].items():
+        print(f"reference      {ms:.4g} ms for {task}")
+    for table in outcome["tables"]:
+        print(f"table          {table}")
+
+
+def print_file(outcome: Mapping[str, Any]) -> None:
+    """For people."""
+    task, (low, high) = outcome["task"], outcome["range_ms"]
+    print(f"file           {outcome['file']}")
+    _print_device(outcome["device"])
+    by = "a kit" if outcome["origin"] == FROM_KIT else "hwnas"
+    print(f"measured by    {by}, on {'this device' if outcome['of_this_device'] else 'another device than this one'}")
+    print(f"space          {outcome['space']} ({'block table' if outcome['kind'] == 'table' else 'learned model'})")
+    print(f"task           {task['resolution']} px, {task['channels']} channel(s), {task['classes']} classes")
+    print(f"error          {outcome['relative_error']:.1%} (95 %, from {len(outcome['calibration'])} whole networks)")
+    print(f"measured       {low:.4g} to {high:.4g} ms; the reference {outcome['reference_ms']:.4g} ms")
+
+
+def _print_device(device: Mapping[str, Any]) -> None:
+    print(f"device         {device['cpu']}, {device['cores']} cores, {device['threads']} thread(s) used")
+    print(f"runtime        ONNX Runtime {device['onnxruntime']}, {device['provider']}, {device['system']}")
+    print(f"fingerprint    {device['fingerprint']}")

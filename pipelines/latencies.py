@@ -1,0 +1,284 @@
+"""How the networks of a run get the latency that decides: measured here, or estimated for another device.
+
+A run is for another device where `--device-table` gave the table of one. Nothing is measured here then: what was
+estimated stands as `latency_ms_estimated`, and `latency_ms` is None.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwnas.execution import WorkerPool
+from latency import (
+    Device,
+    LatencyModel,
+    Timing,
+    build_onnx,
+    calibration_of,
+    fit_latency_model,
+    measure,
+    measure_plan,
+    plan_latency_model,
+    read_latency_model,
+)
+from latency.kit_main import MAIN_FILE
+from latency.reference import reference_model, stored_reference_ms
+from spaces import Arch, InputError, SearchSpace, Task
+
+from .config import RunConfig
+from .run_folder import RunFolder, read_json
+
+FINAL_VISITS = 8
+NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
+FROM_KIT, FROM_HERE = "kit", "here"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What is known of one network, and how a record says it.
+
+    Attributes:
+        interval: 95 %; its worse end decides about limits.
+    """
+
+    ms: float
+    interval: tuple[float, float]
+    record: Mapping[str, Any]
+
+
+class Latencies(ABC):
+    """Gives the networks of one run their latency."""
+
+    @abstractmethod
+    def of_archs(self, archs: Sequence[Arch], rng: np.random.Generator) -> list[Latency]:
+        """Before training."""
+
+    @abstractmethod
+    def of_file(self, path: Path, arch: Arch) -> Latency:
+        """Of the file that is handed over."""
+
+    @abstractmethod
+    def remark(self, record: Mapping[str, Any]) -> str:
+        """What a person should know about the latency of a file, or nothing."""
+
+    @abstractmethod
+    def to_measure(self) -> dict[str, str] | None:
+        """The device that is still to measure what was found, and by which command; None if it was measured."""
+
+
+@dataclass(frozen=True)
+class MeasuredHere(Latencies):
+    """Everything is measured on this device.
+
+    Attributes:
+        reference_ms: that all numbers of the run are times of; None: what is stored for this device.
+    """
+
+    space: SearchSpace
+    task: Task
+    reference_ms: float | None
+
+    def of_archs(self, archs: Sequence[Arch], rng: np.random.Generator) -> list[Latency]:
+        """In a process of its own, as the file is measured at the end."""
+        assert self.reference_ms is not None
+        with WorkerPool(1) as pool:
+            timings = pool.submit(measure_archs, self.space, archs, self.task, self.reference_ms, rng).result()
+        return [self._of(timing, "the network with random weights, before training") for timing in timings]
+
+    def of_file(self, path: Path, arch: Arch) -> Latency:
+        from .deploy import measure_in_new_process
+
+        timing, device = measure_in_new_process(path, self.task, self.reference_ms)
+        more = {"reference_ms": timing.reference_ms, "reference_now_ms": timing.reference_now_ms, "device": device}
+        return self._of(timing, "model.onnx, in a process of its own", **more)
+
+    def remark(self, record: Mapping[str, Any]) -> str:
+        drift = record["reference_now_ms"] / record["reference_ms"] - 1
+        if abs(drift) <= NOTABLE_DRIFT:
+            return ""
+        return (
+            f"this machine now runs {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
+            "latency was stored; latencies are given as of then"
+        )
+
+    def to_measure(self) -> None:
+        return None
+
+    def _of(self, timing: Timing, of: str, **more: Any) -> Latency:
+        record = {
+            "latency_ms": timing.latency_ms,
+            "latency_ms_interval": list(timing.latency_ms_interval),
+            "latency_warm_ms": timing.warm_ms,
+            "latency_wall_p50_ms": timing.wall_p50_ms,
+            "latency_wall_p90_ms": timing.wall_p90_ms,
+            "latency_steady": timing.steady,
+            "latency_of": of,
+            "device": str(Device.here()),
+        }
+        return Latency(timing.latency_ms, timing.latency_ms_interval, {**record, **more})
+
+
+@dataclass(frozen=True)
+class EstimatedElsewhere(Latencies):
+    """Nothing is measured: the run is for another device, of which this is the model."""
+
+    space: SearchSpace
+    model: LatencyModel
+
+    def of_archs(self, archs: Sequence[Arch], rng: np.random.Generator) -> list[Latency]:
+        return [self._of(arch) for arch in archs]
+
+    def of_file(self, path: Path, arch: Arch) -> Latency:
+        known = self._of(arch)
+        more = {"reference_ms": self.model.reference_ms, "reference_now_ms": None}
+        return Latency(known.ms, known.interval, {**known.record, **more})
+
+    def remark(self, record: Mapping[str, Any]) -> str:
+        return (
+            f"latencies are estimates of the table of {self.model.device}: copy model.onnx to the kit there, "
+            f"and measure it by `{self.to_measure()['command']}`"
+        )
+
+    def to_measure(self) -> dict[str, str]:
+        return {"device": str(self.model.device), "command": f"python {MAIN_FILE} --models model.onnx"}
+
+    def _of(self, arch: Arch) -> Latency:
+        row = self.space.row(arch)[None]
+        (low,), (high,) = self.model.interval_ms(row)
+        ms, interval = float(self.model.estimate_ms(row)[0]), (float(low), float(high))
+        record = {
+            **dict.fromkeys(("latency_ms", "latency_ms_interval", "latency_warm_ms")),
+            **dict.fromkeys(("latency_wall_p50_ms", "latency_wall_p90_ms")),
+            "latency_ms_estimated": ms,
+            "latency_ms_estimated_interval": list(interval),
+            "latency_of": "the latency table of the device, not measured",
+            "device": str(self.model.device),
+        }
+        return Latency(ms, interval, record)
+
+
+def known_ms(model: Mapping[str, Any]) -> float:
+    """The latency of a record that decides: measured, or estimated where the run is for another device."""
+    return float(model["latency_ms"] if is_measured(model) else model["latency_ms_estimated"])
+
+
+def known_interval(model: Mapping[str, Any]) -> tuple[float, float]:
+    """Its 95 % interval."""
+    low, high = model["latency_ms_interval"] if is_measured(model) else model["latency_ms_estimated_interval"]
+    return float(low), float(high)
+
+
+def is_measured(model: Mapping[str, Any]) -> bool:
+    return model["latency_ms"] is not None
+
+
+def measure_archs(
+    space: SearchSpace, archs: Sequence[Arch], task: Task, reference_ms: float, rng: np.random.Generator
+) -> list[Timing]:
+    """Measure networks with random weights, as files are."""
+    models = [build_onnx(space.layers(arch, task), rng, normalise=True) for arch in archs]
+    return measure(models, reference_model(task), reference_ms, visits=FINAL_VISITS, rng=rng)
+
+
+def measure_model(
+    space: SearchSpace, task: Task, device: Device, *, seed: int, budget_s: float | None = None
+) -> LatencyModel:
+    """The latency model of this device, measured in processes of their own, as files are at the end.
+
+    Memory that a process has used makes networks faster.
+    """
+    with WorkerPool(1) as pool:
+        purpose = np.random.default_rng([seed, 1, 0])
+        reference_ms = pool.submit(stored_reference_ms, task, device, purpose).result()
+    rng = np.random.default_rng([seed, 1, 1])  # its own: the reference draws only where none is stored
+    plan = plan_latency_model(space, task, calibration_of(space, task, rng))
+    with WorkerPool(1) as pool:
+        log_ratios = pool.submit(measure_plan, plan, reference_model(task), rng, budget_s=budget_s).result()
+    return fit_latency_model(space, plan, device, reference_ms, log_ratios)
+
+
+def latencies_of(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task) -> Latencies:
+    """How a run gets its latencies, by what is stored with it."""
+    table, here = read_json(run.table), Device.here()
+    device = Device(**table["device"])
+    if config.device_table is not None and device != here:
+        return EstimatedElsewhere(space, open_model(config, run, space, task))
+    return MeasuredHere(space, task, float(table["reference_ms"]) if device == here else None)
+
+
+def open_model(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task) -> LatencyModel:
+    """The latency model that is stored with a run.
+
+    Raises:
+        InputError: if it is of another device, which only the one that was given may be.
+    """
+    text, here = run.table.read_text(), Device.here()
+    device = here if config.device_table is None else Device(**json.loads(text)["device"])
+    return read_latency_model(text, space=space, task=task, device=device)
+
+
+def read_device_table(path: Path, space: SearchSpace, task: Task) -> str:
+    """The text of a latency model that `--device-table` may give for this space and task.
+
+    Raises:
+        InputError: if it is damaged, of another space or task, or was measured by this command on another device.
+    """
+    stored = read_stored_table(path)
+    origin = stored.get("origin", FROM_HERE)
+    device, its_task = Device(**stored["device"]), Task(**stored["task"])
+    if (stored["space"], its_task) != (space.name, task):
+        raise InputError(
+            f"{path} must be of {space.name} and {_said(task)}, but it is of {stored['space']} and {_said(its_task)}",
+            hint=f"make the right one: {remake_command(path, origin, space.name, task)}",
+        )
+    if origin == FROM_HERE and device != Device.here():
+        raise InputError(
+            f"{path} was measured on {device}, and this is {Device.here()}",
+            hint=f"make a new one: {remake_command(path, origin, space.name, task)}; or by a kit for another device: "
+            f"{remake_command(path, FROM_KIT, space.name, task)}",
+        )
+    return path.read_text()
+
+
+def read_stored_table(path: Path) -> dict[str, Any]:
+    """What the file of a latency model says, of whatever device, space and task.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    stored = read_json(path)
+    try:
+        Device(**stored["device"]), Task(**stored["task"])
+        numbers = [stored["reference_ms"], stored["relative_error"], *np.ravel(stored["calibration"])]
+        values = stored["prices_ms"].values() if stored.get("kind") == "learned" else np.ravel(stored["table_ms"])
+        if not np.isfinite(np.array([*numbers, *values], dtype=float)).all() or min(numbers[:2]) <= 0:
+            raise ValueError("a number is not finite or not positive")
+        if not stored["calibration"]:
+            raise ValueError("it has no calibration")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path} must be a latency table, but is damaged or something else: {error!r}",
+            hint="see hwnas device measure and hwnas device import",
+        ) from None
+    return stored
+
+
+def remake_command(path: Path, origin: str, space: str, task: Task) -> str:
+    """What writes such a table anew."""
+    asked = f"--space {shlex.quote(space)} --resolution {task.resolution} --classes {task.classes}"
+    asked += f" --channels {task.channels}"
+    if origin == FROM_KIT:
+        return f"hwnas device kit OUT {asked}"
+    return f"hwnas device measure {asked} --out {shlex.quote(str(path))}"
+
+
+def _said(task: Task) -> str:
+    return f"{task.resolution} px, {task.channels} channel(s), {task.classes} classes"

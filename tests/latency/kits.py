@@ -1,0 +1,59 @@
+"""A small kit and what it measured, as tests of two floors need them."""
+
+import importlib.util
+import itertools
+import json
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from latency.kit import write_kit
+from latency.kit_main import digest
+from spaces import Task, get_space
+
+SPACE, TASK = get_space("proxyless@8,8x1,16x2s2,24x2s2,64"), Task(8, 10, 1)
+OTHER_CPU = "Plain Board 5"
+BARE = ("numpy", "numpy.libs", "onnxruntime")
+NUMBER = itertools.count()
+
+
+def bare_python(folder: Path) -> Path:
+    """The interpreter of a new virtual environment that holds numpy and ONNX Runtime alone."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
+    scheme = {"base": str(folder), "platbase": str(folder)}
+    theirs, ours = Path(sysconfig.get_path("purelib", "venv", scheme)), Path(sysconfig.get_path("purelib"))
+    for name in BARE:
+        if (ours / name).exists():
+            (theirs / name).symlink_to(ours / name)
+    return folder / "bin" / "python"
+
+
+def loaded(kit: Path):
+    """`measure.py` of a kit as a module, its buffer for flushing made small so that tests are quick."""
+    name = f"measure_{next(NUMBER)}"
+    spec = importlib.util.spec_from_file_location(name, kit / "measure.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    module.FLUSH_BYTES = 2**16
+    return module
+
+
+def small_kit(folder: Path, *, space=SPACE, task=TASK) -> Path:
+    write_kit(folder, space, task, seed=0)
+    return folder
+
+
+def measured_elsewhere(kit: Path) -> Path:
+    """The result of a run on a machine with another processor."""
+    measure = loaded(kit)
+    measure._cpu_model = lambda: OTHER_CPU
+    assert measure.main([]) == 0
+    return kit / "result.json"
+
+
+def resealed(result: dict) -> str:
+    """A changed result with a digest that fits, as only a program that means to deceive would write it."""
+    rest = {key: value for key, value in result.items() if key != "digest"}
+    return json.dumps({**rest, "digest": digest(rest)})

@@ -1,0 +1,428 @@
+"""Kits: run where nothing but numpy and ONNX Runtime is, and read back; what is damaged or deceives is refused."""
+
+import ast
+import copy
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from kits import OTHER_CPU, SPACE, TASK, bare_python, loaded, measured_elsewhere, resealed, small_kit
+from scipy import stats
+
+from latency import Device, LatencyTable, LearnedLatency, kit, kit_main, measure_plan, measuring, plan_latency_model
+from latency.kit import import_result, measure_source, read_result, write_kit
+from latency.measuring import network_name
+from latency.onnx_graph import build_onnx
+from latency.reference import reference_model
+from latency.rounds import Rounds
+from spaces import InputError, Task, get_space
+from spaces.layers import NetworkBuilder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A kit that was run on a machine of another processor."""
+    folder = small_kit(tmp_path_factory.mktemp("kit") / "pi-kit")
+    measured_elsewhere(folder)
+    return folder
+
+
+@pytest.fixture
+def result(made):
+    return json.loads((made / "result.json").read_text())
+
+
+def test_in_a_bare_environment_it_measures_and_is_read_back(tmp_path):
+    folder = small_kit(tmp_path / "kit")
+    python = bare_python(tmp_path / "bare")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    there = {"cwd": folder, "env": environment, "capture_output": True, "text": True, "timeout": 300}
+    absent = (
+        "from importlib.util import find_spec as f; print([n for n in ('torch', 'onnx', 'scipy', 'latency') if f(n)])"
+    )
+    assert subprocess.run([python, "-c", absent], check=True, **there).stdout == "[]\n"
+    # A small buffer to flush with: this test is about what is measured, not how well.
+    quick = "import sys, measure; measure.FLUSH_BYTES = 2**16; sys.exit(measure.main([]))"
+    done = subprocess.run([python, "-c", quick], check=False, **there)
+    assert done.returncode == 0, done.stderr
+    assert "100 % done" in done.stderr
+    assert done.stdout == ""
+    model = import_result(read_result(folder / "result.json", folder))
+    assert isinstance(model, LatencyTable)
+    assert model.device == Device.here()
+    assert (model.space, model.task) == (SPACE.name, TASK)
+    assert 0 < model.reference_ms < 1000
+    assert len(model.calibration) == 10
+    assert (model.estimate_ms(SPACE.sample(50, np.random.default_rng(0))) > 0).all()
+    again = subprocess.run([python, "measure.py"], check=False, **there)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "result.json exists already: give --overwrite" in again.stderr
+
+
+def test_the_file_is_our_own_sources_and_nothing_of_ours_is_imported():
+    text = measure_source()
+    tree = ast.parse(text, feature_version=(3, 10))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    roots = {name.partition(".")[0] for name in imported}
+    assert roots - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+    ours = {}
+    for name in kit.SOURCES:
+        for node in ast.parse((ROOT / "latency" / name).read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Assign):
+                ours[ast.dump(node)] = name
+    there = {ast.dump(node) for node in tree.body}
+    assert len(ours) > 25
+    assert set(ours) <= there
+
+
+def test_names_that_two_sources_share_are_noticed(monkeypatch):
+    monkeypatch.setattr(kit, "SOURCES", ("rounds.py", "rounds.py"))
+    with pytest.raises(ValueError, match="share FLUSH_BYTES"):
+        measure_source()
+
+
+def test_a_kit_holds_what_is_measured_here(tmp_path):
+    """The same networks as a measurement on this machine, of the same work: equal graphs up to the weights' values."""
+    folder = small_kit(tmp_path / "kit")
+    stored = json.loads((folder / "kit.json").read_text())
+    rng = np.random.default_rng(0)
+    calibration = np.stack([SPACE.row(SPACE.parse(text)) for text in stored["calibration"]])
+    plan = plan_latency_model(SPACE, TASK, calibration)
+    assert [group["networks"] for group in stored["groups"]] == [list(group.names) for group in plan.groups]
+    wanted = {"reference": reference_model(TASK)}
+    for group in plan.groups:
+        wanted |= plan.models(group, rng)
+    with zipfile.ZipFile(folder / "networks.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(f"{name}.onnx" for name in wanted)
+        for name, model in wanted.items():
+            ours, theirs = onnx.load_from_string(model), onnx.load_from_string(archive.read(f"{name}.onnx"))
+            assert theirs.graph.node == ours.graph.node
+            shapes = [[list(w.dims) for w in proto.graph.initializer] for proto in (ours, theirs)]
+            assert shapes[0] == shapes[1]
+    for name, digest in stored["files"].items():
+        assert sha256((folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_the_same_seed_gives_the_same_kit_and_another_seed_another(tmp_path):
+    kits = [write_kit(tmp_path / str(i), SPACE, TASK, seed=seed) for i, seed in enumerate((0, 0, 1))]
+    assert kits[0] == kits[1] != kits[2]
+
+
+def test_a_large_kit_is_small_to_carry(tmp_path):
+    """ProxylessNAS at 224 px with 1000 classes: its whole networks alone have over 100 MB of weights."""
+    write_kit(tmp_path / "kit", get_space("proxyless"), Task(224, 1000), seed=0)
+    assert sum(file.stat().st_size for file in (tmp_path / "kit").iterdir()) < 10e6
+    readme = (tmp_path / "kit" / "README.txt").read_text()
+    assert len(readme.splitlines()) <= 11
+    assert "python measure.py --models model.onnx" in readme
+
+
+def test_what_a_kit_measures_gives_the_model_that_measuring_here_gives(tmp_path, monkeypatch):
+    """On a machine with known times: the two ways differ in nothing."""
+    ms = {}
+
+    def run_rounds(models, *, visits, rng, rounds=8, warm_runs=0, budget_s=None, threads=1):
+        times = np.array([ms.setdefault(nodes_of(model), 0.1 + 0.013 * len(ms)) for model in models])
+        times = np.broadcast_to(times[:, None, None], (len(models), visits, rounds))
+        return Rounds(times, times, times[:, :, :warm_runs], threads)
+
+    def nodes_of(model):
+        proto = onnx.load_from_string(model)
+        return repr((proto.graph.node, [list(w.dims) for w in proto.graph.initializer], proto.graph.input))
+
+    folder = small_kit(tmp_path / "kit")
+    measure = loaded(folder)
+    for module in (measure, measuring):
+        monkeypatch.setattr(module, "run_rounds", run_rounds)
+    assert measure.main([]) == 0
+    imported = import_result(read_result(folder / "result.json"))
+    calibration = np.stack(
+        [SPACE.row(SPACE.parse(t)) for t in json.loads((folder / "kit.json").read_text())["calibration"]]
+    )
+    plan = plan_latency_model(SPACE, TASK, calibration)
+    ratios = measure_plan(plan, reference_model(TASK), np.random.default_rng(0))
+    here = kit.fit_latency_model(SPACE, plan, Device.here(), imported.reference_ms, ratios)
+    rows = SPACE.sample(40, np.random.default_rng(1))
+    assert imported.reference_ms == pytest.approx(ms[nodes_of(reference_model(TASK))])
+    np.testing.assert_allclose(imported.estimate_ms(rows), here.estimate_ms(rows), rtol=1e-12)
+    assert imported.relative_error == pytest.approx(here.relative_error)
+
+
+def test_a_space_that_is_no_chain_gets_a_learned_model(tmp_path):
+    space = get_space("pnas@1x4,b1")
+    folder = small_kit(tmp_path / "kit", space=space)
+    model = import_result(read_result(measured_elsewhere(folder), folder))
+    assert isinstance(model, LearnedLatency)
+    assert model.device.cpu == OTHER_CPU
+
+
+def test_a_kit_of_an_own_space_needs_its_file_to_be_read_back(tmp_path):
+    name = f"{ROOT}/docs/examples/my_space.py:MySpace"
+    space, task = get_space(name, TASK), TASK
+    folder = tmp_path / "kit"
+    write_kit(folder, space, task, seed=0, own=kit.SpaceFile.read(name))
+    assert str(ROOT) not in (folder / "kit.json").read_text()
+    result = read_result(measured_elsewhere(folder))
+    with pytest.raises(InputError, match="a space of your own"):
+        import_result(result)
+    with pytest.raises(InputError, match="--space must be residual"):
+        import_result(result, space="proxyless")
+    assert import_result(result, space=name).space == "residual"
+
+
+def test_names_of_networks_do_not_depend_on_how_numbers_are_kept():
+    net, same, other = (NetworkBuilder((3, 8, 8)) for _ in range(3))
+    net.conv(0, 8, kernel=3)
+    same.conv(0, np.int64(8), kernel=(np.int64(3), 3))
+    other.conv(0, 8, kernel=5)
+    assert network_name(net.network) == network_name(same.network) != network_name(other.network)
+
+
+def test_the_interval_of_a_file_is_that_of_the_protocol(made):
+    """Student's t over visits and what processes differ by, as `runtime.measure` has it."""
+    plan = json.loads((made / "kit.json").read_text())["models"]
+    rng = np.random.default_rng(0)
+    cpu = np.stack([np.full((12, 8), 2.0), 3 * np.exp(0.05 * rng.standard_normal((12, 1))) * np.ones((12, 8))])
+    row = kit_main.timed(Rounds(cpu, cpu, cpu[:, :, :4]), plan, 2.0)
+    logs = np.log(cpu[1, :, 0])
+    half = np.hypot(stats.sem(logs) * stats.t.ppf(0.975, 11), plan["between_processes"])
+    assert row["latency_ms"] == pytest.approx(np.exp(logs.mean()))
+    assert row["latency_ms_interval"] == pytest.approx(np.exp([logs.mean() - half, logs.mean() + half]))
+    assert row["reference_now_ms"] == pytest.approx(2.0)
+
+
+def test_files_are_measured_against_the_value_that_is_known_of_the_device(made, tmp_path, capsys, result):
+    model = tmp_path / "model.onnx"
+    row = SPACE.sample(1, np.random.default_rng(0))[0]
+    model.write_bytes(build_onnx(SPACE.layers(SPACE.arch(row), TASK), np.random.default_rng(0), normalise=True))
+    measure = loaded(made)
+    measure._cpu_model = lambda: OTHER_CPU
+    assert measure.main(["--models", str(model), "--out", str(tmp_path / "m.json")]) == 0
+    stored = json.loads((tmp_path / "m.json").read_text())
+    assert stored["reference_ms"] == result["reference_ms"]
+    (found,) = stored["models"]
+    assert f"{model}: {found['latency_ms']:.4g} ms" in capsys.readouterr().out
+    assert found["sha256"] == sha256(model.read_bytes()).hexdigest()
+    measure._cpu_model = lambda: "yet another"
+    assert measure.main(["--models", str(model), "--out", str(tmp_path / "n.json")]) == 0
+    assert json.loads((tmp_path / "n.json").read_text())["reference_ms"] != result["reference_ms"]
+
+
+def of_two_inputs(path: Path) -> Path:
+    made = onnx.helper
+    values = [made.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3]) for name in "abc"]
+    graph = made.make_graph([made.make_node("Add", ["a", "b"], ["c"])], "g", values[:2], values[2:])
+    opset = made.make_opsetid("", 18)
+    onnx.save(made.make_model(graph, opset_imports=[opset], ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threads", "0"], "--threads must be from 1 to the"),
+        (["--threads", str((os.cpu_count() or 1) + 1)], "--threads must be from 1 to the"),
+        (["--models", "none.onnx"], "none.onnx must be an ONNX file, and there is none"),
+        (["--models", "text.onnx"], "text.onnx must be a model that ONNX Runtime"),
+        (["--models", "two.onnx"], "two.onnx must have one float32 input"),
+        (["--out", "no/such/place.json"], "must be a folder to write place.json to"),
+        (["--out", "text.onnx"], "text.onnx exists already"),
+    ],
+)
+def test_mistakes_on_the_device_are_one_line(made, tmp_path, arguments, message):
+    (tmp_path / "text.onnx").write_text("no model")
+    of_two_inputs(tmp_path / "two.onnx")
+    before = sorted(tmp_path.iterdir())
+    command = [sys.executable, made / "measure.py", *arguments]
+    if "--out" not in arguments:
+        command += ["--out", "out.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert message in lines[-1]
+    assert "Traceback" not in done.stderr
+    assert len(lines) == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_kit_that_did_not_arrive_whole_measures_nothing(tmp_path, capsys):
+    folder = small_kit(tmp_path / "kit")
+    measure = loaded(folder)
+    (folder / "networks.zip").write_bytes((folder / "networks.zip").read_bytes()[:-7])
+    assert measure.main([]) == 2
+    assert "networks.zip is not the file that the kit was made with" in capsys.readouterr().err
+    (folder / "kit.json").write_text((folder / "kit.json").read_text()[:-20])
+    assert measure.main([]) == 2
+    assert "kit.json is damaged" in capsys.readouterr().err
+    (folder / "kit.json").unlink()
+    assert measure.main([]) == 2
+    assert "No such file" in capsys.readouterr().err
+    assert not (folder / "result.json").exists()
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch, capsys):
+    folder = small_kit(tmp_path / "kit")
+    measure = loaded(folder)
+    before = sorted(folder.iterdir())
+
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "run_rounds", interrupted)
+    assert measure.main([]) == 1
+    assert "nothing was written" in capsys.readouterr().err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="exists and is not empty"):
+        small_kit(tmp_path)
+    with pytest.raises(InputError, match="exists and is not empty"):
+        small_kit(tmp_path / "thesis.txt")
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / "empty").mkdir()
+    assert (small_kit(tmp_path / "empty") / "kit.json").exists()
+
+
+def spoiled(change):
+    """A change to a result, given as a function that edits it in place."""
+
+    def of(result):
+        edited = copy.deepcopy(result)
+        change(edited)
+        return edited
+
+    return of
+
+
+def first_network(result):
+    return next(iter(result["log_ratios"]))
+
+
+SPOILED = {
+    "missing": (
+        lambda r: r["log_ratios"].pop(first_network(r)),
+        r"must hold \d+ networks of its kit, but 1 are missing",
+    ),
+    "few visits": (lambda r: r["log_ratios"][first_network(r)].pop(), "must hold 6 visits of network"),
+    "nan": (lambda r: r["log_ratios"][first_network(r)].__setitem__(0, float("nan")), "finite number"),
+    "infinite": (lambda r: r["log_ratios"][first_network(r)].__setitem__(0, float("inf")), "finite number"),
+    "no number": (lambda r: r["log_ratios"][first_network(r)].__setitem__(0, "0.1"), "valid number"),
+    "negative": (lambda r: r.update(reference_ms=-1.0), "greater than 0"),
+    "zero": (lambda r: r.update(reference_ms=0.0), "greater than 0"),
+    "negative visit": (lambda r: r["reference_visits_ms"].__setitem__(3, -0.5), "greater than 0"),
+    "not finite": (lambda r: r.update(reference_ms=float("inf")), "finite number"),
+    "cpu": (lambda r: r["device"].update(cpu="Faster CPU"), "its device was edited"),
+    "runtime": (lambda r: r["device"].update(onnxruntime="9.9"), "its device was edited"),
+    "threads": (lambda r: r["device"].update(threads=0), "device.threads"),
+    "unknown field": (lambda r: r["device"].update(colour="red"), "device.colour"),
+    "version": (lambda r: r.update(version=2), "must be of version 1 of the kit, but it is of version 2"),
+    "kind": (lambda r: r.update(format="hwnas kit models"), "must be a hwnas kit result"),
+    "its kit": (lambda r: r["kit"].update(seed=7), "that part was edited"),
+    "no kit": (lambda r: r.pop("kit"), "kit: field required"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_results_that_cannot_be_are_refused_even_when_sealed_anew(tmp_path, result, name):
+    change, message = SPOILED[name]
+    path = tmp_path / "result.json"
+    path.write_text(resealed(spoiled(change)(result)))
+    with pytest.raises(InputError, match=message) as caught:
+        read_result(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["log_ratios"][first_network(r)].__setitem__(0, 0.25),
+        lambda r: r.update(reference_ms=2 * r["reference_ms"]),
+        lambda r: r["versions"].update(numpy="0.1"),
+    ],
+)
+def test_numbers_that_were_edited_are_noticed(tmp_path, result, change):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(spoiled(change)(result)))
+    with pytest.raises(InputError, match="but it was edited"):
+        read_result(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must be JSON"),
+        ('{"format": "hwnas kit res', "must be JSON"),
+        ("[1, 2]", "must be a JSON object, got a list"),
+        ("{}", "must be a hwnas kit result"),
+    ],
+)
+def test_what_is_no_result_is_refused(tmp_path, text, message):
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_result(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_result(tmp_path / "none.json")
+
+
+def test_a_result_of_another_kit_is_refused(made, tmp_path):
+    other = tmp_path / "other"
+    write_kit(other, SPACE, TASK, seed=1)
+    assert read_result(made / "result.json", made)
+    with pytest.raises(InputError, match=r"must be of the kit in .*, but it is of another one"):
+        read_result(made / "result.json", other)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_result(made / "result.json", tmp_path)
+
+
+def test_a_space_whose_networks_changed_since_is_noticed(made, tmp_path, result):
+    """A kit that another version of this project made: the names of its networks say what it measured."""
+    renamed = dict(result["log_ratios"])
+    first = first_network(result)
+    renamed["0" * 12] = renamed.pop(first)
+    stored = {**result, "log_ratios": renamed}
+    groups = stored["kit"]["groups"]
+    groups[0]["networks"] = ["0" * 12 if name == first else name for name in groups[0]["networks"]]
+    stored["kit_id"] = kit_main.digest(stored["kit"])
+    path = tmp_path / "result.json"
+    path.write_text(resealed(stored))
+    with pytest.raises(InputError, match="but 1 are others now"):
+        import_result(read_result(path))
+
+
+def test_more_threads_are_timed_by_the_wall_clock_and_are_another_device(tmp_path):
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("one core")
+    folder = small_kit(tmp_path / "kit")
+    measure = loaded(folder)
+    assert measure.main(["--threads", "2", "--out", str(tmp_path / "two.json")]) == 0
+    model = import_result(read_result(tmp_path / "two.json"))
+    assert model.device == Device.here(threads=2) != Device.here()
+    raw = Rounds(np.ones((2, 3, 4)), np.full((2, 3, 4), 2.0) * [[[1]], [[3]]], np.ones((2, 3, 0)), threads=2)
+    np.testing.assert_allclose(raw.log_ratios(), np.log(3))
+
+
+def test_reading_back_needs_no_torch(made):
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] == 'torch': raise ImportError(name)\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "from latency.kit import import_result, read_result\n"
+        f"print(import_result(read_result(Path({str(made / 'result.json')!r}))).device.cpu)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == OTHER_CPU, done.stderr

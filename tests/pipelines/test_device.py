@@ -1,0 +1,289 @@
+"""The device commands, and searches for a device that is not this one: kit, run there, import, search here."""
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from latency import Device, LatencyTable, read_latency_model
+from pipelines.config import RunConfig
+from pipelines.latencies import EstimatedElsewhere, MeasuredHere, latencies_of, read_device_table
+from pipelines.run_folder import RunFolder
+from spaces import InputError, Task, get_space
+from spaces.additive import AdditiveCost
+
+SPACE, TASK = get_space("proxyless@8,8x1,16x2s2,24x2s2,64"), Task(8, 10, 1)
+TASK_OPTIONS = ["--resolution", "8", "--classes", "10", "--channels", "1"]
+QUICK = ["--space", SPACE.name, "--trials", "3", "--epochs", "1", "--final-epochs", "1"]
+OTHER_CPU = "Plain Board 5"
+
+
+def hwnas(*arguments, cwd, code=0):
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
+    environment = {**os.environ, "HWNAS_HOME": str(cwd / "home")}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout, done.stderr
+
+
+def run_elsewhere(kit: Path, *arguments):
+    """`measure.py` as it would run on a machine of another processor; quick, since its buffer to flush is small."""
+    spec = importlib.util.spec_from_file_location("measure_elsewhere", kit / "measure.py")
+    measure = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = measure
+    spec.loader.exec_module(measure)
+    measure.FLUSH_BYTES = 2**16
+    measure._cpu_model = lambda: OTHER_CPU
+    assert measure.main(list(map(str, arguments))) == 0
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A place with a kit that was run on another device, its table, and a search for that device."""
+    place = tmp_path_factory.mktemp("device")
+    out, _ = hwnas("device", "kit", "kit", "--space", SPACE.name, *TASK_OPTIONS, "--json", cwd=place)
+    run_elsewhere(place / "kit")
+    imported = ["device", "import", "kit/result.json", "--kit", "kit", "--out", "pi.json", "--json"]
+    table, _ = hwnas(*imported, cwd=place)
+    command = ["search", "--data", "digits", *QUICK, "--device-table", "pi.json", "--run", "run", "--json"]
+    found, err = hwnas(*command, cwd=place)
+    return place, json.loads(out), json.loads(table), json.loads(found), err
+
+
+def table_of(place: Path, run: Path | None = None):
+    text = (run or place / "pi.json").read_text()
+    device = Device(**json.loads(text)["device"])
+    return read_latency_model(text, space=SPACE, task=TASK, device=device)
+
+
+def test_the_kit_and_its_table_say_what_they_are(elsewhere):
+    place, kit, table, _, _ = elsewhere
+    assert kit["networks"] == len(
+        {n for g in json.loads((place / "kit/kit.json").read_text())["groups"] for n in g["networks"]}
+    )
+    assert kit["bytes"] == sum(file.stat().st_size for file in (place / "kit").iterdir() if file.name != "result.json")
+    assert (table["device"]["cpu"], table["origin"], table["of_this_device"]) == (OTHER_CPU, "kit", False)
+    shown, _ = hwnas("device", "show", "pi.json", "--json", cwd=place)
+    assert json.loads(shown) == table
+    text, _ = hwnas("device", "show", "pi.json", cwd=place)
+    assert f"{OTHER_CPU}, {os.cpu_count()} cores, 1 thread(s)" in text
+    assert "8 px, 1 channel(s), 10 classes" in text
+
+
+def test_a_search_for_another_device_estimates_and_measures_nothing(elsewhere):
+    place, _, _, outcome, err = elsewhere
+    table = table_of(place)
+    assert not (place / "home" / "devices").exists()
+    assert outcome["to_measure"] == {
+        "device": str(table.device),
+        "command": "python measure.py --models model.onnx",
+    }
+    assert f"estimates of the table of {table.device}" in err
+    for model in (outcome["chosen"], *outcome["frontier"]):
+        row = SPACE.row(SPACE.parse(model["arch"]))[None]
+        assert (model["latency_ms"], model["latency_ms_interval"]) == (None, None)
+        assert model["latency_ms_estimated"] == pytest.approx(table.estimate_ms(row)[0])
+        assert model["latency_ms_estimated_interval"] == pytest.approx(np.ravel(table.interval_ms(row)))
+        assert model["device"] == str(table.device)
+    with (place / "run" / "frontier.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["latency_ms"] for row in rows] == [""] * len(outcome["frontier"])
+    assert [float(row["latency_ms_estimated_high"]) for row in rows] == [
+        model["latency_ms_estimated_interval"][1] for model in outcome["frontier"]
+    ]
+    record = json.loads((place / "run" / "models" / outcome["chosen"]["name"] / "model.json").read_text())
+    assert record["checks"]["agreement"] == 1.0
+    assert [record[f"latency_{name}_ms"] for name in ("warm", "wall_p50", "wall_p90")] == [None] * 3
+    onnx.checker.check_model(str(place / outcome["model"]))
+    page = (place / "run" / "report.html").read_text()
+    assert "Still to measure" in page
+    assert OTHER_CPU in page
+    assert "latency, measured" not in page
+
+
+def test_it_goes_on_with_the_copy_of_the_table(elsewhere):
+    place, _, _, outcome, _ = elsewhere
+    command = ["search", "--data", "digits", *QUICK, "--device-table", "pi.json", "--run", "run", "--json"]
+    again, _ = hwnas(*command, cwd=place)
+    assert json.loads(again)["chosen"] == outcome["chosen"]
+    assert (place / "run" / "latency_table.json").read_bytes() == (place / "pi.json").read_bytes()
+    whole = (place / "pi.json").read_text()
+    try:
+        (place / "pi.json").write_text(whole + " ")
+        _, err = hwnas(*command, cwd=place, code=2)
+    finally:
+        (place / "pi.json").write_text(whole)
+    assert "the device table has other contents" in err
+    _, err = hwnas("search", "--data", "digits", *QUICK, "--run", "run", cwd=place, code=2)
+    assert "device_table" in err
+
+
+def test_deploy_says_that_the_latency_is_an_estimate(elsewhere):
+    place, _, _, outcome, _ = elsewhere
+    text, _ = hwnas("deploy", "run", "--pick", "fastest", "--out", "handed", cwd=place)
+    assert "estimated" in text
+    record = json.loads((place / "handed" / "model.json").read_text())
+    assert record["latency_ms"] is None
+    assert record["latency_ms_estimated"] == min(m["latency_ms_estimated"] for m in outcome["frontier"])
+
+
+def test_what_was_found_is_measured_there_with_the_same_kit(elsewhere):
+    place, _, table, outcome, _ = elsewhere
+    run_elsewhere(place / "kit", "--models", place / outcome["model"])
+    measured = json.loads((place / "kit" / "models.json").read_text())
+    assert measured["fingerprint"] == table["device"]["fingerprint"]
+    assert measured["reference_ms"] == table["reference_ms"]
+    low, high = measured["models"][0]["latency_ms_interval"]
+    assert low < measured["models"][0]["latency_ms"] < high
+
+
+def test_limits_are_judged_by_the_upper_end_of_the_estimate(elsewhere):
+    place, *_ = elsewhere
+    table = table_of(place)
+    drawn = SPACE.sample(2000, np.random.default_rng(0))
+    limit = float(np.quantile(table.interval_ms(drawn)[1], 0.3))
+    command = ["search", "--data", "digits", *QUICK, "--device-table", "pi.json", "--limit", f"latency_ms<={limit}"]
+    out, _ = hwnas(*command, "--run", "limited", "--json", cwd=place)
+    outcome = json.loads(out)
+    assert outcome["meets_limits"] is True
+    assert all(model["latency_ms_estimated_interval"][1] <= limit for model in outcome["frontier"])
+    _, err = hwnas(*command[:-1], "latency_ms<=0.0001", "--run", "none", cwd=place, code=3)
+    assert "proved by the table" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        (["--space", "proxyless@w0.25"], "hwnas device kit OUT --space proxyless@w0.25 --resolution 8"),
+        (["--space", SPACE.name, "--resolution", "16"], "--resolution 16 --classes 10 --channels 1"),
+    ],
+)
+def test_a_table_of_another_space_or_task_is_refused_with_the_command_that_helps(elsewhere, tmp_path, options, command):
+    place, *_ = elsewhere
+    asked = ["search", "--data", "digits", "--trials", "3", *options, "--device-table", place / "pi.json"]
+    _, err = hwnas(*asked, "--run", "run", cwd=tmp_path, code=2)
+    if "16" in options:
+        assert command in err or "resolution" in err
+    else:
+        assert command in err
+    assert not (tmp_path / "run").exists()
+
+
+def stored(device: Device, **more) -> str:
+    values = np.random.default_rng(0).random(SPACE.allowed.shape) / 20
+    table = LatencyTable(device, SPACE.name, TASK, 0.5, AdditiveCost(0.1, values), 0.05, ((0.3, 0.31), (0.4, 0.38)))
+    return json.dumps({**json.loads(table.to_json()), **more})
+
+
+@pytest.mark.parametrize("field", ["onnxruntime", "threads", "cpu", "cores"])
+def test_a_table_that_is_no_longer_of_this_device_is_refused(tmp_path, field):
+    here = Device.here()
+    path = tmp_path / "mine.json"
+    for origin in ({}, {"origin": "here"}):
+        path.write_text(stored(replace(here, **{field: 99 if field in ("threads", "cores") else "other"}), **origin))
+        with pytest.raises(InputError, match=r"was measured on .* and this is") as caught:
+            read_device_table(path, SPACE, TASK)
+        asked = f"--space {SPACE.name} --resolution 8 --classes 10 --channels 1"
+        assert f"hwnas device measure {asked} --out {path}" in caught.value.hint
+    path.write_text(stored(here))
+    assert read_device_table(path, SPACE, TASK) == path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "must be readable JSON"),
+        ("{}", "must be a latency table"),
+        ('{"device": {"cpu": "x"}}', "must be a latency table"),
+        (stored(Device.here(), reference_ms=float("nan")), "must be a latency table"),
+        (stored(Device.here(), reference_ms=-1.0), "must be a latency table"),
+        (stored(Device.here(), calibration=[]), "must be a latency table"),
+        (stored(Device.here(), device={"cpu": "x", "colour": 1}), "must be a latency table"),
+    ],
+)
+def test_damaged_tables_are_refused(tmp_path, text, message):
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_device_table(path, SPACE, TASK)
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "kind", "reference_ms"),
+    [
+        (Device.here(), False, MeasuredHere, 0.5),
+        (Device.here(), True, MeasuredHere, 0.5),  # the given table is of this very device
+        (replace(Device.here(), cpu="other"), False, MeasuredHere, None),  # a run that was carried here
+        (replace(Device.here(), cpu="other"), True, EstimatedElsewhere, None),
+    ],
+)
+def test_where_a_run_gets_its_latencies_from(tmp_path, device, given, kind, reference_ms):
+    run = RunFolder(tmp_path)
+    run.table.write_text(stored(device))
+    table = {"device_table": str(run.table)} if given else {}
+    config = RunConfig.of(job="search", data="digits", data_root="data", space=SPACE.name, trials=3, **table)
+    latencies = latencies_of(config, run, SPACE, TASK)
+    assert type(latencies) is kind
+    if kind is MeasuredHere:
+        assert latencies.reference_ms == reference_ms
+        assert latencies.to_measure() is None
+
+
+def test_this_device_is_shown_and_measured(tmp_path):
+    shown = json.loads(hwnas("device", "show", "--json", cwd=tmp_path)[0])
+    assert shown["device"]["fingerprint"] == Device.here().fingerprint
+    assert "CPUExecutionProvider" in shown["providers"]
+    assert (shown["reference_ms"], shown["tables"]) == ({}, [])
+    measure = ["device", "measure", "--space", SPACE.name, *TASK_OPTIONS, "--budget", "1s", "--json"]
+    made = json.loads(hwnas(*measure, cwd=tmp_path)[0])
+    assert made["of_this_device"] is True
+    shown = json.loads(hwnas("device", "show", "--json", cwd=tmp_path)[0])
+    assert shown["tables"] == [made["file"]]
+    assert shown["reference_ms"] == {"1x8x8-10": made["reference_ms"]}
+    assert read_device_table(Path(made["file"]), SPACE, TASK)
+    text, _ = hwnas("device", "show", cwd=tmp_path)
+    assert made["device"]["fingerprint"] in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "none.json"], "none.json must be readable JSON"),
+        (["show", "notes.txt"], "notes.txt must be readable JSON"),
+        (["measure", "--space", "mobile", *TASK_OPTIONS], "there is no space 'mobile'"),
+        (["measure", "--space", "proxyless", *TASK_OPTIONS, "--budget", "soon"], "a budget is a time"),
+        (["measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "notes.txt"], "exists and is no latency table"),
+        (["measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "no/x.json"], "no must be a folder"),
+        (["measure", "--space", SPACE.name, "--resolution", "0", "--classes", "10"], "resolution must be at least 1"),
+        (["kit", "kit", "--space", "mobile", *TASK_OPTIONS], "there is no space 'mobile'"),
+        (["kit", ".", "--space", SPACE.name, *TASK_OPTIONS], "exists and is not empty"),
+        (["kit", "notes.txt", "--space", SPACE.name, *TASK_OPTIONS], "exists and is not empty"),
+        (["kit", "kit", "--space", SPACE.name, *TASK_OPTIONS, "--seed", "-1"], "--seed must be 0 or more"),
+        (["import", "none.json", "--out", "x.json"], "none.json cannot be read"),
+        (["import", "notes.txt", "--out", "x.json"], "notes.txt must be JSON"),
+        (["import", "notes.txt", "--out", "notes.txt"], "exists and is no latency table"),
+    ],
+)
+def test_mistakes_are_one_line_and_touch_nothing(tmp_path, arguments, message):
+    (tmp_path / "notes.txt").write_text("years of work")
+    out, err = hwnas("device", *arguments, cwd=tmp_path, code=2)
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "years of work"
+
+
+def test_a_result_is_no_table_and_says_how_it_becomes_one(elsewhere):
+    place, *_ = elsewhere
+    _, err = hwnas("device", "show", "kit/result.json", cwd=place, code=2)
+    assert "hwnas device import kit/result.json --out FILE" in err
