@@ -1,6 +1,7 @@
 """The device commands, and searches for a device that is not this one: kit, run there, import, search here."""
 
 import csv
+import hashlib
 import importlib.util
 import json
 import os
@@ -12,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
 from latency import Device, LatencyTable, read_latency_model
+from pipelines.cli import app
 from pipelines.config import RunConfig
 from pipelines.latencies import EstimatedElsewhere, MeasuredHere, latencies_of, read_device_table
 from pipelines.run_folder import RunFolder
@@ -24,6 +27,15 @@ SPACE, TASK = get_space("proxyless@8,8x1,16x2s2,24x2s2,64"), Task(8, 10, 1)
 TASK_OPTIONS = ["--resolution", "8", "--classes", "10", "--channels", "1"]
 QUICK = ["--space", SPACE.name, "--trials", "3", "--epochs", "1", "--final-epochs", "1"]
 OTHER_CPU = "Plain Board 5"
+
+
+def device(*arguments, monkeypatch, cwd, code=0):
+    """A device command, in this process; what it printed."""
+    monkeypatch.chdir(cwd)
+    monkeypatch.setenv("HWNAS_HOME", str(cwd / "home"))
+    done = CliRunner().invoke(app, ["device", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done.stdout, done.stderr
 
 
 def hwnas(*arguments, cwd, code=0):
@@ -50,31 +62,34 @@ def run_elsewhere(kit: Path, *arguments):
 def elsewhere(tmp_path_factory):
     """A place with a kit that was run on another device, its table, and a search for that device."""
     place = tmp_path_factory.mktemp("device")
-    out, _ = hwnas("device", "kit", "kit", "--space", SPACE.name, *TASK_OPTIONS, "--json", cwd=place)
-    run_elsewhere(place / "kit")
-    imported = ["device", "import", "kit/result.json", "--kit", "kit", "--out", "pi.json", "--json"]
-    table, _ = hwnas(*imported, cwd=place)
-    command = ["search", "--data", "digits", *QUICK, "--device-table", "pi.json", "--run", "run", "--json"]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        here = {"monkeypatch": monkeypatch, "cwd": place}
+        out, _ = device("kit", "kit", "--space", SPACE.name, *TASK_OPTIONS, "--json", **here)
+        run_elsewhere(place / "kit")
+        table, _ = device("import", "kit/result.json", "--kit", "kit", "--out", "pi.json", "--json", **here)
+    drawn = SPACE.sample(2000, np.random.default_rng(0))
+    limit = ["--limit", f"latency_ms<={float(np.quantile(table_of(place).interval_ms(drawn)[1], 0.3))}"]
+    command = ["search", "--data", "digits", *QUICK, *limit, "--device-table", "pi.json", "--run", "run", "--json"]
     found, err = hwnas(*command, cwd=place)
+    (place / "command.json").write_text(json.dumps(command))
     return place, json.loads(out), json.loads(table), json.loads(found), err
 
 
-def table_of(place: Path, run: Path | None = None):
-    text = (run or place / "pi.json").read_text()
-    device = Device(**json.loads(text)["device"])
-    return read_latency_model(text, space=SPACE, task=TASK, device=device)
+def table_of(place: Path):
+    text = (place / "pi.json").read_text()
+    return read_latency_model(text, space=SPACE, task=TASK, device=Device(**json.loads(text)["device"]))
 
 
-def test_the_kit_and_its_table_say_what_they_are(elsewhere):
+def test_the_kit_and_its_table_say_what_they_are(elsewhere, monkeypatch):
     place, kit, table, _, _ = elsewhere
     assert kit["networks"] == len(
         {n for g in json.loads((place / "kit/kit.json").read_text())["groups"] for n in g["networks"]}
     )
     assert kit["bytes"] == sum(file.stat().st_size for file in (place / "kit").iterdir() if file.name != "result.json")
     assert (table["device"]["cpu"], table["origin"], table["of_this_device"]) == (OTHER_CPU, "kit", False)
-    shown, _ = hwnas("device", "show", "pi.json", "--json", cwd=place)
+    shown, _ = device("show", "pi.json", "--json", monkeypatch=monkeypatch, cwd=place)
     assert json.loads(shown) == table
-    text, _ = hwnas("device", "show", "pi.json", cwd=place)
+    text, _ = device("show", "pi.json", monkeypatch=monkeypatch, cwd=place)
     assert f"{OTHER_CPU}, {os.cpu_count()} cores, 1 thread(s)" in text
     assert "8 px, 1 channel(s), 10 classes" in text
 
@@ -112,19 +127,25 @@ def test_a_search_for_another_device_estimates_and_measures_nothing(elsewhere):
 
 def test_it_goes_on_with_the_copy_of_the_table(elsewhere):
     place, _, _, outcome, _ = elsewhere
-    command = ["search", "--data", "digits", *QUICK, "--device-table", "pi.json", "--run", "run", "--json"]
-    again, _ = hwnas(*command, cwd=place)
+    again, _ = hwnas(*json.loads((place / "command.json").read_text()), cwd=place)
     assert json.loads(again)["chosen"] == outcome["chosen"]
     assert (place / "run" / "latency_table.json").read_bytes() == (place / "pi.json").read_bytes()
-    whole = (place / "pi.json").read_text()
-    try:
-        (place / "pi.json").write_text(whole + " ")
-        _, err = hwnas(*command, cwd=place, code=2)
-    finally:
-        (place / "pi.json").write_text(whole)
-    assert "the device table has other contents" in err
-    _, err = hwnas("search", "--data", "digits", *QUICK, "--run", "run", cwd=place, code=2)
-    assert "device_table" in err
+
+
+def test_another_table_is_no_way_to_go_on(elsewhere, tmp_path):
+    place, *_ = elsewhere
+    run = RunFolder(place / "run")
+    ours = RunConfig.from_toml(run.config)
+    (tmp_path / "pi.json").write_text((place / "pi.json").read_text() + " ")
+    changed = ours.model_copy(
+        update={"device_table_sha256": hashlib.sha256((tmp_path / "pi.json").read_bytes()).hexdigest()}
+    )
+    with pytest.raises(InputError, match="the device table has other contents"):
+        RunFolder.check(run.path, changed)
+    with pytest.raises(InputError, match="device_table: None != "):
+        RunFolder.check(run.path, ours.model_copy(update={"device_table": None}))
+    with pytest.raises(InputError, match=r"--device-table .*none.json cannot be read"):
+        RunConfig.of(**{**ours.model_dump(), "device_table": "none.json", "device_table_sha256": None})
 
 
 def test_deploy_says_that_the_latency_is_an_estimate(elsewhere):
@@ -147,40 +168,35 @@ def test_what_was_found_is_measured_there_with_the_same_kit(elsewhere):
 
 
 def test_limits_are_judged_by_the_upper_end_of_the_estimate(elsewhere):
-    place, *_ = elsewhere
-    table = table_of(place)
-    drawn = SPACE.sample(2000, np.random.default_rng(0))
-    limit = float(np.quantile(table.interval_ms(drawn)[1], 0.3))
-    command = ["search", "--data", "digits", *QUICK, "--device-table", "pi.json", "--limit", f"latency_ms<={limit}"]
-    out, _ = hwnas(*command, "--run", "limited", "--json", cwd=place)
-    outcome = json.loads(out)
+    place, _, _, outcome, _ = elsewhere
+    (limit,) = RunConfig.from_toml(place / "run" / "config.toml").parsed_limits
     assert outcome["meets_limits"] is True
-    assert all(model["latency_ms_estimated_interval"][1] <= limit for model in outcome["frontier"])
-    _, err = hwnas(*command[:-1], "latency_ms<=0.0001", "--run", "none", cwd=place, code=3)
-    assert "proved by the table" in err
+    assert all(model["latency_ms_estimated_interval"][1] <= limit.value for model in outcome["frontier"])
+    with (place / "run" / "trials.csv").open() as file:
+        rows = np.stack([SPACE.row(SPACE.parse(row["arch"])) for row in csv.DictReader(file)])
+    assert (table_of(place).interval_ms(rows)[1] <= limit.value).all()
 
 
-@pytest.mark.parametrize(
-    ("options", "command"),
-    [
-        (["--space", "proxyless@w0.25"], "hwnas device kit OUT --space proxyless@w0.25 --resolution 8"),
-        (["--space", SPACE.name, "--resolution", "16"], "--resolution 16 --classes 10 --channels 1"),
-    ],
-)
-def test_a_table_of_another_space_or_task_is_refused_with_the_command_that_helps(elsewhere, tmp_path, options, command):
+def test_a_table_of_another_space_is_refused_before_anything_is_written(elsewhere, tmp_path):
     place, *_ = elsewhere
-    asked = ["search", "--data", "digits", "--trials", "3", *options, "--device-table", place / "pi.json"]
-    _, err = hwnas(*asked, "--run", "run", cwd=tmp_path, code=2)
-    if "16" in options:
-        assert command in err or "resolution" in err
-    else:
-        assert command in err
+    asked = ["search", "--data", "digits", "--trials", "3", "--space", "proxyless@w0.25", "--run", "run"]
+    _, err = hwnas(*asked, "--device-table", place / "pi.json", cwd=tmp_path, code=2)
+    assert "hwnas device kit OUT --space proxyless@w0.25 --resolution 8 --classes 10 --channels 1" in err
     assert not (tmp_path / "run").exists()
 
 
-def stored(device: Device, **more) -> str:
+@pytest.mark.parametrize("task", [Task(16, 10, 1), Task(8, 11, 1), Task(8, 10, 3)])
+def test_a_table_of_another_task_is_refused_with_the_command_that_helps(elsewhere, task):
+    place, *_ = elsewhere
+    with pytest.raises(InputError, match="but it is of") as caught:
+        read_device_table(place / "pi.json", SPACE, task)
+    asked = f"--resolution {task.resolution} --classes {task.classes} --channels {task.channels}"
+    assert f"hwnas device kit OUT --space {SPACE.name} {asked}" in caught.value.hint
+
+
+def stored(known: Device, /, **more) -> str:
     values = np.random.default_rng(0).random(SPACE.allowed.shape) / 20
-    table = LatencyTable(device, SPACE.name, TASK, 0.5, AdditiveCost(0.1, values), 0.05, ((0.3, 0.31), (0.4, 0.38)))
+    table = LatencyTable(known, SPACE.name, TASK, 0.5, AdditiveCost(0.1, values), 0.05, ((0.3, 0.31), (0.4, 0.38)))
     return json.dumps({**json.loads(table.to_json()), **more})
 
 
@@ -218,7 +234,7 @@ def test_damaged_tables_are_refused(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    ("device", "given", "kind", "reference_ms"),
+    ("known", "given", "kind", "reference_ms"),
     [
         (Device.here(), False, MeasuredHere, 0.5),
         (Device.here(), True, MeasuredHere, 0.5),  # the given table is of this very device
@@ -226,9 +242,9 @@ def test_damaged_tables_are_refused(tmp_path, text, message):
         (replace(Device.here(), cpu="other"), True, EstimatedElsewhere, None),
     ],
 )
-def test_where_a_run_gets_its_latencies_from(tmp_path, device, given, kind, reference_ms):
+def test_where_a_run_gets_its_latencies_from(tmp_path, known, given, kind, reference_ms):
     run = RunFolder(tmp_path)
-    run.table.write_text(stored(device))
+    run.table.write_text(stored(known))
     table = {"device_table": str(run.table)} if given else {}
     config = RunConfig.of(job="search", data="digits", data_root="data", space=SPACE.name, trials=3, **table)
     latencies = latencies_of(config, run, SPACE, TASK)
@@ -238,20 +254,19 @@ def test_where_a_run_gets_its_latencies_from(tmp_path, device, given, kind, refe
         assert latencies.to_measure() is None
 
 
-def test_this_device_is_shown_and_measured(tmp_path):
-    shown = json.loads(hwnas("device", "show", "--json", cwd=tmp_path)[0])
+def test_this_device_is_shown_and_measured(tmp_path, monkeypatch):
+    place = {"monkeypatch": monkeypatch, "cwd": tmp_path}
+    shown = json.loads(device("show", "--json", **place)[0])
     assert shown["device"]["fingerprint"] == Device.here().fingerprint
     assert "CPUExecutionProvider" in shown["providers"]
     assert (shown["reference_ms"], shown["tables"]) == ({}, [])
-    measure = ["device", "measure", "--space", SPACE.name, *TASK_OPTIONS, "--budget", "1s", "--json"]
-    made = json.loads(hwnas(*measure, cwd=tmp_path)[0])
+    made = json.loads(device("measure", "--space", SPACE.name, *TASK_OPTIONS, "--budget", "1s", "--json", **place)[0])
     assert made["of_this_device"] is True
-    shown = json.loads(hwnas("device", "show", "--json", cwd=tmp_path)[0])
+    shown = json.loads(device("show", "--json", **place)[0])
     assert shown["tables"] == [made["file"]]
     assert shown["reference_ms"] == {"1x8x8-10": made["reference_ms"]}
     assert read_device_table(Path(made["file"]), SPACE, TASK)
-    text, _ = hwnas("device", "show", cwd=tmp_path)
-    assert made["device"]["fingerprint"] in text
+    assert made["device"]["fingerprint"] in device("show", **place)[0]
 
 
 @pytest.mark.parametrize(
@@ -273,9 +288,9 @@ def test_this_device_is_shown_and_measured(tmp_path):
         (["import", "notes.txt", "--out", "notes.txt"], "exists and is no latency table"),
     ],
 )
-def test_mistakes_are_one_line_and_touch_nothing(tmp_path, arguments, message):
+def test_mistakes_are_one_line_and_touch_nothing(tmp_path, monkeypatch, arguments, message):
     (tmp_path / "notes.txt").write_text("years of work")
-    out, err = hwnas("device", *arguments, cwd=tmp_path, code=2)
+    out, err = device(*arguments, monkeypatch=monkeypatch, cwd=tmp_path, code=2)
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert out == ""
@@ -283,7 +298,7 @@ def test_mistakes_are_one_line_and_touch_nothing(tmp_path, arguments, message):
     assert (tmp_path / "notes.txt").read_text() == "years of work"
 
 
-def test_a_result_is_no_table_and_says_how_it_becomes_one(elsewhere):
+def test_a_result_is_no_table_and_says_how_it_becomes_one(elsewhere, monkeypatch):
     place, *_ = elsewhere
-    _, err = hwnas("device", "show", "kit/result.json", cwd=place, code=2)
+    _, err = device("show", "kit/result.json", monkeypatch=monkeypatch, cwd=place, code=2)
     assert "hwnas device import kit/result.json --out FILE" in err
