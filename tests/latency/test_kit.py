@@ -22,6 +22,7 @@ from latency.measuring import network_name
 from latency.onnx_graph import build_onnx
 from latency.reference import reference_model
 from latency.rounds import Rounds
+from latency.table import CALIBRATION_NETWORKS
 from spaces import InputError, Task, get_space
 from spaces.layers import NetworkBuilder
 
@@ -61,7 +62,7 @@ def test_in_a_bare_environment_it_measures_and_is_read_back(tmp_path):
     assert model.device == Device.here()
     assert (model.space, model.task) == (SPACE.name, TASK)
     assert 0 < model.reference_ms < 1000
-    assert len(model.calibration) == 10
+    assert len(model.calibration) == CALIBRATION_NETWORKS
     assert (model.estimate_ms(SPACE.sample(50, np.random.default_rng(0))) > 0).all()
     again = subprocess.run([python, "measure.py"], check=False, **there)
     assert (again.returncode, again.stdout) == (2, "")
