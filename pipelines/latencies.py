@@ -244,8 +244,8 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
     if origin == FROM_HERE and device != Device.here():
         raise InputError(
             f"{path} was measured on {device}, and this is {Device.here()}",
-            hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}; or by a kit for another device: "
-            f"{remake_command(path, FROM_KIT, named or space.name, task)}",
+            hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}; "
+            f"or by a kit for another device: {remake_command(path, FROM_KIT, named or space.name, task)}",
         )
     return path.read_text()
 
