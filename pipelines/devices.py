@@ -1,4 +1,4 @@
-"""The commands `hwnas device ...`: what this device is, its latency models, and those of other devices."""
+"""The commands of `hwnas device`: what this device is, its latency models, and those of other devices."""
 
 from __future__ import annotations
 

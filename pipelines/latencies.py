@@ -225,9 +225,11 @@ def open_model(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task
     return read_latency_model(text, space=space, task=task, device=device)
 
 
-def read_device_table(path: Path, space: SearchSpace, task: Task) -> str:
+def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str | None = None) -> str:
     """The text of a latency model that `--device-table` may give for this space and task.
 
+    Args:
+        named: how the space is given to commands, where that is not its name but a file.
     Raises:
         InputError: if it is damaged, of another space or task, or was measured by this command on another device.
     """
@@ -237,13 +239,13 @@ def read_device_table(path: Path, space: SearchSpace, task: Task) -> str:
     if (stored["space"], its_task) != (space.name, task):
         raise InputError(
             f"{path} must be of {space.name} and {_said(task)}, but it is of {stored['space']} and {_said(its_task)}",
-            hint=f"make the right one: {remake_command(path, origin, space.name, task)}",
+            hint=f"make the right one: {remake_command(path, origin, named or space.name, task)}",
         )
     if origin == FROM_HERE and device != Device.here():
         raise InputError(
             f"{path} was measured on {device}, and this is {Device.here()}",
-            hint=f"make a new one: {remake_command(path, origin, space.name, task)}; or by a kit for another device: "
-            f"{remake_command(path, FROM_KIT, space.name, task)}",
+            hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}; "
+            f"or by a kit for another device: {remake_command(path, FROM_KIT, named or space.name, task)}",
         )
     return path.read_text()
 

@@ -100,7 +100,8 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
     use_one_thread()
     data, compute = _open_data(config, RunFolder(path)), _compute_device(config)
     if config.device_table is not None and not RunFolder(path).table.exists():
-        read_device_table(Path(config.device_table), get_space(config.space, data.task), data.task)  # before it writes
+        space = get_space(config.space, data.task)
+        read_device_table(Path(config.device_table), space, data.task, named=config.space)  # before it writes
     run = RunFolder.prepare(path, config, needed_bytes=_stored_bytes(data))
     with run.locked():
         if not run.data.exists():
@@ -189,7 +190,7 @@ def _table(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task, li
     if run.table.exists():
         return open_model(config, run, space, task)
     if config.device_table is not None:
-        text = read_device_table(Path(config.device_table), space, task)
+        text = read_device_table(Path(config.device_table), space, task, named=config.space)
         write_atomically(run.table, text.encode())
         table = open_model(config, run, space, task)
         listener.say(f"latency table of {table.device}, from {config.device_table}")

@@ -49,11 +49,11 @@ def test_mistakes_are_json_where_json_was_asked(tmp_path):
     assert set(json.loads(done.stdout)) == {"error", "hint"}
 
 
-@pytest.mark.parametrize("command", ["search", "frontier", "deploy", "profile"])
+@pytest.mark.parametrize("command", ["search", "frontier", "deploy", "profile", "device show", "device kit"])
 def test_every_command_has_help_with_an_example_and_needs_no_torch_for_it(tmp_path, command):
     program = (
         "import sys\nfrom pipelines.cli import app\n"
-        f"try: app(['{command}', '--help'])\nexcept SystemExit: pass\n"
+        f"try: app([*'{command}'.split(), '--help'])\nexcept SystemExit: pass\n"
         "assert 'torch' not in sys.modules and 'optuna' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
