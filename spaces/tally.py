@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .space import Population, SearchSpace, Task
 
 MOST_KNOWN = 200_000  # networks whose counts are remembered
-ROWS_AT_ONCE = 1 << 13  # bounds the memory of array work
+ROWS_AT_ONCE = 1 << 14  # bounds the memory of array work
 
 Counts = NDArray[np.float64]  # whole numbers, as floats because they are multiplied by prices
 
