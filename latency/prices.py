@@ -263,7 +263,7 @@ def most_telling(counts: Floats, forms: Sequence[LayerForm], n: int) -> NDArray[
     Each is the one that, measured beside those before, leaves least unknown of all networks together, by what is
     expected of prices before anything is measured.
 
-    Source: Seo et al., Gaussian process regression: active data selection and test point rejection, 2000, section 3.
+    Source: Seo et al., Gaussian process regression: active data selection and test point rejection, IJCNN 2000.
     """
     mean = counts.mean(axis=0) @ _amounts(forms)
     table = _table(forms, np.where(mean > 0, mean, 1.0), {})
