@@ -178,7 +178,7 @@ class FeasibleSet:
     def _walks(self) -> bool:
         """Whether limits ask for the latency of a space that is no chain, of one network after another."""
         asks = any(limit.name == "latency_ms" for limit in self.limits)
-        return asks and self.costs is not None and self.costs.additive("latency_ms") is None
+        return asks and self.costs is not None and self.costs.table is not None and self.costs.table.walks_records
 
     def _intervals(self, *, pessimistic: bool) -> list[Interval]:
         assert self.costs is not None

@@ -1,36 +1,32 @@
 """Latency estimates: what all of them promise, and one that is learned for spaces that are no chains.
 
-The learned estimate is a sum over kinds of operation: so much for each launch, each multiply-add and each byte of a
-kind, none of them negative. The prices are a ridge regression on a few networks of the space that were measured.
+The learned estimate is a sum of prices of layers, learned from a few networks of the space that were measured.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.optimize import nnls
 
-from spaces import InputError, Layer, Network, Population, SearchSpace, Task
+from spaces import InputError, Population, SearchSpace, Task
 from spaces.additive import AdditiveCost
-from spaces.derived import KINDS, kind_of
+from spaces.tally import ROWS_AT_ONCE, Tally, TallyOneByOne
 
-from .counts import FLOAT_BYTES, PerNetwork
 from .device import Device
 from .measuring import Group, LogRatios, MeasuringPlan, measure_plan, network_name
+from .prices import LayerPrices, fit_prices, learned_prices, most_telling
+from .rounds import ROUNDS_A_VISIT
 
-LEARNED_NETWORKS = 28
+LEARNED_NETWORKS = 30
 LEAST_NETWORKS = 6  # below, no error can be stated
-VISITS, ROUNDS = 6, 5
+VISITS = 8
 DRAWN = 600  # random rows of which the measured ones are chosen
-ALPHA = 1e-3  # of the ridge; from 0 to 0.1 the error is about the same, since no price can be negative
 
 
 class LatencyModel(ABC):
@@ -39,7 +35,7 @@ class LatencyModel(ABC):
     Attributes:
         space: the full name.
         reference_ms: the reference network's own latency, which all ratios on this device and task are times of.
-        relative_error: half-width of the 95 % interval of an estimate, as a share of it.
+        relative_error: half-width of the 95 % interval of a usual estimate, as a share of it.
         calibration: (measured ms, ms estimated by all others alone) of the networks that the estimate was fitted to.
     """
 
@@ -66,6 +62,11 @@ class LatencyModel(ABC):
         """Lower and upper end of the 95 % interval of each estimate, (n,) each."""
         estimate = self.estimate_ms(population)
         return estimate * (1 - self.relative_error), estimate * (1 + self.relative_error)
+
+    @property
+    def walks_records(self) -> bool:
+        """Whether networks are estimated one after another, from their layer records: some hundred a second."""
+        return False
 
     def common_fields(self) -> dict[str, Any]:
         """What every stored model holds."""
@@ -103,36 +104,15 @@ def stored_fields(stored: Mapping[str, Any], *, space: str, task: Task, device: 
     }
 
 
-OPERATIONS = ("conv1x1", *(kind for kind in KINDS if kind != "input"))
-FEATURES = ("networks", *(f"{each} of {kind}" for kind in OPERATIONS for each in ("launches", "flops", "bytes")))
-
-
-def operation_features(network: Network) -> list[float]:
-    """What a network does, in the order of `FEATURES`: 1, then launches, multiply-adds and bytes of each operation.
-
-    Bytes are those of inputs, outputs and weights. Batch norm and activation of a convolution are part of its launch.
-    """
-    totals = np.zeros((len(OPERATIONS), 3))
-    for layer in network[1:]:
-        elements = sum(math.prod(network[x].shape) for x in layer.inputs) + math.prod(layer.shape)
-        launches = len(layer.inputs) - 1 if layer.op == "add" else 1
-        totals[_operation(layer)] += (launches, layer.flops, FLOAT_BYTES * (elements + layer.folded_weights))
-    return [1.0, *totals.ravel().tolist()]
-
-
-def _operation(layer: Layer) -> int:
-    kind = kind_of(layer)
-    return OPERATIONS.index("conv1x1" if kind == "conv" and layer.kernel == (1, 1) else kind)
-
-
 @dataclass(frozen=True)
 class LearnedLatency(LatencyModel):
-    """A price for each feature of a network.
+    """Prices of layers, learned from measured networks: see `prices`.
 
     Attributes:
-        prices_ms: (features,) milliseconds for one of each of `FEATURES`.
-        features: (n, genes) -> (n, features). From layer records that is one network after another, thousands a
-            second; a space that knows better gives arrays.
+        relative_error: from each measured network, when the others alone set the prices.
+        rows: (n, genes) the networks of `calibration`.
+        prices: what their layers cost.
+        tally: counts the layers of networks of the space.
     """
 
     device: Device
@@ -141,18 +121,33 @@ class LearnedLatency(LatencyModel):
     reference_ms: float
     relative_error: float
     calibration: tuple[tuple[float, float], ...]
-    prices_ms: NDArray[np.float64]
-    features: Callable[[Population], NDArray[np.float64]]
+    rows: Population
+    prices: LayerPrices
+    tally: Tally
 
     def estimate_ms(self, population: Population) -> NDArray[np.float64]:
-        return np.asarray(self.features(population) @ self.prices_ms)
+        parts = [self.prices.estimate(counts, self.tally.forms) for counts in self._counted(population)]
+        return np.concatenate([np.zeros(0), *parts])
+
+    def interval_ms(self, population: Population) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Wider for networks that are unlike the measured ones."""
+        parts = [self.prices.interval(counts, self.tally.forms) for counts in self._counted(population)]
+        low, high = np.concatenate([np.zeros((2, 0)), *map(np.array, parts)], axis=1)
+        return low, high
+
+    def _counted(self, population: Population) -> Iterator[NDArray[np.float64]]:
+        return (self.tally(population[i : i + ROWS_AT_ONCE]) for i in range(0, len(population), ROWS_AT_ONCE))
 
     def additive(self) -> AdditiveCost | None:
         return None
 
+    @property
+    def walks_records(self) -> bool:
+        return isinstance(self.tally, TallyOneByOne)
+
     def to_json(self) -> str:
-        prices = dict(zip(FEATURES, self.prices_ms.tolist(), strict=True))
-        return json.dumps({**self.common_fields(), "kind": "learned", "prices_ms": prices}, indent=1)
+        learned = {"kind": "learned", "rows": self.rows.tolist(), "variances": self.prices.variances}
+        return json.dumps({**self.common_fields(), **learned}, indent=1)
 
     @classmethod
     def from_json(cls, text: str, *, space: SearchSpace, task: Task, device: Device) -> LearnedLatency:
@@ -162,11 +157,53 @@ class LearnedLatency(LatencyModel):
             InputError: if it is of another device, space or task than the ones given.
         """
         stored: Mapping[str, Any] = json.loads(text)
-        return cls(
-            **stored_fields(stored, space=space.name, task=task, device=device),
-            prices_ms=np.array([stored["prices_ms"][name] for name in FEATURES]),
-            features=PerNetwork(space, task, operation_features, names=FEATURES),
+        fields = stored_fields(stored, space=space.name, task=task, device=device)
+        rows = np.array(stored["rows"], dtype=np.int64)
+        measured_ms = np.array([measured for measured, _ in fields["calibration"]])
+        tally = space.tally(task)
+        counts = tally(rows)
+        prices = learned_prices(counts, tally.forms, measured_ms, tuple(stored["variances"]))
+        return cls(**fields, rows=rows, prices=prices, tally=tally)
+
+
+def check_enough(space: SearchSpace, rows: Population) -> None:
+    """Make sure that something can be learned from so few networks.
+
+    Raises:
+        InputError: if there are fewer than 6.
+    """
+    if len(rows) < LEAST_NETWORKS:
+        raise InputError(
+            f"a latency estimate of {space.name} needs {LEAST_NETWORKS} different networks to learn from, "
+            f"got {len(rows)}",
+            hint="widen the space: give a gene more values",
         )
+
+
+def learn_latency(
+    space: SearchSpace,
+    task: Task,
+    device: Device,
+    reference_ms: float,
+    rows: Population,
+    measured_ms: NDArray[np.float64],
+) -> LearnedLatency:
+    """Learn what layers cost from networks that were measured.
+
+    Args:
+        rows: (n, genes), different from one another.
+        measured_ms: (n,) their latency on the device.
+    Raises:
+        InputError: if there are fewer than 6 rows, or as many times are not given, each above 0.
+    """
+    check_enough(space, rows)
+    if measured_ms.shape != (len(rows),) or not (np.isfinite(measured_ms) & (measured_ms > 0)).all():
+        raise InputError(f"each of the {len(rows)} networks must have one latency above 0 ms, got {measured_ms}")
+    tally = space.tally(task)
+    prices = fit_prices(tally(rows), tally.forms, measured_ms)
+    model = LearnedLatency(device, space.name, task, reference_ms, prices.relative_error, (), rows, prices, tally)
+    pairs = zip(measured_ms.tolist(), model.estimate_ms(rows).tolist(), strict=True)
+    return replace(model, calibration=tuple(pairs))
 
 
 def measure_learned(
@@ -180,7 +217,7 @@ def measure_learned(
     rng: np.random.Generator,
     budget_s: float | None = None,
 ) -> LearnedLatency:
-    """Measure the networks of `calibration` and learn what operations cost.
+    """Measure the networks of `calibration` and learn what layers cost.
 
     The stated error is that of each network when the others alone set the prices.
 
@@ -201,64 +238,27 @@ def learned_plan(space: SearchSpace, task: Task, calibration: Population) -> Mea
     Raises:
         InputError: if there are fewer than 6 rows.
     """
-    if len(calibration) < LEAST_NETWORKS:
-        raise InputError(
-            f"a latency estimate of {space.name} needs {LEAST_NETWORKS} different networks to learn from, "
-            f"got {len(calibration)}",
-            hint="widen the space: give a gene more values",
-        )
-    networks = tuple(space.layers(space.arch(row), task) for row in calibration)
-    return MeasuringPlan(space.name, task, calibration, (Group(networks, VISITS, ROUNDS, share=1.0),))
+    check_enough(space, calibration)
+    # Each beside the reference alone, as a file is measured at the end: in rounds of many, small networks are faster.
+    networks = [space.layers(space.arch(row), task) for row in calibration]
+    share = 1 / len(networks)
+    return MeasuringPlan(
+        space.name, task, calibration, tuple(Group((network,), VISITS, ROUNDS_A_VISIT, share) for network in networks)
+    )
 
 
 def fit_learned(
     space: SearchSpace, plan: MeasuringPlan, device: Device, reference_ms: float, log_ratios: LogRatios
 ) -> LearnedLatency:
     """The model of a device on which a `learned_plan` was measured."""
-    task, calibration = plan.task, plan.calibration
-    names = [network_name(space.layers(space.arch(row), task)) for row in calibration]
+    names = [network_name(space.layers(space.arch(row), plan.task)) for row in plan.calibration]
     measured = reference_ms * np.exp([log_ratios[name].mean() for name in names])
-    features = PerNetwork(space, task, operation_features, names=FEATURES)
-    prices_ms, relative_error = fit_prices(features(calibration), measured)
-    model = LearnedLatency(device, space.name, task, reference_ms, relative_error, (), prices_ms, features)
-    pairs = zip(measured.tolist(), model.estimate_ms(calibration).tolist(), strict=True)
-    return replace(model, calibration=tuple(pairs))
-
-
-def fit_prices(features: NDArray[np.float64], measured_ms: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Prices of features (k,), none negative, and the relative error at 95 % for a network that is not among the n.
-
-    Least squares of relative errors, with the squares of the prices, each as a share of a mean network, kept small.
-
-    Args:
-        features: (n, k), none negative.
-        measured_ms: (n,).
-    """
-    typical_ms = float(np.exp(np.log(measured_ms).mean()))
-    mean = features.mean(axis=0)
-    scale = np.where(mean > 0, mean, 1.0)
-    shares = features / scale * (typical_ms / measured_ms)[:, None]
-    n = len(measured_ms)
-    left_out = np.array([shares[i] @ _ridge(np.delete(shares, i, axis=0)) for i in range(n)])
-    error = stats.t.ppf(0.975, n - 1) * np.sqrt(np.mean((1 / left_out - 1) ** 2))
-    return np.asarray(_ridge(shares) * typical_ms / scale), float(error)
-
-
-def _ridge(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weights w, none negative, that minimise |shares w - 1|^2 + ALPHA |w|^2.
-
-    Solved exactly, as least squares with a row more for each weight; scikit-learn's Ridge(positive=True) stops early.
-    """
-    n, k = shares.shape
-    return np.asarray(nnls(np.vstack([shares, np.sqrt(ALPHA) * np.eye(k)]), np.repeat([1.0, 0.0], [n, k]))[0])
+    return learn_latency(space, plan.task, device, reference_ms, plan.calibration, measured)
 
 
 def spread_rows(space: SearchSpace, task: Task, n: int, rng: np.random.Generator) -> Population:
-    """Up to n rows of different networks, spread evenly over the logarithm of flops as far as random rows reach."""
+    """Up to n rows of different networks to measure, of random ones those that tell most about all: `most_telling`."""
     rows = space.sample(DRAWN, rng)
     rows = rows[np.sort(np.unique(space.canonical(rows), axis=0, return_index=True)[1])]
-    flops = np.log(space.counts(rows, task)[0])
-    left = np.ones(len(rows), dtype=np.bool_)
-    for wanted in np.linspace(flops.min(), flops.max(), min(n, len(rows))):
-        left[np.argmin(np.where(left, np.abs(flops - wanted), np.inf))] = False
-    return rows[~left]
+    tally = space.tally(task)
+    return rows[most_telling(tally(rows), tally.forms, n)]

@@ -260,7 +260,7 @@ def read_stored_table(path: Path) -> dict[str, Any]:
     try:
         Device(**stored["device"]), Task(**stored["task"])
         numbers = [stored["reference_ms"], stored["relative_error"], *np.ravel(stored["calibration"])]
-        values = stored["prices_ms"].values() if stored.get("kind") == "learned" else np.ravel(stored["table_ms"])
+        values = np.ravel(stored["variances"]) if stored.get("kind") == "learned" else np.ravel(stored["table_ms"])
         if not np.isfinite(np.array([*numbers, *values], dtype=float)).all() or min(numbers[:2]) <= 0:
             raise ValueError("a number is not finite or not positive")
         if not stored["calibration"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,12 +98,7 @@ class CellPrices:
         return total
 
     def _state_shape(self, slot: Slot, source: int, shapes: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
-        size: Size = self._sizes[slot.last]
-        if source == 0 and slot.before is None:
-            return shapes[slot.last]
-        if source < INPUTS:
-            return (slot.filters, *size)
-        return ((source - INPUTS + 1) * slot.filters, *self.space.size_after(size, slot.stride))
+        return state_shape(self.space, slot, source, shapes, self._sizes)
 
     def _tables(self, live: frozenset[int]) -> tuple[Integers, Integers]:
         """Costs summed over the live cells of each kind: (kinds, sources, operations, 2), (kinds, combinations, 2)."""
@@ -144,6 +139,22 @@ class CellPrices:
             write(net)
             self._known[name] = sum_of(net.network)
         return self._known[name]
+
+
+def state_shape(
+    space: CellSpace, slot: Slot, source: int, shapes: Mapping[int, tuple[int, ...]], sizes: Mapping[int, Size]
+) -> tuple[int, ...]:
+    """What an operation in a slot reads from one of the `SOURCES`.
+
+    Args:
+        shapes, sizes: of the maps outside, by number; of the shapes, those of the stem are enough.
+    """
+    size = sizes[slot.last]
+    if source == 0 and slot.before is None:
+        return shapes[slot.last]
+    if source < INPUTS:
+        return (slot.filters, *size)
+    return ((source - INPUTS + 1) * slot.filters, *space.size_after(size, slot.stride))
 
 
 def sum_of(layers: Network) -> Integers:

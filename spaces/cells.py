@@ -22,10 +22,12 @@ from .cell_arrays import Cells, cell_graphs
 from .cell_costs import CellPrices
 from .cell_order import INPUTS, canonical_blocks
 from .cell_parts import COMBINATIONS, Size, add_combination, add_fitted
+from .cell_tally import CellTally
 from .errors import InputError
 from .graph import GraphBatch
 from .layers import AuxiliaryHead, Network, NetworkBuilder
 from .space import MAX_REJECTION_ROUNDS, Arch, Population, SearchSpace, Task, change_genes
+from .tally import Tally
 
 SMALLEST_LAST_MAP = 4  # pixels; where the ImageNet form would leave less, the CIFAR form stands
 IMAGENET_STRIDE = 32  # of the ImageNet form as a whole
@@ -456,6 +458,10 @@ class CellSpace(SearchSpace):
         ]
         flops, params = np.concatenate([np.zeros((0, 2), dtype=np.int64), *parts]).T
         return flops, params
+
+    def tally(self, task: Task) -> Tally:
+        is_plain = not self._marks_kept and not self.kept[:, :INPUTS].any()
+        return CellTally(self, task) if is_plain else super().tally(task)
 
     # What is the same
 

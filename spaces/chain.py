@@ -15,6 +15,7 @@ from .additive import AdditiveCost
 from .graph import GraphBatch
 from .layers import Network, NetworkBuilder
 from .space import Arch, Population, SearchSpace, Task
+from .tally import Tally, TallyOfSums
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,13 @@ class ChainSpace(SearchSpace):
         params = pieces.additive(lambda network: sum(layer.params for layer in network))
         # Sums of whole numbers below 2^53 are exact in float64.
         return flops.of(population).astype(np.int64), params.of(population).astype(np.int64)
+
+    def tally(self, task: Task) -> Tally:
+        pieces = self.fragments(task)
+        made = [pieces.stem, *(block for row in pieces.blocks for block in row if block), pieces.head]
+        if any(layer.op == "relu" for piece in made for layer in piece):
+            return super().tally(task)  # whether a relu is one with a convolution may depend on the block before
+        return TallyOfSums((pieces.stem, pieces.head), pieces.blocks)
 
     @property
     def runs(self) -> tuple[tuple[range, ...], ...]:

@@ -20,6 +20,8 @@ from .errors import InputError
 from .graph import GraphBatch
 from .layers import Network, NetworkBuilder
 from .space import Arch, Population, SearchSpace, Task
+from .tally import Tally
+from .vertex_tally import VertexTally
 
 OPERATIONS = ("conv3x3", "conv1x1", "maxpool3x3")  # convolutions are followed by batch norm and ReLU
 CONV3X3, CONV1X1, _ = range(len(OPERATIONS))
@@ -245,6 +247,15 @@ class NASBench101Space(SearchSpace):
             params += times * (weights + 2 * normed)
         return flops, params
 
+    def tally(self, task: Task) -> Tally:
+        skeleton = self.layers(self.arch([1]), task)
+        return VertexTally(skeleton, self._cells, vertex_widths, _add_operation)
+
+    def _cells(self, population: Population) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Operations (n, 5), -1 for absent vertices, and edges (n, 7, 7) of the cells as they are built."""
+        rows = self.canonical(population)
+        return rows[:, _OPERATION_GENES], _adjacency(rows)
+
 
 def pruned(population: Population) -> Population:
     """Rows without the vertices that lie on no path from input to output; the others keep their order.
@@ -325,10 +336,7 @@ def _add_cell(net: NetworkBuilder, x: int, row: NDArray[np.int64], channels: int
         if edges[0, v]:
             inputs.append(net.conv(x, width, activation="relu"))
         y = net.add(inputs) if len(inputs) > 1 else inputs[0]
-        if operation in (CONV3X3, CONV1X1):
-            outputs[v] = net.conv(y, width, kernel=3 if operation == CONV3X3 else 1, activation="relu")
-        else:
-            outputs[v] = net.pool(y, kind="max_pool")
+        outputs[v] = _add_operation(net, int(operation), width, y)
     last = [y for v, y in outputs.items() if edges[v, OUTPUT]]
     if edges[0, OUTPUT]:
         projection = net.conv(x, channels, activation="relu")
@@ -336,6 +344,12 @@ def _add_cell(net: NetworkBuilder, x: int, row: NDArray[np.int64], channels: int
             return projection
         return net.add((net.concat(last) if len(last) > 1 else last[0], projection))
     return net.concat(last) if len(last) > 1 else last[0]
+
+
+def _add_operation(net: NetworkBuilder, operation: int, width: int, x: int = 0) -> int:
+    if operation in (CONV3X3, CONV1X1):
+        return net.conv(x, width, kernel=3 if operation == CONV3X3 else 1, activation="relu")
+    return net.pool(x, kind="max_pool")
 
 
 def _adjacency(population: Population) -> NDArray[np.bool_]:

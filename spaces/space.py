@@ -16,6 +16,7 @@ from .derived import graphs_of, network_key
 from .errors import InputError
 from .graph import GraphBatch
 from .layers import AuxiliaryHead, Network
+from .tally import Tally, TallyOneByOne
 
 if TYPE_CHECKING:
     from torch import nn
@@ -218,6 +219,13 @@ class SearchSpace(ABC):
         ]
         flops, params = np.array(sums, dtype=np.int64).reshape(-1, 2).T
         return flops, params
+
+    def tally(self, task: Task) -> Tally:
+        """Counts the layers of many networks for a task, by what they do.
+
+        Derived: from layer records, one network after another.
+        """
+        return TallyOneByOne(self, task)
 
     def build(self, arch: Arch, task: Task) -> nn.Module:
         """The torch module, with torch's own default weights."""

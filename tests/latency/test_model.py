@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,10 @@ import onnx
 import pytest
 
 from latency import Device, LatencyTable, LearnedLatency, build_onnx, measure_learned, measuring, read_latency_model
-from latency.counts import PerNetwork
-from latency.model import FEATURES, fit_prices, operation_features, spread_rows
+from latency.model import learn_latency, spread_rows
 from latency.rounds import Rounds
 from spaces import InputError, Task, get_space
 from spaces.additive import AdditiveCost
-from spaces.layers import NetworkBuilder
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "my_space.py"
 SPACE = get_space(f"{EXAMPLE}:MySpace")
@@ -61,74 +58,28 @@ def test_prices_that_exist_are_found(known_machine):
     truth = [true_ms(build_onnx(SPACE.layers(SPACE.arch(row), TASK), rng, normalise=True)) for row in new]
     np.testing.assert_allclose(learned.estimate_ms(new), truth, rtol=0.02)
     assert learned.relative_error < 0.02
-    assert (learned.prices_ms >= 0).all()
+    low, high = learned.interval_ms(new)
+    assert (low <= truth).all()
+    assert (truth <= high).all()
     assert len(learned.calibration) == 28
     for measured, estimated in learned.calibration:
         assert estimated == pytest.approx(measured, rel=0.02)
 
 
-def test_the_stated_error_covers_new_networks():
-    """Times that scatter by 6 % around a sum of prices: about 95 % of new networks lie inside the stated interval."""
-    rng = np.random.default_rng(1)
-    features = PerNetwork(SPACE, TASK, operation_features, names=FEATURES)
-    rows = SPACE.sample(1500, rng)
-    X = features(rows)
-    truth = X @ (rng.random(len(FEATURES)) / np.maximum(X.mean(axis=0), 1) / len(FEATURES))
-    ms = truth * np.exp(0.06 * rng.standard_normal(len(rows)))
-    inside = []
-    for _ in range(25):
-        fit = rng.choice(len(rows), size=28, replace=False)
-        prices, error = fit_prices(X[fit], ms[fit])
-        assert 0.06 < error < 0.3
-        inside.append(np.abs(ms / (X @ prices) - 1) <= error)
-    assert np.mean(inside) == pytest.approx(0.95, abs=0.03)
-
-
-def test_features_by_hand():
-    net = NetworkBuilder((4, 8, 8))
-    x = net.conv(0, 8, activation="relu")
-    y = net.depthwise(net.relu(x), kernel=3, stride=2)
-    z = net.conv(y, 8, kernel=3)
-    net.classifier(net.add((y, z, z)), classes=10)
-    found = {name: value for name, value in zip(FEATURES, operation_features(net.network), strict=True) if value}
-    small, large = 8 * 4 * 4, 8 * 8 * 8
-    assert found == {
-        "networks": 1,
-        "launches of conv1x1": 1,
-        "flops of conv1x1": 64 * 32,
-        "bytes of conv1x1": 4 * (4 * 64 + large + 32 + 8),
-        "launches of relu": 1,
-        "bytes of relu": 4 * 2 * large,
-        "launches of depthwise": 1,
-        "flops of depthwise": 16 * 72,
-        "bytes of depthwise": 4 * (large + small + 72 + 8),
-        "launches of conv": 1,
-        "flops of conv": 16 * 576,
-        "bytes of conv": 4 * (2 * small + 576 + 8),
-        "launches of add": 2,
-        "bytes of add": 4 * 4 * small,
-        "launches of global_avg_pool": 1,
-        "bytes of global_avg_pool": 4 * (small + 8),
-        "launches of linear": 1,
-        "flops of linear": 80,
-        "bytes of linear": 4 * (8 + 10 + 90),
-    }
-
-
-def test_the_measured_networks_differ_and_spread():
+def test_the_measured_networks_differ_and_tell_more_than_random_ones():
     rows = spread_rows(SPACE, TASK, 28, np.random.default_rng(2))
     assert len(np.unique(SPACE.canonical(rows), axis=0)) == 28
-    flops = np.sort(np.log(SPACE.counts(rows, TASK)[0]))
-    uniform = np.log(SPACE.counts(SPACE.sample(2000, np.random.default_rng(3)), TASK)[0])
-    reach = uniform.max() - uniform.min()
-    assert flops[-1] - flops[0] > 0.9 * reach
-    assert max(b - a for a, b in pairwise(flops)) < 4 * reach / 28
+    flops = np.log(SPACE.counts(rows, TASK)[0])
+    usual = np.log(SPACE.counts(SPACE.sample(2000, np.random.default_rng(3)), TASK)[0])
+    assert np.ptp(flops) > 0.9 * np.ptp(usual)
+    assert flops.std() > 1.1 * usual.std()
 
 
 def make_learned() -> LearnedLatency:
-    prices = np.random.default_rng(0).random(len(FEATURES)) * 1e-6
-    features = PerNetwork(SPACE, TASK, operation_features, names=FEATURES)
-    return LearnedLatency(DEVICE, SPACE.name, TASK, 0.5, 0.08, ((0.3, 0.31), (0.4, 0.38)), prices, features)
+    rng = np.random.default_rng(0)
+    rows = SPACE.sample(20, rng)
+    ms = SPACE.counts(rows, TASK)[0] * 1e-6 * np.exp(0.03 * rng.standard_normal(20))
+    return learn_latency(SPACE, TASK, DEVICE, 0.5, rows, ms)
 
 
 def test_a_model_survives_its_file():
@@ -137,7 +88,27 @@ def test_a_model_survives_its_file():
     assert isinstance(read, LearnedLatency)
     population = SPACE.sample(10, np.random.default_rng(1))
     np.testing.assert_array_equal(read.estimate_ms(population), stored.estimate_ms(population))
-    assert (read.relative_error, read.calibration, read.reference_ms) == (0.08, ((0.3, 0.31), (0.4, 0.38)), 0.5)
+    np.testing.assert_array_equal(read.interval_ms(population), stored.interval_ms(population))
+    assert (read.relative_error, read.calibration) == (stored.relative_error, stored.calibration)
+    assert read.to_json() == stored.to_json()
+
+
+def test_every_network_has_an_interval_of_its_own():
+    learned = make_learned()
+    population = SPACE.sample(50, np.random.default_rng(1))
+    low, high = learned.interval_ms(population)
+    estimate = learned.estimate_ms(population)
+    np.testing.assert_allclose(low * high, estimate**2)
+    assert len(np.unique(np.round(high / low, 6))) > 10
+    none = population[:0]
+    assert [len(values) for values in (learned.estimate_ms(none), *learned.interval_ms(none))] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("ms", [np.ones(19), np.r_[np.ones(19), 0.0], np.r_[np.ones(19), np.nan]])
+def test_latencies_that_cannot_be_are_refused(ms):
+    rows = SPACE.sample(20, np.random.default_rng(0))
+    with pytest.raises(InputError, match="each of the 20 networks must have one latency above 0 ms"):
+        learn_latency(SPACE, TASK, DEVICE, 0.5, rows, ms)
 
 
 def test_tables_and_models_are_told_apart():

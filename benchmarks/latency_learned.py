@@ -1,0 +1,221 @@
+"""How well is latency learned from 10, 30 and 100 networks of a space that were measured on this device?
+
+    python benchmarks/latency_learned.py --space darts@8x16 --keep darts.jsonl     # measures, about 3 minutes
+    python benchmarks/latency_learned.py --from darts.jsonl nasnet.jsonl           # learns again from what was kept
+
+Networks to learn from are those that `spread_rows` names, networks to judge by are random ones; each is timed beside
+the reference alone, the two kinds in processes of their own, by the protocol of latency/rounds.py. Prices of layers are
+learned from n networks that `most_telling` chooses, and from n random ones. Beside them, from the same random ones:
+flops, scaled, and a table with an entry for each value of each gene (ridge). The truth's own error is that of the mean
+of a network's visits, as they scatter. What was kept without networks to judge by is split at random, two thirds to
+learn from. Prints means over draws, with the 95 % interval of the mean where draws differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from latency_help import averaged, half_interval
+from numpy.typing import NDArray
+from scipy import stats
+
+from hwnas.execution import WorkerPool
+from hwnas.study import write_csv
+from latency import Device, build_onnx
+from latency.model import spread_rows
+from latency.prices import fit_prices, most_telling
+from latency.reference import reference_model
+from latency.rounds import run_rounds
+from spaces import Population, Task, get_space
+from spaces.tally import LayerForm
+
+RESULTS = Path(__file__).with_name("results")
+BY = ("space", "resolution", "device", "noise", "judged", "model", "networks")
+SIZES = (10, 30, 100)
+DRAWS = 10
+VISITS, ROUNDS = {"train": 4, "test": 6}, 5
+RIDGE = 1e-2
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def measure(space_name: str, task: Task, rows: Population, tag: str, seed: int) -> list[dict[str, object]]:
+    """In a process of its own: of each row the logarithm of its time over the reference's, and the reference's ms."""
+    space, rng, reference = get_space(space_name), np.random.default_rng(seed), reference_model(task)
+    kept: list[dict[str, object]] = []
+    for row in rows:
+        model = build_onnx(space.layers(space.arch(row), task), rng, normalise=True)
+        raw = run_rounds([reference, model], visits=VISITS[tag], rounds=ROUNDS, rng=rng)
+        ms = np.quantile(raw.cpu[0], 0.25, axis=1).tolist()
+        what = {"space": space_name, "res": task.resolution, "classes": task.classes, "tag": tag, "row": row.tolist()}
+        kept.append(what | {"lr": raw.log_ratios()[0].tolist(), "ref": ms})
+    return kept
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Networks of one space and task, times as shares of the reference's."""
+
+    space: str
+    task: Task
+    rows: Population
+    tags: NDArray[np.str_]
+    log_ratios: tuple[Floats, ...]  # of each network, one a visit
+
+    @classmethod
+    def of(cls, kept: Sequence[Mapping[str, object]]) -> Measured:
+        resolution = int(kept[0]["res"])  # type: ignore[call-overload]
+        classes = int(kept[0].get("classes", 1000 if resolution >= 96 else 10))  # type: ignore[call-overload]
+        return cls(
+            space=str(kept[0]["space"]),
+            task=Task(resolution, classes),
+            rows=np.array([each["row"] for each in kept], dtype=np.int64),
+            tags=np.array([each["tag"] for each in kept]),
+            log_ratios=tuple(np.array(each["lr"], dtype=float) for each in kept),
+        )
+
+    @cached_property
+    def ratio(self) -> Floats:
+        return np.exp([values.mean() for values in self.log_ratios])
+
+    @property
+    def noise(self) -> float:
+        """Relative standard error of a network's mean, as its visits scatter, root mean square."""
+        return float(np.sqrt(np.mean([values.var(ddof=1) / len(values) for values in self.log_ratios])))
+
+    @cached_property
+    def counted(self) -> tuple[Floats, tuple[LayerForm, ...]]:
+        tally = get_space(self.space).tally(self.task)
+        return tally(self.rows), tally.forms
+
+    def splits(self, n: int) -> Iterator[tuple[int, Integers, Integers]]:
+        """(draw, networks to learn from, networks to judge by)."""
+        firsts = np.flatnonzero(self.tags != "b")  # the same once more
+        tests = np.flatnonzero(self.tags == "test")
+        for draw in range(DRAWS):
+            rng = np.random.default_rng([n, draw])
+            if len(tests):
+                pool, judges = rng.permutation(np.setdiff1d(firsts, tests)), tests
+            else:
+                order = rng.permutation(firsts)
+                pool, judges = np.split(order, [2 * len(order) // 3])
+            if n <= len(pool):
+                yield draw, pool, judges
+
+
+Guess = tuple[Floats, Floats, Floats]  # estimates, and both ends of their intervals
+
+
+def learned(data: Measured, rows: Integers) -> Guess:
+    counts, forms = data.counted
+    prices = fit_prices(counts[rows], forms, data.ratio[rows])
+    return prices.estimate(counts, forms), *prices.interval(counts, forms)
+
+
+def scaled_flops(data: Measured, rows: Integers) -> Guess:
+    counts, forms = data.counted
+    flops = counts @ [form.flops for form in forms]
+    guess = flops * np.exp(np.log(data.ratio[rows] / flops[rows]).mean())
+    return guess, guess, guess
+
+
+def gene_table(data: Measured, rows: Integers) -> Guess:
+    values = np.arange(-1, data.rows.max() + 1)
+    flat = (data.rows[:, :, None] == values).reshape(len(data.rows), -1).astype(float)
+    centre, logs = flat[rows].mean(axis=0), np.log(data.ratio)
+    x = flat[rows] - centre
+    dual = np.linalg.solve(x @ x.T + RIDGE * len(x) * np.eye(len(x)), logs[rows] - logs[rows].mean())
+    guess = np.exp(logs[rows].mean() + (flat - centre) @ (x.T @ dual))
+    return guess, guess, guess
+
+
+MODELS: dict[str, Callable[[Measured, Integers], Guess]] = {
+    "learned": learned,
+    "gene table": gene_table,
+    "flops, scaled": scaled_flops,
+}
+
+
+def judge(data: Measured) -> list[dict[str, object]]:
+    found = []
+    about: dict[str, object] = {"space": data.space, "resolution": data.task.resolution, "device": str(Device.here())}
+    about["noise"] = round(data.noise, 5)
+    counts, forms = data.counted
+    for n in SIZES:
+        for draw, pool, judges in data.splits(n):
+            chosen = pool[most_telling(counts[pool], forms, n)]
+            ways = [(name, model, pool[:n]) for name, model in MODELS.items()] + [("learned, chosen", learned, chosen)]
+            for name, model, rows in ways:
+                estimate, low, high = (values[judges] for values in model(data, rows))
+                truth = data.ratio[judges]
+                error = np.abs(estimate / truth - 1)
+                found.append(
+                    about
+                    | {"model": name, "networks": n, "draw": draw, "judged": len(judges)}
+                    | {"spearman": float(stats.spearmanr(estimate, truth).statistic)}
+                    | {"within_10": float(np.mean(error < 0.1)), "within_5": float(np.mean(error < 0.05))}
+                    | {"mean_error": float(error.mean()), "worst_error": float(error.max())}
+                    | ({"held": float(np.mean((low <= truth) & (truth <= high)))} if (low < high).all() else {})
+                )
+    return found
+
+
+def show(found: Sequence[Mapping[str, object]]) -> None:
+    print(f"{found[0]['space']} at {found[0]['resolution']} px; the truth's own error {found[0]['noise']:.1%}")
+    for n in SIZES:
+        for model in ("learned, chosen", *MODELS):
+            mine = [row for row in found if (row["model"], row["networks"]) == (model, n)]
+            text = []
+            for what in ("spearman", "within_10", "within_5", "mean_error", "worst_error", "held"):
+                values = np.array([row[what] for row in mine if what in row])
+                if len(values):
+                    reach = half_interval(values)
+                    text.append(f"{what} {values.mean():.3f}" + (f" +-{reach:.3f}" if reach > 5e-4 else ""))
+            if mine:
+                print(f"{n:4d} {model:16s} {', '.join(text)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="darts@8x16")
+    parser.add_argument("--resolution", type=int, default=32)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--train", type=int, default=100)
+    parser.add_argument("--test", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--keep", type=Path, help="a new file for what is measured, one JSON object a network")
+    parser.add_argument("--from", dest="kept", type=Path, nargs="+", help="what was kept before; nothing is measured")
+    asked = parser.parse_args()
+    found = []
+    if asked.kept:
+        for path in asked.kept:
+            found += judge(Measured.of([json.loads(line) for line in path.read_text().splitlines()]))
+    else:
+        space, task, rng = (
+            get_space(asked.space),
+            Task(asked.resolution, asked.classes),
+            np.random.default_rng(asked.seed),
+        )
+        rows = {"train": spread_rows(space, task, asked.train, rng), "test": space.sample(asked.test, rng)}
+        kept: list[dict[str, object]] = []
+        for seed, (tag, some) in enumerate(rows.items()):
+            with WorkerPool(1) as pool:
+                kept += pool.submit(measure, space.name, task, some, tag, seed).result()
+        if asked.keep:
+            asked.keep.write_text("".join(json.dumps(each) + "\n" for each in kept))
+        found = judge(Measured.of(kept))
+    for place in dict.fromkeys((row["space"], row["resolution"]) for row in found):
+        show([row for row in found if (row["space"], row["resolution"]) == place])
+    RESULTS.mkdir(exist_ok=True)
+    write_csv(RESULTS / "latency_learned.csv", averaged(found, BY))
+
+
+if __name__ == "__main__":
+    main()

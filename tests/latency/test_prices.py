@@ -1,0 +1,208 @@
+"""Prices of layers: against Bayesian regression in closed form, on devices whose prices are known, on measured ones."""
+
+import importlib.util
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.optimize import approx_fprime
+
+from latency import prices as learning
+from latency.prices import NOISE, PARTS, fit_prices, learned_prices, most_telling
+from spaces import Task, get_space
+
+SPACE = get_space("darts@4x8")
+TASK = Task(32, 10)
+ROOT = Path(__file__).resolve().parents[2]
+HELP = ROOT.parent / "shared" / "data" / "tables" / "help_fbnet_latency.parquet"
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """(counts, forms) of 400 networks."""
+    tally = SPACE.tally(TASK)
+    counts = tally(SPACE.sample(400, np.random.default_rng(0)))
+    return counts, tally.forms
+
+
+def known_ms(counts, forms, rng):
+    """A device that takes so long for a launch and a multiply-add of each kind and each byte, and adds 30 % by form."""
+    kinds = sorted({form.kind for form in forms})
+    launch, flop = (dict(zip(kinds, scale * rng.uniform(0.5, 2, len(kinds)), strict=True)) for scale in (2e-3, 5e-8))
+    prices = [launch[form.kind] * form.launches + flop[form.kind] * form.flops + 1e-7 * form.elements for form in forms]
+    return 0.02 + counts @ (np.array(prices) * rng.uniform(0.85, 1.15, len(forms)))
+
+
+def bayes(prior, design, targets, noise):
+    """Mean and covariance of weights with a Gaussian prior, by weights: the precision of the prior and of the data."""
+    precision = np.linalg.inv(prior) + design.T @ design / noise
+    covariance = np.linalg.inv(precision)
+    return covariance @ design.T @ targets / noise, covariance
+
+
+def prior_of_weights(prices, forms):
+    """Of the constant and the prices of forms, for the learned variances."""
+    table = prices._table(forms)
+    prior = np.zeros((len(forms) + 1, len(forms) + 1))
+    prior[0, 0] = prices.variances[0]
+    prior[1:, 1:] = np.tensordot(prices.variances[1:-1], learning._covariances(table, table), 1)
+    return prior
+
+
+@pytest.fixture(scope="module")
+def learned(counted):
+    counts, forms = counted
+    ms = known_ms(counts, forms, np.random.default_rng(1)) * np.exp(0.02 * np.random.default_rng(2).normal(size=400))
+    return fit_prices(counts[:30], forms, ms[:30]), ms
+
+
+def test_estimates_and_intervals_are_those_of_bayesian_regression(counted, learned):
+    counts, forms = counted
+    prices, ms = learned
+    prior = prior_of_weights(prices, forms)
+    typical = stats.gmean(ms[:30])
+    design = np.concatenate([np.ones((400, 1)), counts], axis=1)
+    relative = design[:30] * (typical / ms[:30])[:, None]
+    mean, covariance = bayes(prior, relative, np.ones(30), prices.variances[-1])
+    np.testing.assert_allclose(prices.estimate(counts, forms), typical * design @ mean, rtol=1e-6)
+    share = design @ mean
+    std = np.sqrt(((design @ covariance) * design).sum(axis=1) / share**2 + prices.variances[-1])
+    low, high = prices.interval(counts, forms)
+    reach = np.log(high / low) / 2 / std
+    np.testing.assert_allclose(reach, reach[0], rtol=1e-5)
+    assert reach[0] >= stats.t.ppf(0.975, 29)  # at least what 95 % of 30 networks needs
+    np.testing.assert_allclose(np.sqrt(low * high), typical * share, rtol=1e-6)
+
+
+def test_each_network_is_left_out_as_if_it_had_not_been_measured(counted, learned):
+    counts, forms = counted
+    prices, ms = learned
+    prior = prior_of_weights(prices, forms)
+    relative = np.concatenate([np.ones((30, 1)), counts[:30]], axis=1) * (stats.gmean(ms[:30]) / ms[:30])[:, None]
+    for i in (0, 7, 29):
+        mean, _ = bayes(prior, np.delete(relative, i, axis=0), np.ones(29), prices.variances[-1])
+        assert prices.left_out[i] == pytest.approx(1 - relative[i] @ mean, abs=1e-6)
+
+
+def test_variances_maximise_the_posterior(learned):
+    """The misfit is minus a log density (to a constant), its gradient is right, and it is least where the fit ended."""
+    prices, _ = learned
+    start, spread = 2 * np.log([*PARTS.values(), NOISE]), 2 * np.array([0.7] * len(PARTS) + [1.5])
+
+    def misfit(logs):
+        return learning._misfit(prices._kernels, logs, (logs - start) / spread, spread)
+
+    def minus_log_density(logs):
+        covariance = np.tensordot(np.exp(logs[:-1]), prices._kernels, 1) + np.exp(logs[-1]) * np.eye(30)
+        of_times = stats.multivariate_normal(np.zeros(30), covariance).logpdf(np.ones(30))
+        return -of_times - stats.norm(start, spread).logpdf(logs).sum()
+
+    found = np.log(prices.variances)
+    other = start + 0.3 * np.random.default_rng(0).normal(size=len(start))
+    assert misfit(other)[0] - misfit(found)[0] == pytest.approx(minus_log_density(other) - minus_log_density(found))
+    np.testing.assert_allclose(
+        misfit(other)[1], approx_fprime(other, lambda x: misfit(x)[0], 1e-6), rtol=1e-3, atol=1e-3
+    )
+    assert np.abs(misfit(found)[1]).max() < 0.05
+    assert misfit(found)[0] < min(misfit(start)[0], misfit(other)[0])
+
+
+def test_a_device_of_prices_is_learned_from_few_networks(counted):
+    counts, forms = counted
+    ms = known_ms(counts, forms, np.random.default_rng(3))
+    flops = counts @ [form.flops for form in forms]
+    errors = {}
+    for n in (10, 30, 100):
+        estimate = fit_prices(counts[:n], forms, ms[:n]).estimate(counts[100:], forms)
+        errors[n] = np.abs(estimate / ms[100:] - 1).mean()
+    by_flops = np.abs(flops[100:] * np.mean(ms[:100] / flops[:100]) / ms[100:] - 1).mean()
+    assert errors[10] < by_flops / 3
+    assert errors[30] < 0.01
+    assert errors[100] < 0.003
+
+
+def test_the_interval_covers_new_networks(counted):
+    """Times that scatter by 5 % around a sum of prices: about 95 % of new ones lie inside."""
+    counts, forms = counted
+    for n in (10, 40):
+        inside, halves = [], []
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            ms = known_ms(counts, forms, rng) * np.exp(0.05 * rng.standard_normal(400))
+            rows = rng.permutation(400)
+            prices = fit_prices(counts[rows[:n]], forms, ms[rows[:n]])
+            low, high = prices.interval(counts[rows[n:]], forms)
+            inside.append(np.mean((low <= ms[rows[n:]]) & (ms[rows[n:]] <= high)))
+            halves.append(np.log(high / low).mean() / 2)
+            assert 0.05 < prices.relative_error < 0.3
+        assert np.mean(inside) == pytest.approx(0.95, abs=0.04)
+        assert 0.09 < np.mean(halves) < 0.2
+
+
+def test_what_is_unlike_all_that_was_measured_is_less_certain():
+    """Networks of narrow blocks tell less about those of wide blocks than about their like."""
+    space = get_space("proxyless@w0.25")
+    rng = np.random.default_rng(0)
+    tally = space.tally(TASK)
+    rows = space.sample(60, rng)
+    rows[:30, 1:] = np.where(rows[:30, 1:] == 6, 6, rows[:30, 1:] % 3)  # small expansions only
+    rows[30:, 1:] = np.where(rows[30:, 1:] == 6, 6, 3 + rows[30:, 1:] % 3)  # large ones only
+    counts = tally(rows)
+    ms = known_ms(counts, tally.forms, rng)
+    prices = fit_prices(counts[:20], tally.forms, ms[:20])
+    widths = np.log(np.divide(*prices.interval(counts, tally.forms)[::-1]))
+    assert widths[30:].min() > 1.5 * widths[20:30].max()
+
+
+def test_a_longer_or_wider_network_takes_longer():
+    """Each zero of a chain that becomes a block, and each block that becomes wider, adds time."""
+    space = get_space("proxyless@w0.25")
+    rng = np.random.default_rng(0)
+    tally = space.tally(TASK)
+    rows = space.sample(40, rng)
+    prices = fit_prices(tally(rows), tally.forms, known_ms(tally(rows), tally.forms, rng))
+    gene = 6  # the second layer of a stage
+    for row in space.sample(10, rng):
+        ladder = np.repeat(row[None], 3, axis=0)
+        ladder[:, gene] = 6, 0, 3  # nothing, then expansion 3, then 6, of one kernel
+        ms = prices.estimate(tally(ladder), tally.forms)
+        assert all(a < b for a, b in pairwise(ms))
+
+
+def test_the_most_telling_network_leaves_least_unknown(counted):
+    counts, forms = counted[0][:25], counted[1]
+    chosen = most_telling(counts, forms, 5)
+    assert len(set(chosen.tolist())) == 5
+    first = learned_prices(counts, forms, np.ones(25), tuple(value**2 for value in (*PARTS.values(), NOISE)))
+    prior = prior_of_weights(first, forms)
+    shares = (1 + counts @ first._table(forms).magnitude) / 2
+    design = np.concatenate([np.ones((25, 1)), counts], axis=1) / shares[:, None]
+
+    def unknown(measured):
+        _, covariance = bayes(prior, design[measured], np.ones(len(measured)), learning.DESIGN_NOISE**2)
+        return np.trace(design @ covariance @ design.T)
+
+    for k in range(1, 6):
+        options = [unknown([*chosen[: k - 1], i]) for i in range(25)]
+        assert np.argmin(options) == chosen[k - 1]
+
+
+def test_latencies_of_another_project_are_learned_from_fifty_networks():
+    """Its own measurements on a GPU, by a table of prices: nothing but the row's operations is known."""
+    if not HELP.exists():
+        pytest.skip("the table of measured FBNet latencies is not here")
+    pytest.importorskip("pyarrow.parquet")
+    spec = importlib.util.spec_from_file_location("latency_help", ROOT / "benchmarks" / "latency_help.py")
+    help_ = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(help_)
+    rows = help_.Rows(HELP)
+    ms = rows.ms["2080ti_64"]
+    # Layer records explain devices that are sums of a table, so they say what was run there.
+    exact = np.linalg.lstsq(np.c_[np.ones(5000), rows.counts], rows.ms["eyeriss"], rcond=1e-9)[0]
+    np.testing.assert_allclose(exact[0] + rows.counts @ exact[1:], rows.ms["eyeriss"], rtol=1e-5)
+    found = help_.judged(help_.learned, rows, np.random.default_rng(0).permutation(5000)[:50], ms)
+    assert found["spearman"] > 0.98
+    assert found["within_5"] > 0.97
+    assert found["held"] > 0.85
