@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -201,9 +201,9 @@ def learn_latency(
         raise InputError(f"each of the {len(rows)} networks must have one latency above 0 ms, got {measured_ms}")
     tally = space.tally(task)
     prices = fit_prices(tally(rows), tally.forms, measured_ms)
-    model = LearnedLatency(device, space.name, task, reference_ms, prices.relative_error, (), rows, prices, tally)
-    pairs = zip(measured_ms.tolist(), model.estimate_ms(rows).tolist(), strict=True)
-    return replace(model, calibration=tuple(pairs))
+    left_out_ms = measured_ms * (1 - prices.left_out)
+    pairs = tuple(zip(measured_ms.tolist(), left_out_ms.tolist(), strict=True))
+    return LearnedLatency(device, space.name, task, reference_ms, prices.relative_error, pairs, rows, prices, tally)
 
 
 def measure_learned(
