@@ -1,7 +1,7 @@
 """Kits: a folder that measures on a machine without this project or torch, and reading back what it measured.
 
 A kit holds the networks of a `MeasuringPlan` with random weights, what to do with them (`kit.json`), and one Python
-file, `measure.py`, made of the very sources that measure here: `rounds.py`, `device.py` and `kit_main.py`.
+file, `measure.py`, made of the very sources that measure here (`SOURCES`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 import onnx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy import stats
 
 from spaces import InputError, SearchSpace, Task, get_space
 from spaces.own_file import SpaceFile
@@ -34,14 +33,11 @@ from .measuring import MeasuringPlan
 from .model import LatencyModel
 from .modelling import calibration_of, fit_latency_model, plan_latency_model
 from .onnx_graph import write_atomically
-from .reference import ROUNDS, VISITS, reference_model
-from .rounds import ROUNDS_A_VISIT
-from .runtime import BETWEEN_PROCESSES
+from .reference import reference_model
 
-MODEL_VISITS = 12  # of a file that is measured with the kit
 LEAST_PYTHON = (3, 10)
 PERIOD = 1024  # after so many values a weight begins anew, so that networks of random weights can be packed
-SOURCES = ("rounds.py", "device.py", "kit_main.py")
+SOURCES = ("rounds.py", "runtime.py", "device.py", "kit_main.py")
 
 README = """hwnas kit: measures this device for {space}, {resolution} px, {channels} channel(s), {classes} classes
 
@@ -75,11 +71,6 @@ class _Group(_Visits):
     networks: list[str]
 
 
-class _Models(_Visits):
-    student_t: Positive
-    between_processes: Positive
-
-
 class _Task(_Told):
     resolution: int
     classes: int
@@ -97,9 +88,7 @@ class KitPlan(_Told):
     task: _Task
     seed: int
     calibration: list[str]
-    reference: _Visits
     groups: list[_Group]
-    models: _Models
     files: dict[str, str]
 
 
@@ -151,14 +140,7 @@ def write_kit(out: Path, space: SearchSpace, task: Task, *, seed: int, own: Spac
         "task": asdict(task),
         "seed": seed,
         "calibration": [space.format(row) for row in plan.calibration],
-        "reference": {"visits": VISITS, "rounds": ROUNDS},
         "groups": _groups(plan),
-        "models": {
-            "visits": MODEL_VISITS,
-            "rounds": ROUNDS_A_VISIT,
-            "student_t": float(stats.t.ppf(0.975, MODEL_VISITS - 1)),
-            "between_processes": BETWEEN_PROCESSES,
-        },
         "files": {NETWORKS_FILE: sha256(networks).hexdigest(), MAIN_FILE: sha256(source.encode()).hexdigest()},
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -200,7 +182,7 @@ def _readme(out: Path, kit: Mapping[str, Any]) -> str:
         **kit["task"],
         space=kit["space"],
         folder=out.name,
-        runs=runs + kit_main.runs_of(kit["reference"], 0),
+        runs=runs + kit_main.REFERENCE_RUNS,
         python=".".join(map(str, LEAST_PYTHON)),
     )
 

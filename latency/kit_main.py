@@ -23,13 +23,14 @@ import numpy as np
 import onnxruntime
 
 from .device import Device
-from .rounds import QUANTILE, DisturbedError, ProviderError, Rounds, Setting, open_session, run_rounds
+from .rounds import DisturbedError, ProviderError, Setting, open_session, run_rounds
+from .runtime import REFERENCE_ROUNDS, REFERENCE_VISITS, measure, measure_reference
 
 VERSION = 1  # of what a kit and its result hold
 KIT, RESULT, MODELS_RESULT = "hwnas kit", "hwnas kit result", "hwnas kit models"
 KIT_FILE, NETWORKS_FILE, MAIN_FILE = "kit.json", "networks.zip", "measure.py"
 REFERENCE = "reference"
-WARM_RUNS = 4
+REFERENCE_RUNS = REFERENCE_VISITS * REFERENCE_ROUNDS
 
 
 class KitError(Exception):
@@ -156,48 +157,6 @@ class Progress:
             )
 
 
-class Bench:
-    """Runs networks beside the kit's reference network, visit by visit, and tells how far it is."""
-
-    def __init__(self, kit: Kit, device: Device, *, runs: int) -> None:
-        """
-        Args:
-            runs: how many there will be in all.
-        """
-        self.kit, self.setting = kit, Setting(device.threads, device.provider)
-        self.rng = np.random.default_rng(kit.plan["seed"])
-        self.reference = kit.model(REFERENCE)
-        check_runs(self.reference, "the kit's reference network")
-        self.progress = Progress(runs)
-
-    def run(self, models: Sequence[bytes | Path], plan: Mapping[str, int], *, warm_runs: int = 0) -> Rounds:
-        """The reference and the models in as many visits and rounds as the plan says."""
-        told = 0
-
-        def tell(raw: Rounds) -> bool:
-            nonlocal told
-            runs = runs_of({"visits": raw.cpu.shape[1], "rounds": plan["rounds"]}, len(models))
-            self.progress.advance(runs - told)
-            told = runs
-            return False
-
-        raw = run_rounds(
-            [self.reference, *models],
-            visits=plan["visits"],
-            rounds=plan["rounds"],
-            rng=self.rng,
-            warm_runs=warm_runs,
-            setting=self.setting,
-            enough=tell,
-        )
-        tell(raw)
-        return raw
-
-    def reference_ms(self) -> float:
-        """The reference network's own latency: other work can only make a visit slower, so a low one of many visits."""
-        return float(np.quantile(self.run([], self.kit.plan["reference"]).quartiles_ms()[0], QUANTILE))
-
-
 def runs_of(plan: Mapping[str, int], models: int) -> int:
     """How often something runs, the reference network beside the models included."""
     return plan["visits"] * plan["rounds"] * (models + 1)
@@ -206,15 +165,20 @@ def runs_of(plan: Mapping[str, int], models: int) -> int:
 def measure_kit(kit: Kit, device: Device) -> dict[str, Any]:
     """All that the kit asks for: what `hwnas device import` reads."""
     groups = kit.plan["groups"]
-    runs = sum(runs_of(group, len(group["networks"])) for group in groups) + runs_of(kit.plan["reference"], 0)
-    bench = Bench(kit, device, runs=runs)
-    reference_ms = bench.reference_ms()  # first, in a process that has done nothing else
+    progress = Progress(sum(runs_of(group, len(group["networks"])) for group in groups) + REFERENCE_RUNS)
+    rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
+    reference = kit.model(REFERENCE)
+    check_runs(reference, "the kit's reference network")
+    reference_ms = measure_reference(reference, rng, setting=setting)  # first, in a process that has done nothing else
+    progress.advance(REFERENCE_RUNS)
     log_ratios: dict[str, list[float]] = {}
     visits_ms: list[float] = []
     for group in groups:
-        raw = bench.run([kit.model(name) for name in group["networks"]], group)
-        log_ratios.update(zip(group["networks"], raw.log_ratios().tolist()))  # noqa: B905  as many by construction
+        models = [kit.model(name) for name in group["networks"]]
+        raw = run_rounds([reference, *models], visits=group["visits"], rounds=group["rounds"], rng=rng, setting=setting)
+        log_ratios.update(zip(group["networks"], raw.log_ratios().tolist(), strict=True))
         visits_ms += raw.quartiles_ms()[0].tolist()
+        progress.advance(runs_of(group, len(models)))
     return {
         **said_of(RESULT, kit, device),
         "kit": kit.plan,
@@ -226,47 +190,23 @@ def measure_kit(kit: Kit, device: Device) -> dict[str, Any]:
 
 def measure_files(kit: Kit, files: Sequence[Path], device: Device) -> dict[str, Any]:
     """Latencies of ONNX files beside the reference network; they are printed too."""
-    plan = kit.plan["models"]
+    rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
+    reference = kit.model(REFERENCE)
     reference_ms = known_reference_ms(kit, device)
-    runs = len(files) * runs_of(plan, 1) + (runs_of(kit.plan["reference"], 0) if reference_ms is None else 0)
-    bench = Bench(kit, device, runs=runs)
     if reference_ms is None:
-        reference_ms = bench.reference_ms()
+        reference_ms = measure_reference(reference, rng, setting=setting)
     rows = []
     for path in files:
-        raw = bench.run([path], plan, warm_runs=WARM_RUNS)
-        row = {
-            "file": str(path),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            **timed(raw, plan, reference_ms),
-        }
-        rows.append(row)
-        low, high = row["latency_ms_interval"]
-        warm, p50, p90 = (row[f"latency_{name}_ms"] for name in ("warm", "wall_p50", "wall_p90"))
+        (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
+        low, high = timing.latency_ms_interval
+        number = f"{timing.latency_ms:.4g} ms" if timing.steady else "unsteady: the machine is too disturbed"
         print(
-            f"{path}: {row['latency_ms']:.4g} ms (95 %: {low:.4g} to {high:.4g}), warm {warm:.4g} ms, "
-            f"wall clock p50 {p50:.4g} ms, p90 {p90:.4g} ms"
+            f"{path}: {number} (95 %: {low:.4g} to {high:.4g}), warm {timing.warm_ms:.4g} ms, "
+            f"wall clock p50 {timing.wall_p50_ms:.4g} ms, p90 {timing.wall_p90_ms:.4g} ms"
         )
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        rows.append({"file": str(path), "sha256": sha256, **timing.record()})
     return {**said_of(MODELS_RESULT, kit, device), "reference_ms": reference_ms, "models": rows}
-
-
-def timed(raw: Rounds, plan: Mapping[str, Any], reference_ms: float) -> dict[str, Any]:
-    """The latency of the one network beside the reference, as `latency/runtime.py` computes it."""
-    (ratios,) = raw.log_ratios()
-    error = plan["student_t"] * ratios.std(ddof=1) / np.sqrt(len(ratios))
-    half = np.hypot(error, plan["between_processes"])
-    latency_ms = float(reference_ms * np.exp(ratios.mean()))
-    visits_ms = raw.quartiles_ms()[0]
-    p50, p90 = np.quantile(raw.wall[1], (0.5, 0.9)).tolist()
-    return {
-        "latency_ms": latency_ms,
-        "latency_ms_interval": [float(latency_ms * np.exp(-half)), float(latency_ms * np.exp(half))],
-        "latency_warm_ms": float(reference_ms * np.median(np.quantile(raw.warm[1], QUANTILE, axis=1) / visits_ms)),
-        "latency_wall_p50_ms": p50,
-        "latency_wall_p90_ms": p90,
-        "rounds": raw.cpu[0].size,
-        "reference_now_ms": float(np.exp(np.log(visits_ms).mean())),
-    }
 
 
 def known_reference_ms(kit: Kit, device: Device) -> float | None:

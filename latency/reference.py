@@ -14,10 +14,9 @@ from spaces.proxyless import ProxylessSpace
 
 from .device import Device
 from .onnx_graph import build_onnx, write_atomically
-from .rounds import DEFAULT_SETTING, QUANTILE, Setting, run_rounds
+from .rounds import Setting
+from .runtime import measure_reference
 
-VISITS = 16
-ROUNDS = 12
 WEIGHT_SEED = 0  # latency does not depend on the weights, so one fixed file serves everywhere
 
 
@@ -32,15 +31,6 @@ def reference_model(task: Task) -> bytes:
     return build_onnx(reference_network(task), np.random.default_rng(WEIGHT_SEED), normalise=True)
 
 
-def measure_reference_ms(task: Task, rng: np.random.Generator, setting: Setting = DEFAULT_SETTING) -> float:
-    """The reference network's latency on this machine, caches flushed, with nothing to take a ratio to.
-
-    The lower quartile of several visits: other work can only make a visit slower.
-    """
-    raw = run_rounds([reference_model(task)], visits=VISITS, rounds=ROUNDS, rng=rng, setting=setting)
-    return float(np.quantile(raw.quartiles_ms()[0], QUANTILE))
-
-
 def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) -> float:
     """The latency stored for this device and task, measured and stored the first time it is asked for.
 
@@ -51,7 +41,8 @@ def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) ->
     key = "x".join(map(str, task.input_shape)) + f"-{task.classes}"
     known = _read(path)
     if key not in known:
-        measured = measure_reference_ms(task, rng, Setting(device.threads, device.provider))
+        setting = Setting(device.threads, device.provider)
+        measured = measure_reference(reference_model(task), rng, setting=setting)
         # Read again: another process may have stored this or another task's while this one measured. The first stays.
         known = {key: measured, **_read(path)}
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,18 +5,20 @@ calling thread's CPU time, so being preempted does not count (wall clock where s
 do the work); a network's time is the lower quartile over the undisturbed rounds of a visit, divided by the same of the
 reference, so that drift of the clock cancels; the ratio is then multiplied by the reference's own milliseconds, which
 are stored with the device. The scatter of visits gives the interval, and visits are added until it is narrow enough.
+
+Like `latency/rounds.py` this file is part of every kit, and needs nothing but numpy and ONNX Runtime.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from .rounds import DEFAULT_SETTING, LEAST_VISITS, QUANTILE, Rounds, Setting, run_rounds
 
@@ -26,6 +28,12 @@ BETWEEN_PROCESSES = 0.01
 PRECISION = 0.0125
 FIRST_VISITS, MOST_VISITS = 6, 24
 UNSTEADY = 0.1  # half of an interval from which on a number is none
+REFERENCE_VISITS, REFERENCE_ROUNDS = 16, 12
+# 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
+STUDENT_T = (
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788),
+    *(2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,21 @@ class Timing:
     dropped: float
     reference_ms: float
     reference_now_ms: float
+
+    def record(self) -> dict[str, Any]:
+        """As stored with a network, by the names of the quantities."""
+        return {
+            "latency_ms": self.latency_ms,
+            "latency_ms_interval": list(self.latency_ms_interval),
+            "latency_steady": self.steady,
+            "latency_warm_ms": self.warm_ms,
+            "latency_wall_p50_ms": self.wall_p50_ms,
+            "latency_wall_p90_ms": self.wall_p90_ms,
+            "rounds": self.rounds,
+            "dropped": self.dropped,
+            "reference_ms": self.reference_ms,
+            "reference_now_ms": self.reference_now_ms,
+        }
 
     @property
     def steady(self) -> bool:
@@ -108,10 +131,28 @@ def measure(
     ]
 
 
+def measure_reference(
+    reference: bytes,
+    rng: np.random.Generator,
+    *,
+    setting: Setting = DEFAULT_SETTING,
+    enough: Callable[[Rounds], bool] | None = None,
+) -> float:
+    """The reference network's own latency in ms, caches flushed, with nothing to take a ratio to.
+
+    The lower quartile of several visits: other work can only make a visit slower.
+    """
+    raw = run_rounds(
+        [reference], visits=REFERENCE_VISITS, rounds=REFERENCE_ROUNDS, rng=rng, setting=setting, enough=enough
+    )
+    return float(np.quantile(raw.quartiles_ms()[0], QUANTILE))
+
+
 def _error(log_ratios: NDArray[np.float64]) -> float:
     """Half of the 95 % interval of the mean over visits: Student's t."""
     n = len(log_ratios)
-    return float(stats.t.ppf(0.975, n - 1) * log_ratios.std(ddof=1) / np.sqrt(n))
+    quantile = STUDENT_T[min(n - 1, len(STUDENT_T)) - 1]
+    return float(quantile * log_ratios.std(ddof=1) / np.sqrt(n))
 
 
 def _timing(raw: Rounds, reference_ms: float) -> Timing:

@@ -91,14 +91,14 @@ class MeasuredHere(Latencies):
         assert self.reference_ms is not None
         with WorkerPool(1) as pool:
             timings = pool.submit(measure_archs, self.space, archs, self.task, self.reference_ms, rng).result()
-        return [self._of(timing, "the network with random weights, before training") for timing in timings]
+        before = "the network with random weights, before training"
+        return [self._of(timing, before, str(Device.here())) for timing in timings]
 
     def of_file(self, path: Path, arch: Arch) -> Latency:
         from .deploy import measure_in_new_process
 
         timing, device = measure_in_new_process(path, self.task, self.reference_ms)
-        more = {"reference_ms": timing.reference_ms, "reference_now_ms": timing.reference_now_ms, "device": device}
-        return self._of(timing, "model.onnx, in a process of its own", **more)
+        return self._of(timing, "model.onnx, in a process of its own", device)
 
     def remark(self, record: Mapping[str, Any]) -> str:
         drift = record["reference_now_ms"] / record["reference_ms"] - 1
@@ -112,18 +112,9 @@ class MeasuredHere(Latencies):
     def to_measure(self) -> None:
         return None
 
-    def _of(self, timing: Timing, of: str, **more: Any) -> Latency:
-        record = {
-            "latency_ms": timing.latency_ms,
-            "latency_ms_interval": list(timing.latency_ms_interval),
-            "latency_warm_ms": timing.warm_ms,
-            "latency_wall_p50_ms": timing.wall_p50_ms,
-            "latency_wall_p90_ms": timing.wall_p90_ms,
-            "latency_steady": timing.steady,
-            "latency_of": of,
-            "device": str(Device.here()),
-        }
-        return Latency(timing.latency_ms, timing.latency_ms_interval, {**record, **more})
+    def _of(self, timing: Timing, of: str, device: str) -> Latency:
+        record = {**timing.record(), "latency_of": of, "device": device}
+        return Latency(timing.latency_ms, timing.latency_ms_interval, record)
 
 
 @dataclass(frozen=True)

@@ -113,20 +113,7 @@ def _measured(model: bytes | Path, task: Task, setting: Setting, rng: np.random.
     device = Device.here(threads=setting.threads, provider=setting.provider)
     reference_ms = stored_reference_ms(task, device, rng)
     (timing,) = measure([model], reference_model(task), reference_ms, rng=rng, setting=setting)
-    return {
-        "threads": setting.threads,
-        "batch": setting.batch,
-        "latency_ms": timing.latency_ms,
-        "latency_ms_interval": timing.latency_ms_interval,
-        "steady": timing.steady,
-        "latency_warm_ms": timing.warm_ms,
-        "latency_wall_p50_ms": timing.wall_p50_ms,
-        "latency_wall_p90_ms": timing.wall_p90_ms,
-        "rounds": timing.rounds,
-        "dropped": timing.dropped,
-        "reference_ms": timing.reference_ms,
-        "reference_now_ms": timing.reference_now_ms,
-    }
+    return {"threads": setting.threads, "batch": setting.batch, **timing.record()}
 
 
 def _peak_resident_bytes(model: bytes | Path, setting: Setting) -> int | None:
@@ -244,7 +231,7 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
     for row in outcome["networks"]:
         if "published" in row:
             console.print(Text(_published(row), style="dim"), soft_wrap=True)
-    if not all(each["steady"] for row in outcome["networks"] for each in row["latencies"]):
+    if not all(each["latency_steady"] for row in outcome["networks"] for each in row["latencies"]):
         console.print("unsteady: the machine is too disturbed for a number; measure again when less runs beside it")
     device, first = outcome["device"], outcome["networks"][0]["latencies"][0]
     on = f"on {device['cpu']}, {_setting(first)}, {device['provider']} of ONNX Runtime {device['onnxruntime']}"
@@ -254,7 +241,7 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
 def _latency_cells(timed: dict[str, Any]) -> list[str]:
     """For `LATENCY_COLUMNS`; on a machine too disturbed there is an interval and no number."""
     low, high = timed["latency_ms_interval"]
-    number = f"{timed['latency_ms']:.3g}" if timed["steady"] else "unsteady"
+    number = f"{timed['latency_ms']:.3g}" if timed["latency_steady"] else "unsteady"
     wall = f"{timed['latency_wall_p50_ms']:.3g}, {timed['latency_wall_p90_ms']:.3g}"
     return [f"{number} ({low:.3g} to {high:.3g})", f"{timed['latency_warm_ms']:.3g}", wall]
 

@@ -11,7 +11,7 @@ from spaces import Task
 def test_the_reference_is_measured_once_for_each_device_and_task(tmp_path, monkeypatch):
     monkeypatch.setenv("HWNAS_HOME", str(tmp_path))
     answers = iter([0.5, 0.7, 0.9])
-    monkeypatch.setattr(reference, "measure_reference_ms", lambda task, rng, setting: next(answers))
+    monkeypatch.setattr(reference, "measure_reference", lambda model, rng, setting: next(answers))
     rng = np.random.default_rng(0)
     one, other = Device("a", 2, 1, "CPU", "1", "Linux"), Device("b", 2, 1, "CPU", "1", "Linux")
     assert one.fingerprint != other.fingerprint

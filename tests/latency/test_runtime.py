@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from latency import rounds, runtime
 from latency.onnx_graph import build_onnx
@@ -197,3 +198,9 @@ def test_several_threads_are_timed_by_the_wall_clock():
     assert not setting.on_cpu_clock
     raw = rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0), setting=setting)
     assert raw.times is raw.wall
+
+
+def test_quantiles_of_student_are_those_of_scipy():
+    degrees = np.arange(1, len(runtime.STUDENT_T) + 1)
+    np.testing.assert_allclose(runtime.STUDENT_T, stats.t.ppf(0.975, degrees), rtol=1e-4)
+    assert len(runtime.STUDENT_T) == runtime.MOST_VISITS - 1
