@@ -24,7 +24,7 @@ from .rounds import DEFAULT_SETTING, LEAST_VISITS, QUANTILE, Rounds, Setting, ru
 
 WARM_RUNS = 4
 # Half of a 95 % interval, for what visits of one process share; see benchmarks/latency_repeat.py.
-BETWEEN_PROCESSES = 0.01
+BETWEEN_PROCESSES = 0.015
 PRECISION = 0.0125
 FIRST_VISITS, MOST_VISITS = 6, 24
 UNSTEADY = 0.1  # half of an interval from which on a number is none

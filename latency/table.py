@@ -32,6 +32,7 @@ from .runtime import BETWEEN_PROCESSES
 CONTEXT_CHANNELS = 8
 BLOCK_VISITS, BLOCK_ROUNDS = 6, 5
 CALIBRATION_NETWORKS, CALIBRATION_DRAWN, CALIBRATION_VISITS = 24, 500, 10
+PROCESS_DEVIATION = BETWEEN_PROCESSES / 1.96  # the standard deviation of what makes half an interval
 BLOCK_SPREAD = 0.1  # standard deviation of a block's own deviation; 0.1 to 0.4 give about the same errors
 
 
@@ -150,7 +151,7 @@ def fit_table(
     blocks = _BlockTimes(space, task, reference_ms, log_ratios)
     ratios = [log_ratios[network_name(space.layers(space.arch(row), task))] for row in rows]
     measured = reference_ms * np.exp([each.mean() for each in ratios])
-    errors = np.hypot([each.std(ddof=1) / np.sqrt(len(each)) for each in ratios], BETWEEN_PROCESSES)
+    errors = np.hypot([each.std(ddof=1) / np.sqrt(len(each)) for each in ratios], PROCESS_DEVIATION)
     shares = blocks.shares(rows)
 
     def fit(which: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
@@ -161,7 +162,7 @@ def fit_table(
     left_out = np.array([shares[i] @ p + k for i, (p, k) in enumerate(map(fit, others))])
     log_errors = np.log(measured / left_out)
     # All of them were measured in one process; what is asked of the table will be measured in others.
-    scatter = np.sqrt(np.mean(log_errors**2) + BETWEEN_PROCESSES**2)
+    scatter = np.sqrt(np.mean(log_errors**2) + PROCESS_DEVIATION**2)
     return LatencyTable(
         device=device,
         space=space.name,
