@@ -25,7 +25,7 @@ from .cell_parts import COMBINATIONS, Size, add_combination, add_fitted
 from .errors import InputError
 from .graph import GraphBatch
 from .layers import AuxiliaryHead, Network, NetworkBuilder
-from .space import MAX_REJECTION_ROUNDS, Arch, Population, SearchSpace, Task, change_genes
+from .space import MAX_REJECTION_ROUNDS, Arch, Population, Rate, SearchSpace, Task, change_genes
 
 SMALLEST_LAST_MAP = 4  # pixels; where the ImageNet form would leave less, the CIFAR form stands
 IMAGENET_STRIDE = 32  # of the ImageNet form as a whole
@@ -231,7 +231,7 @@ class CellSpace(SearchSpace):
         used = np.arange(rows.shape[1]) // self.genes_per_block < n_blocks[:, None]
         return np.asarray(np.where(used, rows, -1))
 
-    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: float | None) -> Population:
+    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: Rate | None) -> Population:
         """Where a block's inputs must be distinct, both are one gene: a pair may change where neither could alone."""
         if not self.distinct_inputs:
             return super()._mutate_once(parents, rng, rate)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .graph import GraphBatch
 from .layers import Network, NetworkBuilder
-from .space import Arch, Population, SearchSpace, Task
+from .space import Arch, Population, Rate, SearchSpace, Task
 
 OPERATIONS = ("conv3x3", "conv1x1", "maxpool3x3")  # convolutions are followed by batch norm and ReLU
 CONV3X3, CONV1X1, _ = range(len(OPERATIONS))
@@ -162,9 +162,13 @@ class NASBench101Space(SearchSpace):
         first, last = np.concatenate([[0], _last_numbers()])[ends]
         return self.numbered(np.arange(first, last))
 
-    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: float | None) -> Population:
+    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: Rate | None) -> Population:
         """Genes of the parent on all 7 vertices change: those that it lacks hang dead on others, at random places."""
         return pruned(super()._mutate_once(_with_dead_vertices(parents, rng), rng, rate))
+
+    def repair(self, vectors: Population) -> Population:
+        """Cells of all 7 vertices without what is dead in them."""
+        return pruned(vectors)
 
     def _cross_once(self, mothers: Population, fathers: Population, rng: np.random.Generator) -> Population:
         """A vertex that one parent lacks has, on its side, the other's operation and no edges."""
