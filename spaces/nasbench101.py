@@ -42,6 +42,8 @@ _VERTEX = np.array([vertex for vertex, _ in _genes()])
 _IS_OPERATION = np.array([edge is None for _, edge in _genes()])
 _OPERATION_GENES, _EDGE_GENES = np.flatnonzero(_IS_OPERATION), np.flatnonzero(~_IS_OPERATION)
 _SOURCES, _TARGETS = np.array([edge for _, edge in _genes() if edge is not None]).T
+# Chances of a change of each gene in the evolution that NAS-Bench-101 was released with (its notebook, `mutate_spec`).
+RELEASED_RATES = np.where(_IS_OPERATION, 1 / INTERIOR, 1 / (OUTPUT + 1))
 _LENGTHS = np.searchsorted(_VERTEX, np.arange(OUTPUT), side="right")  # genes of a cell with 0, 1, ... vertices inside
 _OUT_GENES = _LENGTHS - 1  # the edge to the output of the input and of each vertex inside
 

@@ -18,7 +18,7 @@ NEAREST_CHUNK = 16
 
 @dataclass
 class Tally:
-    """How many children were drawn, and how many of them were networks of the table."""
+    """How many networks were proposed by operators and optimisers, and how many of them are in the table."""
 
     drawn: int = 0
     inside: int = 0
@@ -36,7 +36,8 @@ class RestrictedSpace(SearchSpace):
     One rule holds for every strategy. What an operator draws outside of the table is drawn again, by the same operator,
     up to 340 times; what is still outside then, and every vector of genes that was not drawn by an operator of the
     space (`repair`), becomes the nearest row of the table: the one that differs in the fewest genes, at equal distance
-    the one that stands first. A child is never the network of its parent. `tally` counts what operators drew.
+    the one that stands first. A child is never the network of its parent. `tally` counts what operators drew and
+    what was repaired.
 
     Attributes:
         rows: (n, genes), one of each network.
@@ -100,8 +101,8 @@ class RestrictedSpace(SearchSpace):
         for times in REDRAWS:
             if not len(left):
                 return children
-            pairs = (np.repeat(parents[left], times, axis=0) for parents in (mothers, fathers))
-            drawn = self.inner.crossover(*pairs, rng)
+            tried = np.repeat(left, times)
+            drawn = self.inner.crossover(mothers[tried], fathers[tried], rng)
             left = self._keep(children, left, drawn, nobody, times)
         if len(left):
             children[left] = self.rows[self.nearest(self._in_order(drawn[:: REDRAWS[-1]]))]
@@ -117,12 +118,14 @@ class RestrictedSpace(SearchSpace):
         self.tally.drawn += int(np.where(has, first + 1, times).sum())
         self.tally.inside += int(has.sum())
         children[left[has]] = self.rows[places[has, first[has]]]
-        return left[~has]
+        return np.asarray(left[~has])
 
     def repair(self, vectors: Population) -> Population:
         rows = self.inner.repair(vectors)
         places = self.places(rows)
         outside = np.flatnonzero(places < 0)
+        self.tally.drawn += len(places)
+        self.tally.inside += len(places) - len(outside)
         if len(outside):
             valid = self.inner.is_valid(rows[outside])
             wanted = vectors[outside].copy()  # of what is no network, repairing may leave nothing to compare

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from spaces import InputError, Population, SearchSpace, get_space
+from spaces import InputError, Population, SearchSpace, Task, get_space
 from spaces.nasbench101 import rows_from_bits
 
 from .table import ArrayTable, Floats, accuracies, costs, numbers, table_of
@@ -23,6 +23,7 @@ CELLS_FILE = "nasbench101_val30001.parquet"
 MACRO_FILE = "nas_bench_macro.parquet"
 MACRO_RUNS = ("test_acc_run0", "test_acc_run1", "test_acc_run2")
 FULL_EPOCHS = 108
+CIFAR10 = Task(resolution=32, classes=10)
 OPERATION_CODES = {"conv3x3-bn-relu": "0", "conv1x1-bn-relu": "1", "maxpool3x3": "2"}
 
 Column = Sequence[Any]
@@ -44,6 +45,7 @@ class TabularBenchmark:
         questions: seed s asks number s modulo their number.
         costs: columns by the name that trials have them under.
         accuracy_floor: of the hypervolume, as a fraction; None where nobody gave one.
+        task: of the networks, by which strategies count params and flops of what they never asked for.
     """
 
     name: str
@@ -52,6 +54,7 @@ class TabularBenchmark:
     questions: tuple[Question, ...]
     costs: Mapping[str, str] = field(default_factory=dict)
     accuracy_floor: float | None = None
+    task: Task = CIFAR10
 
     def question(self, seed: int) -> Question:
         return self.questions[seed % len(self.questions)]
@@ -96,7 +99,7 @@ def _cells(bits: np.ndarray[Any, np.dtype[np.int64]], codes: Column, source: str
     for number, code in enumerate(codes, start=1):
         if not isinstance(code, str) or set(code) - set("012"):
             raise InputError(
-                f"{source}: row {number}, column 'op_codes' must hold one of 0, 1, 2 for each vertex inside, got {code!r}"
+                f"{source}: row {number}, column 'op_codes' must hold 0, 1 or 2 for each vertex inside, got {code!r}"
             )
     try:
         return rows_from_bits(bits, codes)
@@ -125,13 +128,14 @@ def _cells_as_released(path: Path) -> TabularBenchmark:
     bits, codes = zip(*(_bits_and_codes(records[0], str(path)) for records in kept), strict=True)
     space = get_space("nasbench101")
     rows = _cells(np.array(bits, dtype=np.int64), codes, str(path))
+    columns["flops"] = space.counts(rows, CIFAR10)[0].astype(np.float64)  # which the release does not hold
     judged_by = tuple(f"test_accuracy_run{run}" for run in range(runs))
     return TabularBenchmark(
         "nasbench101",
         space,
         table_of(space, rows, columns, source=str(path)),
         tuple(Question(f"validation_accuracy_run{run}", judged_by) for run in range(runs)),
-        {"params": "params", "train_seconds": "train_seconds"},
+        {name: name for name in ("params", "flops", "train_seconds")},
         accuracy_floor=0.85,
     )
 
@@ -220,6 +224,7 @@ class Description(BaseModel, frozen=True, extra="forbid"):
         unit: of all accuracies.
         costs: columns by names such as params, flops or latency_ms.
         accuracy_floor: of the hypervolume, as a fraction.
+        resolution, channels, classes: of the task.
     """
 
     space: str
@@ -229,8 +234,11 @@ class Description(BaseModel, frozen=True, extra="forbid"):
     key: str | None = None
     genes: tuple[str, ...] | None = None
     reported: str | tuple[str, ...] = ()
-    costs: dict[str, str] = {}  # noqa: RUF012  pydantic copies it
+    costs: dict[str, str] = {}
     accuracy_floor: float | None = None
+    resolution: int = CIFAR10.resolution
+    channels: int = CIFAR10.channels
+    classes: int = CIFAR10.classes
 
 
 def read_described(path: Path) -> TabularBenchmark:
@@ -263,6 +271,7 @@ def read_described(path: Path) -> TabularBenchmark:
         tuple(questions),
         described.costs,
         described.accuracy_floor,
+        Task(described.resolution, described.classes, described.channels),
     )
 
 
