@@ -107,9 +107,10 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
     "evolution": lambda c: RegularizedEvolution(population=100, sample=10, rate=_released_rates(c)),
     "evolution20": lambda c: RegularizedEvolution(population=20, sample=5, rate=_released_rates(c)),
     "local": lambda c: LocalSearch(),
-    "nsga2": lambda c: NSGA2(c.objectives, population=20),
+    "nsga2": lambda c: NSGA2(c.objectives, population=10),  # of 10 to 50 the best within 100 trials
     "optuna-tpe": lambda c: OptunaSampler("tpe", c.objectives),
-    "optuna-nsga2": lambda c: OptunaSampler("nsga2", c.objectives, population=20),
+    "optuna-tpe-multivariate": lambda c: OptunaSampler("tpe-multivariate", c.objectives),
+    "optuna-nsga2": lambda c: OptunaSampler("nsga2", c.objectives, population=10),
     "optuna-gp": lambda c: OptunaSampler("gp", c.objectives),
     "neural-predictor": lambda c: NeuralPredictor(
         n_random=min(ONE_SHOT_RANDOM, math.ceil(c.trials / 2)), n_chosen=c.trials, n_candidates=100_000, J=None
@@ -158,7 +159,7 @@ class SeedRun:
     Attributes:
         accuracies: (trials,) as the strategy saw them.
         curve: (trials,) of the aim.
-        judged: (trials,) of the network that was the most accurate one so far, by what judges; empty where nothing does.
+        judged: (trials,) of the network that was the most accurate one so far, by what judges.
         chosen: the text of the network that the strategy chose at the end, and what it saw and what judges of it.
         inside: the share of what operators drew that was in the table; None where they drew nothing.
     """
@@ -292,8 +293,8 @@ def compare(
     """All strategies on all seeds; a folder that holds some of them already is gone on with.
 
     Returns:
-        {"table", "networks", "curves", "chosen"}: of each strategy its curves of the aim and, where something judges,
-        of `judged`; what was chosen at the end.
+        {"table", "networks", "curves", "chosen"}: of each strategy its curves of the aim and of what
+        judges the most accurate network so far ("judged"); what was chosen at the end.
     Raises:
         InputError: if something does not go together, or the folder is of another comparison.
     """

@@ -16,7 +16,7 @@ Places = NDArray[np.int64]  # of rows in a table, from 0
 
 
 class Table(ABC):
-    """What is known of some networks of a space. All values are read through `read`, so that it shows who reads what."""
+    """What is known of some networks of a space; all values are read through `read`."""
 
     @property
     @abstractmethod

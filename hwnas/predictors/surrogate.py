@@ -80,7 +80,7 @@ class GaussianProcess(Surrogate):
         ]
         theta = min(found, key=lambda result: float(result.fun)).x
         K = _kernel(distances, theta) + (math.exp(theta[2]) + JITTER) * np.eye(len(y))
-        factor = np.linalg.cholesky(K)
+        factor = np.asarray(np.linalg.cholesky(K), dtype=np.float64)
         amplitude = float(y @ cho_solve((factor, True), y)) / len(y)
         return FittedGaussianProcess(describe, X, theta, factor, cho_solve((factor, True), y), amplitude, centre, scale)
 

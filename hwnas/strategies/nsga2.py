@@ -33,7 +33,7 @@ class NSGA2(PhasedStrategy):
     Source: Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, 2002; pymoo (Blank and Deb, 2020).
     """
 
-    def __init__(self, objectives: tuple[str, ...] = ("accuracy_val", "flops"), *, population: int = 20) -> None:
+    def __init__(self, objectives: tuple[str, ...] = ("accuracy_val", "flops"), *, population: int = 10) -> None:
         if population < 2 or not objectives:
             raise InputError(f"NSGA-II needs objectives and a population of at least 2, got {population}")
         self.objectives = objectives

@@ -18,12 +18,13 @@ from spaces import InputError, Population
 
 from .strategy import Strategy
 
-Kind = Literal["tpe", "nsga2", "gp"]
+Kind = Literal["tpe", "tpe-multivariate", "nsga2", "gp"]
 GENERATION = "NSGAIISampler:generation"  # where Optuna keeps the generation of a trial
 ASKS = 5  # of one proposal, while what is proposed is a network that is known
 
 SAMPLERS: dict[Kind, Callable[[int, int], BaseSampler]] = {
     "tpe": lambda seed, _: TPESampler(seed=seed),
+    "tpe-multivariate": lambda seed, _: TPESampler(seed=seed, multivariate=True),
     "nsga2": lambda seed, population: NSGAIISampler(seed=seed, population_size=population),
     "gp": lambda seed, _: GPSampler(seed=seed),
 }
@@ -37,7 +38,7 @@ class OptunaSampler(Strategy):
     waits until a whole one is told. Failed trials are told as such.
 
     Args:
-        kind: "tpe", "nsga2" or "gp".
+        kind: "tpe", the same with all genes drawn jointly ("tpe-multivariate"), "nsga2" or "gp".
         objectives: names of values; accuracies are to rise, all else is to fall.
         population: of NSGA-II alone.
 
@@ -63,6 +64,7 @@ class OptunaSampler(Strategy):
         }
         self._study = self._new_study()
         self._in_study = 0
+        self._complete = 0  # of those in the study
 
     def propose(self, k: int, rng: np.random.Generator) -> Population | None:
         if self.kind == "nsga2" and len(self.told) < k - k % self.population:
@@ -82,6 +84,11 @@ class OptunaSampler(Strategy):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.sampler = SAMPLERS[self.kind](int(rng.integers(1 << 31)), self.population)
+            if isinstance(study.sampler, NSGAIISampler):
+                # Optuna draws from parents in another order where it has just chosen them than where it remembers
+                # them; now it remembers all, whether this strategy was just rebuilt or not.
+                for generation in range(1, self._complete // self.population + 1):
+                    study.sampler.get_parent_population(study, generation)
             trial = study.ask(dict(self._genes))
         vector = np.array([trial.params[name] for name in self._genes], dtype=np.int64)
         # The network may become another one, so this trial ends, and the network that was evaluated is added later.
@@ -98,9 +105,10 @@ class OptunaSampler(Strategy):
                     values=[float(trial.values[name]) for name in self.objectives] if complete else None,
                     params=self._parameters(row),
                     distributions=dict(self._genes),
-                    system_attrs={GENERATION: number // self.population} if self.kind == "nsga2" else None,
+                    system_attrs={GENERATION: self._complete // self.population} if self.kind == "nsga2" else None,
                 )
             )
+            self._complete += complete
         self._in_study = max(self._in_study, n)
 
     def _with_pending(self) -> optuna.Study:
@@ -116,7 +124,8 @@ class OptunaSampler(Strategy):
         return dict(zip(self._genes, np.maximum(row, 0).tolist(), strict=True))
 
     def _new_study(self) -> optuna.Study:
-        directions = ["maximize" if is_maximised(name) else "minimize" for name in self.objectives]
+        up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+        directions = [up if is_maximised(name) else down for name in self.objectives]
         before = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
