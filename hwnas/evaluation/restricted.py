@@ -53,7 +53,7 @@ class RestrictedSpace(SearchSpace):
 
     @property
     def choices(self) -> tuple[int, ...]:
-        return self.inner.choices
+        return self._choices
 
     @property
     def cardinality(self) -> int:
@@ -63,8 +63,8 @@ class RestrictedSpace(SearchSpace):
         """(n, genes) -> (n,): where in the table each network stands, -1 where it does not."""
         found = self._of_rows.find(population)
         other = np.flatnonzero(found < 0)
-        other = other[self.inner.is_valid(population[other])]
         if len(other):
+            other = other[self.inner.is_valid(population[other])]
             found[other] = self._of_keys.find(self.inner.canonical(population[other]))
         return found
 
@@ -170,6 +170,10 @@ class RestrictedSpace(SearchSpace):
 
     def counts(self, population: Population, task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         return self.inner.counts(population, task)
+
+    @cached_property
+    def _choices(self) -> tuple[int, ...]:
+        return self.inner.choices  # which some spaces make anew each time
 
     @cached_property
     def _keys(self) -> Population:

@@ -98,6 +98,7 @@ class Announcing(TabularEvaluator):
             self.table.asked = None
 
 
+# The Gaussian process of Optuna takes seconds, and is made as its other samplers are.
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "optuna-gp"])
 def test_no_strategy_reads_test_accuracies_or_networks_that_it_did_not_ask_for(described, name):
     comparison = Comparison(described, trials=TRIALS, aim="hypervolume")
