@@ -448,14 +448,14 @@ def print_comparison(outcome: Mapping[str, Any]) -> None:
     n = len(aimed[0]["trained"])
     shown = [k for k in (10, 20, 50, 60, 100, 160, 200, 500, 1000, 2000) if k < n] + [n]
     print(f"{outcome['table']}: {outcome['networks']:,} networks; {aimed[0]['objective']} after")
-    print(f"{'trained':<20}" + "".join(f"{k:>18}" for k in shown))
+    print(f"{'trained':<26}" + "".join(f"{k:>18}" for k in shown))
     for curve in aimed:
-        print(f"{curve['strategy']:<20}" + "".join(f"{_cell(curve, k - 1):>18}" for k in shown))
+        print(f"{curve['strategy']:<26}" + "".join(f"{_cell(curve, k - 1):>18}" for k in shown))
     print("the network chosen at the end, by what judges")
     for row in outcome["chosen"]:
         reach = "" if row["judged_low"] is None else f" (95 %: {row['judged_low']:.4f} to {row['judged_high']:.4f})"
         inside = "" if row["share_inside"] is None else f"; {row['share_inside']:.1%} of what was drawn is in the table"
-        print(f"{row['strategy']:<20}{row['judged']:.4f}{reach}{inside}")
+        print(f"{row['strategy']:<26}{row['judged']:.4f}{reach}{inside}")
 
 
 def _cell(curve: Mapping[str, Any], place: int) -> str:
