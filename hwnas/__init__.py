@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .evaluation import Evaluator, TrainingEvaluator
+    from .evaluation import Evaluator, TabularEvaluator, TrainingEvaluator
     from .feasible import FeasibleSet, InfeasibleError
     from .objectives import Limit
     from .pareto import hypervolume, soft_front
@@ -20,6 +20,7 @@ _HOME = {
     "InfeasibleError": "feasible",
     "Limit": "objectives",
     "Study": "study",
+    "TabularEvaluator": "evaluation",
     "TrainingEvaluator": "evaluation",
     "Trial": "trial",
     "hypervolume": "pareto",
@@ -33,6 +34,7 @@ __all__ = [
     "InfeasibleError",
     "Limit",
     "Study",
+    "TabularEvaluator",
     "TrainingEvaluator",
     "Trial",
     "hypervolume",

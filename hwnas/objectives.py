@@ -103,6 +103,24 @@ def _hint_for(text: str, names: Sequence[str]) -> str:
     return f"did you mean {near[0]!r}? {_HINT}" if near and near[0] != (word and word[1]) else _HINT
 
 
+def is_maximised(name: str) -> bool:
+    """Whether more of a value is better: true of accuracies alone."""
+    return name.startswith("accuracy")
+
+
+def minimised(trial_values: Sequence[Mapping[str, float]], names: Sequence[str]) -> NDArray[np.float64]:
+    """Values of n trials by name -> F (n, m): one column an objective, turned so that less is better.
+
+    Raises:
+        InputError: if a trial lacks one of them.
+    """
+    try:
+        F = np.array([[values[name] for name in names] for values in trial_values], dtype=np.float64)
+    except KeyError as error:
+        raise InputError(f"the objective {error} is not among the values of every trial") from error
+    return F.reshape(-1, len(names)) * [-1.0 if is_maximised(name) else 1.0 for name in names]
+
+
 def satisfies(limits: Sequence[Limit], values: Mapping[str, ArrayLike]) -> NDArray[np.bool_]:
     """Where all limits hold.
 

@@ -80,7 +80,7 @@ def search(
     asked = next(k for k in range(n_trials + 1) if k == n_trials or k not in recorded)
     told = max(0, asked - parallel + 1)
     strategy.tell([recorded[k] for k in range(told)])
-    strategy.asked = asked
+    strategy.resume(asked, {k: space.row(recorded[k].arch) for k in range(told, asked)})
     while asked < n_trials:
         while told <= asked - parallel:
             yield from collect(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import traceback
@@ -172,6 +173,58 @@ def profile_command(
         )
         if not as_json:
             print_profile(outcome, Console(width=None if sys.stdout.isatty() else 160))  # a pipe has no width
+        return outcome
+
+    _guarded(as_json, work)
+
+
+@app.command(
+    "bench", epilog="Example: hwnas bench nasbench_macro --strategy random --strategy nsga2 --trials 100 --seeds 50"
+)
+def bench_command(
+    table: Annotated[str, typer.Argument(help="nasbench101, nasbench_macro, or a TOML file that describes a table.")],
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="Repeat for several. Default: random, evolution20, iterated.")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Networks that each search may train.")] = 100,
+    seeds: Annotated[int, typer.Option(help="Searches of each strategy, with the seeds 0, 1, ...")] = 10,
+    objective: Annotated[
+        str, typer.Option(help="accuracy; hypervolume: share of the table's; front: share of its points found.")
+    ] = "accuracy",
+    cost: Annotated[
+        list[str] | None, typer.Option(help="Objective beside the accuracy; repeatable. Default: flops.")
+    ] = None,
+    noisy: Annotated[
+        bool, typer.Option("--noisy", help="nasbench_macro: search one run, judge by the others.")
+    ] = False,
+    limit: Limits = None,
+    data_root: Annotated[Path, typer.Option(help="Folder with the files of the named tables, or the file.")] = Path(
+        "data"
+    ),
+    workers: Annotated[int | None, typer.Option(help="Searches at once. Default: one a core.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for CSV and picture; an existing one is gone on with.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare search strategies on a table of trained networks, many seeds each."""
+
+    def work() -> dict[str, Any]:
+        from .benchmark import Comparison, compare, print_comparison
+
+        comparison = Comparison(
+            table, str(data_root), noisy, trials, objective, tuple(cost or ("flops",)), tuple(limit or ())
+        )
+        outcome = compare(
+            comparison,
+            strategy or ("random", "evolution20", "iterated"),
+            range(seeds),
+            out=out,
+            workers=workers or os.cpu_count() or 1,
+            listener=TerminalListener(Console(stderr=True)),
+        )
+        if not as_json:
+            print_comparison(outcome)
         return outcome
 
     _guarded(as_json, work)

@@ -26,7 +26,7 @@ from .cell_tally import CellTally
 from .errors import InputError
 from .graph import GraphBatch
 from .layers import AuxiliaryHead, Network, NetworkBuilder
-from .space import MAX_REJECTION_ROUNDS, Arch, Population, SearchSpace, Task, change_genes
+from .space import MAX_REJECTION_ROUNDS, Arch, Population, Rate, SearchSpace, Task, change_genes
 from .tally import Tally
 
 SMALLEST_LAST_MAP = 4  # pixels; where the ImageNet form would leave less, the CIFAR form stands
@@ -233,7 +233,7 @@ class CellSpace(SearchSpace):
         used = np.arange(rows.shape[1]) // self.genes_per_block < n_blocks[:, None]
         return np.asarray(np.where(used, rows, -1))
 
-    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: float | None) -> Population:
+    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: Rate | None) -> Population:
         """Where a block's inputs must be distinct, both are one gene: a pair may change where neither could alone."""
         if not self.distinct_inputs:
             return super()._mutate_once(parents, rng, rate)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 from .graph import GraphBatch
 from .layers import Network, NetworkBuilder
-from .space import Arch, Population, SearchSpace, Task
+from .space import Arch, Population, Rate, SearchSpace, Task
 from .tally import Tally
 from .vertex_tally import VertexTally
 
@@ -44,6 +44,8 @@ _VERTEX = np.array([vertex for vertex, _ in _genes()])
 _IS_OPERATION = np.array([edge is None for _, edge in _genes()])
 _OPERATION_GENES, _EDGE_GENES = np.flatnonzero(_IS_OPERATION), np.flatnonzero(~_IS_OPERATION)
 _SOURCES, _TARGETS = np.array([edge for _, edge in _genes() if edge is not None]).T
+# Chances of a change of each gene in the evolution that NAS-Bench-101 was released with (its notebook, `mutate_spec`).
+RELEASED_RATES = np.where(_IS_OPERATION, 1 / INTERIOR, 1 / (OUTPUT + 1))
 _LENGTHS = np.searchsorted(_VERTEX, np.arange(OUTPUT), side="right")  # genes of a cell with 0, 1, ... vertices inside
 _OUT_GENES = _LENGTHS - 1  # the edge to the output of the input and of each vertex inside
 
@@ -164,9 +166,13 @@ class NASBench101Space(SearchSpace):
         first, last = np.concatenate([[0], _last_numbers()])[ends]
         return self.numbered(np.arange(first, last))
 
-    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: float | None) -> Population:
+    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: Rate | None) -> Population:
         """Genes of the parent on all 7 vertices change: those that it lacks hang dead on others, at random places."""
         return pruned(super()._mutate_once(_with_dead_vertices(parents, rng), rng, rate))
+
+    def repair(self, vectors: Population) -> Population:
+        """Cells of all 7 vertices without what is dead in them."""
+        return pruned(vectors)
 
     def _cross_once(self, mothers: Population, fathers: Population, rng: np.random.Generator) -> Population:
         """A vertex that one parent lacks has, on its side, the other's operation and no edges."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Population = NDArray[np.int64]  # (n, genes)
+Rate = float | NDArray[np.float64]  # the chance that a gene changes: one for all, or (genes,)
 
 MAX_REJECTION_ROUNDS = 1000
 MAX_ENUMERATED = 100_000  # rows that are looked at one and all to count the valid ones
@@ -132,7 +133,7 @@ class SearchSpace(ABC):
             hint="give the space a sample() of its own",
         )
 
-    def mutate(self, population: Population, rng: np.random.Generator, *, rate: float | None = None) -> Population:
+    def mutate(self, population: Population, rng: np.random.Generator, *, rate: Rate | None = None) -> Population:
         """Children that differ from their parents in at least one gene and are valid.
 
         Each gene changes to another of its values with probability `rate` (default: one over the number of
@@ -150,8 +151,12 @@ class SearchSpace(ABC):
             open_rows = open_rows[~good]
         raise InputError(f"{self.name}: no valid mutant of {self.format(population[open_rows[0]])} was found")
 
-    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: float | None) -> Population:
+    def _mutate_once(self, parents: Population, rng: np.random.Generator, rate: Rate | None) -> Population:
         return change_genes(parents, self.choices, rng, rate)
+
+    def repair(self, vectors: Population) -> Population:
+        """Rows of vectors that have a value in every gene, as optimisers write them; they may still not be valid."""
+        return vectors
 
     def crossover(self, mothers: Population, fathers: Population, rng: np.random.Generator) -> Population:
         """Uniform crossover of paired rows; a child that is not valid is drawn again, at last its mother."""
@@ -281,7 +286,7 @@ class SearchSpace(ABC):
 
 
 def change_genes(
-    rows: Population, sizes: Sequence[int], rng: np.random.Generator, rate: float | None
+    rows: Population, sizes: Sequence[int], rng: np.random.Generator, rate: Rate | None
 ) -> NDArray[np.int64]:
     """Rows in which every used gene that has `sizes` 2 or more changed with probability `rate`, one for certain.
 

@@ -1,7 +1,22 @@
 """Search strategies: each proposes architectures and learns from results."""
 
+from .evolution import RegularizedEvolution
+from .iterated_predictor import IteratedPredictor
+from .local_search import LocalSearch
 from .neural_predictor import NeuralPredictor
+from .nsga2 import NSGA2
+from .optuna_sampler import OptunaSampler
 from .random_search import RandomSearch
-from .strategy import Strategy
+from .strategy import PhasedStrategy, Strategy
 
-__all__ = ["NeuralPredictor", "RandomSearch", "Strategy"]
+__all__ = [
+    "NSGA2",
+    "IteratedPredictor",
+    "LocalSearch",
+    "NeuralPredictor",
+    "OptunaSampler",
+    "PhasedStrategy",
+    "RandomSearch",
+    "RegularizedEvolution",
+    "Strategy",
+]

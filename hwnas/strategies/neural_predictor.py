@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.evaluation.restricted import RestrictedSpace
 from hwnas.feasible import FeasibleSet
 from hwnas.pareto import soft_front, spread_along
 from hwnas.predictors import FittedPredictor, GCNPredictor, Predictor
@@ -30,8 +31,9 @@ class NeuralPredictor(Strategy):
     """`n_random` networks under the limits, then `n_chosen` picked by the predictor that they train.
 
     Args:
-        n_candidates: how many unseen networks the predictor ranks; at most 1,000 of a space that is no chain.
-        J: softness of the front that picks come from.
+        n_candidates: how many unseen networks the predictor ranks; at most 1,000 of a space that is neither a chain
+            nor a table.
+        J: softness of the front that picks come from; None picks the highest predicted accuracies, whatever they cost.
         focus: share of the picks that go to the highest predicted accuracy; the others spread along the cost axis.
     """
 
@@ -41,7 +43,7 @@ class NeuralPredictor(Strategy):
         n_random: int,
         n_chosen: int,
         n_candidates: int = 20_000,
-        J: int = 6,
+        J: int | None = 6,
         focus: float = 0.0,
         predictor: Predictor | None = None,
     ) -> None:
@@ -71,12 +73,22 @@ class NeuralPredictor(Strategy):
         i = k - self.n_random
         return self.picks.rows[i] if i < len(self.picks.rows) else self._random.propose(k, rng)
 
+    def chosen(self) -> Trial | None:
+        """The trial of the highest mean of a predictor of all trials, once there are enough to fit it."""
+        complete = [trial for trial in self.told if trial.state == "complete"]
+        fitted = fit_accuracy(self.predictor, self.feasible, complete, seed=self.seed)
+        if fitted is None:
+            return super().chosen()
+        rows = np.stack([self.feasible.space.row(trial.arch) for trial in complete])
+        mean, _ = fitted.predict(self.feasible.space.graphs(rows), graph_features(self.feasible, rows))
+        return complete[int(np.argmax(mean))]
+
     @cached_property
     def picks(self) -> Picks:
         """What the predictor chose, from the first n_random trials alone."""
         rng = np.random.default_rng([self.seed, self.n_random])
-        is_chain = isinstance(self.feasible.space, ChainSpace)
-        n = self.n_candidates if is_chain else min(self.n_candidates, WALKED_CANDIDATES)
+        is_fast = isinstance(self.feasible.space, ChainSpace | RestrictedSpace)
+        n = self.n_candidates if is_fast else min(self.n_candidates, WALKED_CANDIDATES)
         # Later trials are picks themselves, of which a resumed run has been told some already.
         rows = self.feasible.distinct(n, rng, exclude=self.told_rows()[: self.n_random])
         fitted = fit_accuracy(self.predictor, self.feasible, self.told[: self.n_random], seed=self.seed)
@@ -84,6 +96,9 @@ class NeuralPredictor(Strategy):
             return Picks(rows[: self.n_chosen], np.empty(0), np.empty(0), 0)
         mean, _ = fitted.predict(self.feasible.space.graphs(rows), graph_features(self.feasible, rows))
         cost = cost_axis(self.feasible, rows)
+        if self.J is None:
+            top = np.argsort(-mean, kind="stable")[: self.n_chosen]
+            return Picks(rows[top], mean[top], cost[top], len(top))
         front = soft_front(cost, mean, J=self.J)
         best = np.argsort(-np.where(front, mean, -np.inf), kind="stable")
         best = best[: min(round(self.focus * self.n_chosen), int(front.sum()))]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwnas.feasible import FeasibleSet
 from hwnas.trial import Trial
 from spaces import Population
+from spaces.space import Rate
+
+NEAR_DRAWS = 256
 
 
 class Strategy(ABC):
@@ -24,6 +28,13 @@ class Strategy(ABC):
         self.seed = seed
         self.asked = 0
         self.told: list[Trial] = []
+        self.pending: dict[int, Population] = {}  # proposals that were not told yet, by number
+        self._told_rows: list[Population] = []
+
+    def resume(self, asked: int, pending: Mapping[int, Population]) -> None:
+        """Go on after proposal `asked` - 1 of an earlier strategy, with the proposals that nobody told yet."""
+        self.asked = asked
+        self.pending = dict(pending)
 
     def ask(self, n: int) -> Population:
         """Up to n rows to evaluate next; fewer, or none, where the strategy first needs trials that it asked for."""
@@ -33,6 +44,7 @@ class Strategy(ABC):
             if row is None:
                 break
             rows.append(row)
+            self.pending[self.asked] = row
             self.asked += 1
         genes = len(self.feasible.space.choices)
         return np.stack(rows) if rows else np.empty((0, genes), dtype=np.int64)
@@ -40,6 +52,9 @@ class Strategy(ABC):
     def tell(self, trials: Sequence[Trial]) -> None:
         """Learn from finished trials, in the order of their numbers."""
         self.told.extend(trials)
+        for trial in trials:
+            self.pending.pop(trial.number, None)
+            self._told_rows.append(self.feasible.space.row(trial.arch))
         self.asked = max([self.asked, *(trial.number + 1 for trial in trials)])
 
     @abstractmethod
@@ -48,5 +63,79 @@ class Strategy(ABC):
 
     def told_rows(self) -> Population:
         """The rows of all trials told so far."""
-        rows = [self.feasible.space.row(trial.arch) for trial in self.told]
+        return self._stacked(self._told_rows)
+
+    def known_rows(self) -> Population:
+        """The rows of all trials told so far, then of all that are pending."""
+        return self._stacked([*self._told_rows, *self.pending.values()])
+
+    def told_accuracies(self) -> NDArray[np.float64]:
+        """The accuracies of all trials told so far, -inf where one failed."""
+        return np.array([trial.values.get("accuracy_val", -np.inf) for trial in self.told], dtype=np.float64)
+
+    def chosen(self) -> Trial | None:
+        """The trial that is handed over after the search: here the most accurate one; None where none succeeded.
+
+        Strategies with a model of the accuracy choose by its mean, which noise moves less.
+        """
+        complete = [trial for trial in self.told if trial.state == "complete"]
+        return max(complete, key=lambda trial: trial.values["accuracy_val"], default=None)
+
+    def draw(self, n: int, rng: np.random.Generator, *, new: bool = True) -> Population:
+        """n rows that meet the limits, of different networks as far as there are so many, `new`: none known."""
+        rows = self.feasible.distinct(n, rng, exclude=self.known_rows() if new else None)
+        return rows if len(rows) == n else np.concatenate([rows, self.feasible.sample(n - len(rows), rng)])
+
+    def inside(self, vectors: Population, rng: np.random.Generator) -> Population:
+        """Rows that meet the limits, of vectors of genes that an optimiser wrote: where one does not, it becomes the
+        nearest of some that are drawn."""
+        rows = self.feasible.space.repair(vectors)
+        good = self.feasible.space.is_valid(rows)
+        good[good] = self.feasible.holds(rows[good])
+        if not good.all():
+            drawn = self.feasible.sample(NEAR_DRAWS, rng)
+            differ = (vectors[~good][:, None, :] != drawn).sum(axis=2)
+            rows = rows.copy()
+            rows[~good] = drawn[differ.argmin(axis=1)]
+        return rows
+
+    def mutant(self, row: Population, rng: np.random.Generator, *, rate: Rate | None = None) -> Population:
+        """A child of one row (genes,) that meets the limits; a network that is drawn anew where none is found."""
+        for n in (1, 16, 256):
+            children = self.feasible.space.mutate(np.repeat(row[None], n, axis=0), rng, rate=rate)
+            good = np.flatnonzero(self.feasible.holds(children))
+            if len(good):
+                return np.asarray(children[good[0]])
+        return np.asarray(self.draw(1, rng)[0])
+
+    def _stacked(self, rows: Sequence[Population]) -> Population:
         return np.stack(rows) if rows else np.empty((0, len(self.feasible.space.choices)), dtype=np.int64)
+
+
+class PhasedStrategy(Strategy):
+    """Proposes in phases: the next is planned when all trials before it are told, and until then it waits."""
+
+    def start(self, feasible: FeasibleSet, seed: int) -> None:
+        super().start(feasible, seed)
+        self._planned: list[Population] = []
+
+    def propose(self, k: int, rng: np.random.Generator) -> Population | None:
+        while k >= len(self._planned):
+            first = len(self._planned)
+            if len(self.told) < first:
+                return None
+            self._planned.extend(self.plan(first, np.random.default_rng([self.seed, first])))
+        return self._planned[k]
+
+    @abstractmethod
+    def plan(self, first: int, rng: np.random.Generator) -> Population:
+        """At least one row for proposal `first` and those after it, from the trials before `first` alone."""
+
+    def rows_before(self, first: int) -> Population:
+        """The rows of the trials before `first`."""
+        return self._stacked(self._told_rows[:first])
+
+    def draw_after(self, first: int, n: int, rng: np.random.Generator) -> Population:
+        """As `draw`, but new to the trials before `first` alone: after a break, later ones may be known too."""
+        rows = self.feasible.distinct(n, rng, exclude=self.rows_before(first))
+        return rows if len(rows) == n else np.concatenate([rows, self.feasible.sample(n - len(rows), rng)])

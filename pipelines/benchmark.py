@@ -1,0 +1,463 @@
+"""Comparing strategies on a table: many seeds, curves of the best so far, their mean and 95 % interval."""
+
+from __future__ import annotations
+
+import concurrent.futures as cf
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from hwnas import FeasibleSet, Limit, Trial, hypervolume
+from hwnas.evaluation import TabularBenchmark, TabularEvaluator, read_described, read_nasbench101, read_nasbench_macro
+from hwnas.evaluation.table_files import CELLS_FILE, MACRO_FILE
+from hwnas.execution import WorkerPool
+from hwnas.objectives import minimised
+from hwnas.search_loop import evaluation_seed
+from hwnas.strategies import (
+    NSGA2,
+    IteratedPredictor,
+    LocalSearch,
+    NeuralPredictor,
+    OptunaSampler,
+    RandomSearch,
+    RegularizedEvolution,
+    Strategy,
+)
+from hwnas.study import write_csv
+from latency import DeviceCosts
+from spaces import InputError
+from spaces.nasbench101 import RELEASED_RATES, NASBench101Space
+
+from .progress import Listener
+
+Floats = NDArray[np.float64]
+AIMS = ("accuracy", "hypervolume", "front")
+RELEASED_FILES = ("nasbench_only108.tfrecord", "nasbench_full.tfrecord")
+COST_QUANTILE = 0.99  # of the table: the cost of the reference point
+ONE_SHOT_RANDOM = 100
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared on what.
+
+    Attributes:
+        table: nasbench101, nasbench_macro, or a TOML file that describes a table.
+        data: the folder with the files of the named tables, or the file itself.
+        noisy: of nasbench_macro: one run is searched and the other two judge.
+        trials: trained networks of each run.
+        aim: what the curves show: the best accuracy, the share of the table's hypervolume, or the share of the
+            points of its true front that were found.
+        costs: that are objectives beside the accuracy, where the aim is not accuracy alone.
+        limits: as texts.
+    """
+
+    table: str
+    data: str = "data"
+    noisy: bool = False
+    trials: int = 100
+    aim: str = "accuracy"
+    costs: tuple[str, ...] = ("flops",)
+    limits: tuple[str, ...] = ()
+
+    def check(self) -> TabularBenchmark:
+        """The table, once all that was asked for is known to go together.
+
+        Raises:
+            InputError: if it does not.
+        """
+        if self.aim not in AIMS:
+            raise InputError(f"the objective must be one of {', '.join(AIMS)}, got {self.aim!r}")
+        benchmark = open_table(self.table, self.data, self.noisy)
+        if self.trials < 1 or self.trials > len(benchmark.table.rows):
+            raise InputError(
+                f"the number of trials must be in 1..{len(benchmark.table.rows)}, as many as the table has networks, "
+                f"got {self.trials}"
+            )
+        for limit in self.limits:
+            Limit.parse(limit)
+        unknown = [name for name in self.costs if name not in benchmark.costs]
+        if self.aim != "accuracy" and (unknown or not self.costs):
+            raise InputError(
+                f"the table has no cost {', '.join(unknown) or 'named'}", hint=f"it has {', '.join(benchmark.costs)}"
+            )
+        if self.aim == "hypervolume" and benchmark.accuracy_floor is None:
+            raise InputError(
+                "a hypervolume needs an accuracy that it starts at", hint="describe the table with accuracy_floor"
+            )
+        return benchmark
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        return ("accuracy_val",) if self.aim == "accuracy" else ("accuracy_val", *self.costs)
+
+
+# How each strategy is set up for a comparison: as its authors say, or as the description of its settings says.
+STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
+    "random": lambda c: RandomSearch(planned=c.trials),
+    "evolution": lambda c: RegularizedEvolution(population=100, sample=10, rate=_released_rates(c)),
+    "evolution20": lambda c: RegularizedEvolution(population=20, sample=5, rate=_released_rates(c)),
+    "local": lambda c: LocalSearch(),
+    "nsga2": lambda c: NSGA2(c.objectives, population=10),  # of 10 to 50 the best within 100 trials
+    "optuna-tpe": lambda c: OptunaSampler("tpe", c.objectives),
+    "optuna-tpe-multivariate": lambda c: OptunaSampler("tpe-multivariate", c.objectives),
+    "optuna-nsga2": lambda c: OptunaSampler("nsga2", c.objectives, population=10),
+    "optuna-gp": lambda c: OptunaSampler("gp", c.objectives),
+    "neural-predictor": lambda c: NeuralPredictor(
+        n_random=min(ONE_SHOT_RANDOM, math.ceil(c.trials / 2)), n_chosen=c.trials, n_candidates=100_000, J=None
+    ),
+    "iterated": lambda c: IteratedPredictor(),
+    "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
+}
+
+
+def _released_rates(comparison: Comparison) -> Floats | None:
+    is_cells = isinstance(open_table(comparison.table, comparison.data, comparison.noisy).space, NASBench101Space)
+    return RELEASED_RATES if is_cells else None
+
+
+@lru_cache(maxsize=2)
+def open_table(table: str, data: str, noisy: bool) -> TabularBenchmark:
+    """The table of a name, or of a description.
+
+    Raises:
+        InputError: if there is none, or its file is not there.
+    """
+    if table.endswith(".toml"):
+        return read_described(Path(table))
+    if table == "nasbench101":
+        return read_nasbench101(_file(Path(data), (CELLS_FILE, *RELEASED_FILES)))
+    if table == "nasbench_macro":
+        return read_nasbench_macro(_file(Path(data), (MACRO_FILE,)), noisy=noisy)
+    raise InputError(
+        f"there is no table {table!r}", hint="nasbench101, nasbench_macro, or a TOML file that describes your own"
+    )
+
+
+def _file(data: Path, names: Sequence[str]) -> Path:
+    if data.is_file():
+        return data
+    found = [data / name for name in names if (data / name).exists()]
+    if not found:
+        raise InputError(f"{data} must hold {' or '.join(names)}, or be that file", hint="give it with --data-root")
+    return found[0]
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """What one search of one seed found.
+
+    Attributes:
+        accuracies: (trials,) as the strategy saw them.
+        curve: (trials,) of the aim.
+        judged: (trials,) of the network that was the most accurate one so far, by what judges.
+        chosen: the text of the network that the strategy chose at the end, and what it saw and what judges of it.
+        inside: the share of what operators drew that was in the table; None where they drew nothing.
+    """
+
+    strategy: str
+    seed: int
+    accuracies: list[float]
+    curve: list[float]
+    judged: list[float]
+    chosen: str
+    chosen_accuracy: float
+    chosen_judged: float
+    inside: float | None
+
+
+def run_seed(comparison: Comparison, name: str, seed: int) -> SeedRun:
+    """One search. What judges is read when it is over."""
+    benchmark = open_table(comparison.table, comparison.data, comparison.noisy)
+    evaluator = benchmark.evaluator(seed)
+    strategy = STRATEGIES[name](comparison)
+    trials = look_up(strategy, evaluator, benchmark, comparison, seed)
+    accuracies = np.array([trial.values["accuracy_val"] for trial in trials])
+    chosen = strategy.chosen()
+    assert chosen is not None  # no look-up fails
+    rows = strategy.told_rows()
+    best = _first_best(accuracies)
+    (chosen_judged,) = evaluator.judge(evaluator.space.row(chosen.arch)[None])
+    tally = evaluator.restricted.tally
+    return SeedRun(
+        name,
+        seed,
+        accuracies.tolist(),
+        Yardstick(comparison, benchmark, evaluator).curve(trials).tolist(),
+        evaluator.judge(rows[best]).tolist(),
+        str(chosen.arch),
+        float(chosen.values["accuracy_val"]),
+        float(chosen_judged),
+        tally.share if tally.drawn else None,
+    )
+
+
+def look_up(
+    strategy: Strategy, evaluator: TabularEvaluator, benchmark: TabularBenchmark, comparison: Comparison, seed: int
+) -> list[Trial]:
+    """The course of `hwnas.search`, one trial after another, without its executors and records."""
+    space = evaluator.restricted
+    limits = [Limit.parse(text) for text in comparison.limits]
+    strategy.start(FeasibleSet(space, DeviceCosts(space, benchmark.task), limits), seed)
+    trials: list[Trial] = []
+    for number in range(comparison.trials):
+        arch = space.arch(strategy.ask(1)[0])
+        own_seed = evaluation_seed(seed, number)
+        values = evaluator.evaluate(arch, epochs=1, seed=own_seed)
+        trials.append(Trial(number, arch, 1, own_seed, "complete", values))
+        strategy.tell(trials[-1:])
+    return trials
+
+
+def _first_best(accuracies: Floats) -> NDArray[np.int64]:
+    """(n,) -> (n,): which of the first k + 1 is the best, the earliest of equals."""
+    is_new = np.concatenate([[True], accuracies[1:] > np.maximum.accumulate(accuracies)[:-1]])
+    return np.maximum.accumulate(np.where(is_new, np.arange(len(accuracies)), 0))
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Measures a course against the whole table, which no strategy sees."""
+
+    comparison: Comparison
+    benchmark: TabularBenchmark
+    evaluator: TabularEvaluator
+
+    def curve(self, trials: Sequence[Trial]) -> Floats:
+        """The best so far after each trial, by the aim of the comparison."""
+        if self.comparison.aim == "accuracy":
+            return np.maximum.accumulate([trial.values["accuracy_val"] for trial in trials])
+        F = minimised([trial.values for trial in trials], self.comparison.objectives)
+        return self._hypervolumes(F) if self.comparison.aim == "hypervolume" else self._front_shares(F)
+
+    def _hypervolumes(self, F: Floats) -> Floats:
+        reference = self._reference
+        whole = hypervolume(self._whole, reference)
+        found, shares = np.empty((0, F.shape[1])), []
+        share = 0.0
+        for point in F:
+            if (point < reference).all() and not (found <= point).all(axis=1).any():
+                found = np.concatenate([found[~(point <= found).all(axis=1)], point[None]])
+                share = hypervolume(found, reference) / whole
+            shares.append(share)
+        return np.array(shares)
+
+    def _front_shares(self, F: Floats) -> Floats:
+        front = np.unique(self._whole[_is_front(self._whole)], axis=0)
+        hit = (F[:, None, :] == front).all(axis=2)
+        return np.asarray(np.maximum.accumulate(hit, axis=0).sum(axis=1) / len(front))
+
+    @cached_property
+    def _whole(self) -> Floats:
+        table, everywhere = self.benchmark.table, np.arange(len(self.benchmark.table.rows))
+        columns = {"accuracy_val": self.evaluator.accuracy, **self.benchmark.costs}
+        values = [table.read(columns[name], everywhere) for name in self.comparison.objectives]
+        return np.stack([-values[0], *values[1:]], axis=1)
+
+    @property
+    def _reference(self) -> Floats:
+        assert self.benchmark.accuracy_floor is not None
+        return np.array([-self.benchmark.accuracy_floor, *np.quantile(self._whole[:, 1:], COST_QUANTILE, axis=0)])
+
+
+def _is_front(F: Floats) -> NDArray[np.bool_]:
+    """Which points no other one dominates; many of the table are, so that the rest is soon small."""
+    left = np.lexsort(F.T[::-1])
+    front: list[int] = []
+    while len(left):
+        first, left = int(left[0]), left[1:]
+        front.append(first)
+        worse = (F[first] <= F[left]).all(axis=1) & (F[first] < F[left]).any(axis=1)
+        left = left[~worse]
+    return np.isin(np.arange(len(F)), front)
+
+
+def compare(
+    comparison: Comparison,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    out: Path | None,
+    workers: int,
+    listener: Listener,
+) -> dict[str, Any]:
+    """All strategies on all seeds; a folder that holds some of them already is gone on with.
+
+    Returns:
+        {"table", "networks", "curves", "chosen"}: of each strategy its curves of the aim and of what
+        judges the most accurate network so far ("judged"); what was chosen at the end.
+    Raises:
+        InputError: if something does not go together, or the folder is of another comparison.
+    """
+    unknown = [name for name in names if name not in STRATEGIES]
+    if unknown or not names:
+        raise InputError(
+            f"there is no strategy {', '.join(unknown) or 'named'}", hint=f"there are {', '.join(STRATEGIES)}"
+        )
+    if not seeds:
+        raise InputError("a comparison needs at least one seed")
+    benchmark = comparison.check()
+    if out is not None:
+        _claim(out, comparison)
+    wanted = [(name, seed) for name in dict.fromkeys(names) for seed in seeds]
+    runs = {key: run for key in wanted if (run := _recorded(out, *key)) is not None}
+    missing = [key for key in wanted if key not in runs]
+    with listener.steps("searches", len(wanted)) as steps:
+        for _ in runs:
+            steps.advance()
+        for run in _searches(comparison, missing, workers):
+            runs[run.strategy, run.seed] = run
+            if out is not None:
+                _record(out, run)
+            steps.advance(f"{run.strategy}: {run.curve[-1]:.4f}")
+    outcome = summary(comparison, benchmark, [runs[key] for key in wanted])
+    if out is not None:
+        write_csv(out / "curves.csv", _curve_rows(outcome))
+        write_csv(out / "chosen.csv", outcome["chosen"])
+        draw(outcome, out)
+    return outcome
+
+
+def _searches(comparison: Comparison, keys: Sequence[tuple[str, int]], workers: int) -> Any:
+    if workers == 1 or len(keys) < 2:
+        yield from (run_seed(comparison, *key) for key in keys)
+        return
+    with WorkerPool(min(workers, len(keys))) as pool:
+        try:
+            yield from (
+                done.result() for done in cf.as_completed([pool.submit(run_seed, comparison, *key) for key in keys])
+            )
+        except BaseException:
+            pool.stop()
+            raise
+
+
+def _claim(out: Path, comparison: Comparison) -> None:
+    """Make the folder one of this comparison."""
+    (out / "seeds").mkdir(parents=True, exist_ok=True)
+    settings, file = json.dumps(asdict(comparison), indent=1), out / "comparison.json"
+    if file.exists() and file.read_text() != settings:
+        raise InputError(f"{out} holds another comparison, see {file}", hint="give another --out")
+    file.write_text(settings)
+
+
+def _recorded(out: Path | None, name: str, seed: int) -> SeedRun | None:
+    file = out / "seeds" / f"{name}-{seed}.json" if out is not None else None
+    return SeedRun(**json.loads(file.read_text())) if file is not None and file.exists() else None
+
+
+def _record(out: Path, run: SeedRun) -> None:
+    file = out / "seeds" / f"{run.strategy}-{run.seed}.json"
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(asdict(run)))
+    part.replace(file)
+
+
+def summary(comparison: Comparison, benchmark: TabularBenchmark, runs: Sequence[SeedRun]) -> dict[str, Any]:
+    """What `--json` prints."""
+    curves, chosen = [], []
+    for name in dict.fromkeys(run.strategy for run in runs):
+        own = [run for run in runs if run.strategy == name]
+        for objective, values in (
+            (comparison.aim, [run.curve for run in own]),
+            ("judged", [run.judged for run in own]),
+        ):
+            curves.append({"strategy": name, "objective": objective, **_with_interval(np.array(values))})
+        judged = _with_interval(np.array([[run.chosen_judged] for run in own]))
+        shares = [run.inside for run in own if run.inside is not None]
+        chosen.append(
+            {
+                "strategy": name,
+                "seeds": len(own),
+                "trained": comparison.trials,
+                "accuracy_val": float(np.mean([run.chosen_accuracy for run in own])),
+                "judged": judged["mean"][0],
+                "judged_low": judged["low"][0],
+                "judged_high": judged["high"][0],
+                "share_inside": float(np.mean(shares)) if shares else None,
+            }
+        )
+    return {"table": benchmark.name, "networks": len(benchmark.table.rows), "curves": curves, "chosen": chosen}
+
+
+def _with_interval(values: Floats) -> dict[str, list[Any]]:
+    """(seeds, n) -> the mean after 1, 2, ... trials, and its 95 % interval by Student's t; None of one seed."""
+    seeds, n = values.shape
+    mean = values.mean(axis=0)
+    nothing: list[Any] = [None] * n
+    low, high = nothing, nothing
+    if seeds > 1:
+        reach = student.ppf(0.975, seeds - 1) * values.std(axis=0, ddof=1) / math.sqrt(seeds)
+        low, high = (mean - reach).tolist(), (mean + reach).tolist()
+    return {"trained": list(range(1, n + 1)), "mean": mean.tolist(), "low": low, "high": high}
+
+
+def _curve_rows(outcome: Mapping[str, Any]) -> list[dict[str, object]]:
+    return [
+        {
+            "strategy": curve["strategy"],
+            "objective": curve["objective"],
+            "trained": k,
+            "mean": m,
+            "low": low,
+            "high": high,
+        }
+        for curve in outcome["curves"]
+        for k, m, low, high in zip(curve["trained"], curve["mean"], curve["low"], curve["high"], strict=True)
+    ]
+
+
+def draw(outcome: Mapping[str, Any], out: Path) -> None:
+    """`curves.svg` and `curves.png`: what was aimed at, and beside it what judges."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    objectives = list(dict.fromkeys(curve["objective"] for curve in outcome["curves"]))
+    figure = Figure(figsize=(6 * len(objectives), 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for ax, objective in zip(np.atleast_1d(figure.subplots(1, len(objectives))), objectives, strict=True):
+        lowest = []
+        for curve in outcome["curves"]:
+            if curve["objective"] == objective:
+                (line,) = ax.plot(curve["trained"], curve["mean"], label=curve["strategy"])
+                if curve["low"][0] is not None:
+                    ax.fill_between(curve["trained"], curve["low"], curve["high"], color=line.get_color(), alpha=0.2)
+                lowest.append(curve["mean"][len(curve["mean"]) // 10])
+        ax.set_xlabel("networks trained")
+        ax.set_ylabel({"judged": "accuracy of the best, judged", "accuracy": "best accuracy"}.get(objective, objective))
+        ax.set_ylim(bottom=min(lowest))
+        ax.grid(alpha=0.3)
+    ax.legend()
+    figure.suptitle(f"{outcome['table']}, {outcome['networks']:,} networks: mean and 95 % interval")
+    for kind in ("svg", "png"):
+        figure.savefig(out / f"curves.{kind}")
+
+
+def print_comparison(outcome: Mapping[str, Any]) -> None:
+    """The same for people: the aim at a few numbers of trainings, and what the chosen network is worth."""
+    aimed = [curve for curve in outcome["curves"] if curve["objective"] != "judged"]
+    n = len(aimed[0]["trained"])
+    shown = [k for k in (10, 20, 50, 60, 100, 160, 200, 500, 1000, 2000) if k < n] + [n]
+    print(f"{outcome['table']}: {outcome['networks']:,} networks; {aimed[0]['objective']} after")
+    print(f"{'trained':<26}" + "".join(f"{k:>18}" for k in shown))
+    for curve in aimed:
+        print(f"{curve['strategy']:<26}" + "".join(f"{_cell(curve, k - 1):>18}" for k in shown))
+    print("the network chosen at the end, by what judges")
+    for row in outcome["chosen"]:
+        reach = "" if row["judged_low"] is None else f" (95 %: {row['judged_low']:.4f} to {row['judged_high']:.4f})"
+        inside = "" if row["share_inside"] is None else f"; {row['share_inside']:.1%} of what was drawn is in the table"
+        print(f"{row['strategy']:<26}{row['judged']:.4f}{reach}{inside}")
+
+
+def _cell(curve: Mapping[str, Any], place: int) -> str:
+    reach = "" if curve["low"][place] is None else f" +- {curve['high'][place] - curve['mean'][place]:.4f}"
+    return f"{curve['mean'][place]:.4f}{reach}"

@@ -1,0 +1,286 @@
+"""`hwnas bench`: what it prints and writes, what strategies may read, and figures on real tables."""
+
+import csv
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from hwnas import hypervolume, search
+from hwnas.evaluation import TabularBenchmark, TabularEvaluator
+from hwnas.evaluation.table import Table
+from latency import DeviceCosts
+from pipelines import benchmark as bench
+from pipelines.benchmark import STRATEGIES, Comparison, Yardstick, compare, look_up, open_table, run_seed
+from pipelines.cli import app
+from pipelines.progress import Listener
+from spaces import InputError, get_space
+
+TABLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "tables"
+CELLS, MACRO = TABLES / bench.CELLS_FILE, TABLES / bench.MACRO_FILE
+SPACE = get_space("nasbench_macro")
+EVERY = np.array(list(itertools.product(range(3), repeat=8)))
+TRIALS = 20
+TOML = """
+space = "nasbench_macro"
+file = "table.csv"
+key = "arch"
+accuracy = "val"
+reported = "test"
+unit = "fraction"
+costs = { flops = "flops", params = "params" }
+accuracy_floor = 0.6
+"""
+
+
+def needs(table):
+    return pytest.mark.skipif(not table.exists(), reason=f"the shared table {table.name} is not beside this checkout")
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    """A table of 1,200 networks of the macro space, with made-up accuracies that rise with depth and width."""
+    folder = tmp_path_factory.mktemp("table")
+    rows = np.random.default_rng(0).permutation(np.unique(SPACE.canonical(EVERY), axis=0))[:1200]
+    flops, params = SPACE.counts(rows, TabularBenchmark.task)
+    noise = np.random.default_rng(1).normal(0, 0.004, (2, len(rows)))
+    truth = 0.9 - 0.4 * np.exp(-rows @ np.linspace(0.1, 0.3, 8))
+    with (folder / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["arch", "val", "test", "flops", "params"])
+        for row, val, test, f, p in zip(rows, truth + noise[0], truth + noise[1], flops, params, strict=True):
+            writer.writerow([SPACE.format(row), val, test, f, p])
+    (folder / "mine.toml").write_text(TOML)
+    return str(folder / "mine.toml")
+
+
+def invoked(*arguments):
+    result = CliRunner().invoke(app, ["bench", *map(str, arguments), "--workers", "1"])
+    return result.exit_code, result.stdout, result.stderr
+
+
+# --- what a strategy may read ---
+
+
+class Guarded(Table):
+    """A table that raises where anything but the columns of one network that was asked for is read."""
+
+    def __init__(self, inner: Table, allowed: set[str]) -> None:
+        self.inner, self.allowed, self.asked = inner, allowed, None
+
+    @property
+    def rows(self):
+        return self.inner.rows
+
+    @property
+    def names(self):
+        return self.inner.names
+
+    def read(self, name, places):
+        if name not in self.allowed or self.asked is None or places.tolist() != [self.asked]:
+            raise AssertionError(f"{name} was read at {places}, but {self.asked} was asked for")
+        return self.inner.read(name, places)
+
+
+class Announcing(TabularEvaluator):
+    """Tells the table which network is asked for, for as long as it is."""
+
+    def evaluate(self, arch, *, epochs, seed):
+        (self.table.asked,) = self.restricted.places(self.space.row(arch)[None])
+        try:
+            return super().evaluate(arch, epochs=epochs, seed=seed)
+        finally:
+            self.table.asked = None
+
+
+# The Gaussian process of Optuna takes seconds, and is made as its other samplers are.
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "optuna-gp"])
+def test_no_strategy_reads_test_accuracies_or_networks_that_it_did_not_ask_for(described, name):
+    comparison = Comparison(described, trials=TRIALS, aim="hypervolume")
+    benchmark = comparison.check()
+    table = Guarded(benchmark.table, {"val", "flops", "params"})
+    evaluator = Announcing(SPACE, table, "val", benchmark.costs, ("test",))
+    strategy = STRATEGIES[name](comparison)
+    trials = look_up(strategy, evaluator, benchmark, comparison, seed=1)
+    assert strategy.chosen() in trials
+    # The guard does guard: of the same evaluator, what judges is out of reach, and so is another network.
+    with pytest.raises(AssertionError, match="test was read"):
+        evaluator.judge(table.rows[:1])
+    with pytest.raises(AssertionError, match="val was read"):
+        table.read("val", np.array([3]))
+    # And the course is the one without a guard.
+    plain = look_up(STRATEGIES[name](comparison), benchmark.evaluator(1), benchmark, comparison, seed=1)
+    assert plain == trials
+
+
+@pytest.mark.parametrize("name", ["random", "evolution20", "nsga2", "optuna-tpe", "iterated"])
+def test_the_course_is_that_of_a_search(described, name):
+    comparison = Comparison(described, trials=TRIALS)
+    benchmark = comparison.check()
+    evaluator = benchmark.evaluator(2)
+    ours = look_up(STRATEGIES[name](comparison), evaluator, benchmark, comparison, seed=2)
+    costs = DeviceCosts(evaluator.restricted, benchmark.task)
+    theirs = search(evaluator.restricted, evaluator, STRATEGIES[name](comparison), n_trials=TRIALS, seed=2, costs=costs)
+    assert [(t.arch, t.seed, t.values["accuracy_val"]) for t in ours] == [
+        (t.arch, t.seed, t.values["accuracy_val"]) for t in theirs
+    ]
+
+
+# --- curves ---
+
+
+def test_curves_are_what_their_definitions_say(described):
+    for aim in ("accuracy", "hypervolume", "front"):
+        comparison = Comparison(described, trials=TRIALS, aim=aim, costs=("flops", "params"))
+        benchmark = comparison.check()
+        evaluator = benchmark.evaluator(0)
+        trials = look_up(STRATEGIES["random"](comparison), evaluator, benchmark, comparison, seed=0)
+        curve = Yardstick(comparison, benchmark, evaluator).curve(trials)
+        everywhere = np.arange(1200)
+        columns = [benchmark.table.read(name, everywhere) for name in ("val", "flops", "params")]
+        whole = np.stack([-columns[0], *columns[1:]], axis=1)
+        F = np.array([[-t.values["accuracy_val"], t.values["flops"], t.values["params"]] for t in trials])
+        front = [f for f in whole if not ((whole <= f).all(axis=1) & (whole < f).any(axis=1)).any()]
+        reference = np.array([-0.6, *np.quantile(whole[:, 1:], 0.99, axis=0)])
+        for k in (0, 1, 7, TRIALS - 1):
+            expected = {
+                "accuracy": -F[: k + 1, 0].min(),
+                "hypervolume": hypervolume(F[: k + 1], reference) / hypervolume(whole, reference),
+                "front": sum(tuple(f) in {tuple(x) for x in F[: k + 1]} for f in front) / len(front),
+            }[aim]
+            assert curve[k] == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_is_printed_written_and_gone_on_with(described, tmp_path):
+    out = tmp_path / "out"
+    arguments = (described, "--strategy", "random", "--strategy", "iterated", "--trials", 20, "--json", "--out", out)
+    code, stdout, _ = invoked(*arguments, "--seeds", 2)
+    assert code == 0
+    first = json.loads(stdout)
+    assert set(first) >= {"table", "curves"}
+    assert {(c["strategy"], c["objective"]) for c in first["curves"]} == {
+        (s, o) for s in ("random", "iterated") for o in ("accuracy", "judged")
+    }
+    before = {file: file.stat().st_mtime_ns for file in (out / "seeds").iterdir()}
+    assert len(before) == 4
+    code, stdout, _ = invoked(*arguments, "--seeds", 4)
+    assert all(file.stat().st_mtime_ns == time for file, time in before.items())  # none is searched again
+    second = json.loads(stdout)
+    runs = [run_seed(Comparison(described, trials=20), "random", seed) for seed in range(4)]
+    (curve,) = (c for c in second["curves"] if (c["strategy"], c["objective"]) == ("random", "accuracy"))
+    values = np.array([run.curve for run in runs])
+    low, high = stats.t.interval(0.95, 3, loc=values.mean(axis=0), scale=stats.sem(values, axis=0))
+    assert curve["mean"] == pytest.approx(values.mean(axis=0))
+    assert (curve["low"][11], curve["high"][11]) == (pytest.approx(low[11]), pytest.approx(high[11]))
+    assert curve["trained"] == list(range(1, 21))
+    judged = [run.chosen_judged for run in runs]
+    assert next(c for c in second["chosen"] if c["strategy"] == "random")["judged"] == pytest.approx(np.mean(judged))
+    with (out / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 20
+    assert float(rows[19]["mean"]) == second["curves"][0]["mean"][19]
+    assert (out / "curves.svg").read_text().startswith("<?xml")
+    assert (out / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    code, _, stderr = invoked(described, "--trials", 10, "--out", out)
+    assert code == 2
+    assert "holds another comparison" in stderr
+
+
+def test_worker_processes_give_the_same(described):
+    comparison = Comparison(described, trials=12)
+    alone = compare(comparison, ["random", "nsga2"], range(2), out=None, workers=1, listener=Listener())
+    together = compare(comparison, ["random", "nsga2"], range(2), out=None, workers=2, listener=Listener())
+    assert alone == together
+
+
+def test_people_are_told_too(described):
+    code, stdout, _ = invoked(described, "--strategy", "evolution20", "--trials", 25, "--seeds", 1)
+    assert code == 0
+    assert "1,200 networks" in stdout
+    assert "of what was drawn is in the table" in stdout
+
+
+def test_the_limits_of_a_comparison_hold(described):
+    comparison = Comparison(described, trials=20, limits=("flops<=30M",))
+    benchmark = comparison.check()
+    for name in ("random", "evolution20", "local", "nsga2", "optuna-tpe", "iterated"):
+        trials = look_up(STRATEGIES[name](comparison), benchmark.evaluator(0), benchmark, comparison, seed=0)
+        assert max(trial.values["flops"] for trial in trials) <= 30e6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nasbench_micro",), "no table 'nasbench_micro'"),
+        (("nasbench101", "--data-root", "nowhere"), "nowhere must hold"),
+        (("TABLE", "--strategy", "magic"), "no strategy magic"),
+        (("TABLE", "--trials", 0), r"in 1\.\.1200"),
+        (("TABLE", "--trials", 5000), r"in 1\.\.1200"),
+        (("TABLE", "--seeds", 0), "at least one seed"),
+        (("TABLE", "--objective", "speed"), "objective must be one of"),
+        (("TABLE", "--objective", "hypervolume", "--cost", "latency_ms"), "no cost latency_ms"),
+        (("TABLE", "--limit", "flops<3"), "NAME<=NUMBER"),
+    ],
+)
+def test_bad_input_is_said_in_one_line(described, arguments, said):
+    code, stdout, stderr = invoked(*[described if a == "TABLE" else a for a in arguments])
+    assert code == 2
+    assert stdout == ""
+    assert re.search(said, stderr)
+    assert len([line for line in stderr.splitlines() if line.startswith("hwnas:")]) == 1
+
+
+def test_a_hypervolume_needs_its_floor(described, tmp_path):
+    text = Path(described).read_text().replace("accuracy_floor = 0.6\n", "")
+    (tmp_path / "t.toml").write_text(text.replace("table.csv", str(Path(described).parent / "table.csv")))
+    with pytest.raises(InputError, match="needs an accuracy that it starts at"):
+        Comparison(str(tmp_path / "t.toml"), trials=5, aim="hypervolume").check()
+
+
+# --- figures on real tables ---
+
+
+def curves(name, comparison, seeds):
+    return np.array([run_seed(comparison, name, seed).curve for seed in range(seeds)])
+
+
+def within(values, anchor, digits):
+    """Whether the mean of values may be an anchor that was itself a mean of some 50 seeds."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) * np.sqrt(2)
+    return abs(np.mean(values) - anchor) < 3 * error + 0.5 * 10.0**-digits
+
+
+@needs(CELLS)
+def test_random_search_on_the_sample_of_nasbench101_is_where_the_anchors_are():
+    found = curves("random", Comparison("nasbench101", str(TABLES), trials=160), 25)
+    for trained, anchor in ((60, 0.9431), (100, 0.9441), (160, 0.9449)):
+        assert within(found[:, trained - 1], anchor, 4), (trained, found[:, trained - 1].mean())
+
+
+@needs(MACRO)
+def test_nsga2_and_random_search_on_nasbench_macro_are_where_the_anchors_are():
+    shares = curves("nsga2", Comparison("nasbench_macro", str(TABLES), trials=100, aim="hypervolume"), 20)
+    for trained, anchor in ((50, 0.869), (100, 0.934)):
+        assert within(shares[:, trained - 1], anchor, 3), (trained, shares[:, trained - 1].mean())
+    noisy = Comparison("nasbench_macro", str(TABLES), noisy=True, trials=75)
+    judged = [run_seed(noisy, "random", seed).chosen_judged for seed in range(48)]
+    assert within(judged, 0.9274, 4), np.mean(judged)
+
+
+@needs(CELLS)
+@pytest.mark.slow
+def test_random_search_with_many_trainings_is_where_the_anchors_are():
+    found = [run_seed(Comparison("nasbench101", str(TABLES), trials=2000), "random", seed) for seed in range(50)]
+    assert within([run.curve[-1] for run in found], 0.9480, 4)
+    assert within([run.judged[99] for run in found], 0.9339, 4)
+    assert within([run.judged[499] for run in found], 0.9361, 4)
+
+
+def test_tables_are_read_once(described):
+    assert open_table(described, "data", False) is open_table(described, "data", False)
+    assert isinstance(open_table(described, "data", False), TabularBenchmark)

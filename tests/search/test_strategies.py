@@ -1,0 +1,269 @@
+"""Strategies on small spaces: their course after a break, what they may look at, and what they propose."""
+
+import itertools
+
+import numpy as np
+import pytest
+from fake_evaluators import Smooth
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+from hwnas import FeasibleSet, Limit, Study, search
+from hwnas.evaluation import RestrictedSpace
+from hwnas.evaluation.evaluator import Evaluator
+from hwnas.execution import WorkerPool
+from hwnas.predictors import RidgePredictor
+from hwnas.predictors.surrogate import GaussianProcess
+from hwnas.strategies import (
+    NSGA2,
+    IteratedPredictor,
+    LocalSearch,
+    NeuralPredictor,
+    OptunaSampler,
+    RandomSearch,
+    RegularizedEvolution,
+)
+from hwnas.strategies.local_search import one_gene_changed
+from hwnas.trial import Trial
+from latency import DeviceCosts
+from spaces import InputError, Task, get_space
+from spaces.nasbench101 import RELEASED_RATES
+from spaces.space import change_genes
+
+MACRO = get_space("nasbench_macro")
+COSTS = DeviceCosts(MACRO, Task(32, 10))
+CELLS = get_space("nasbench101")
+ACCURACIES = 0.5 + np.array(list(itertools.product(range(3), repeat=8))) @ 1.7 ** np.arange(8) / 1000  # of `Weighted`
+BOTH = ("accuracy_val", "flops")
+
+
+class Weighted(Evaluator):
+    """An accuracy that rises with every gene, more with the later ones; no two networks alike."""
+
+    def evaluate(self, arch, *, epochs, seed):
+        return {"accuracy_val": 0.5 + float(np.dot(arch.genes, 1.7 ** np.arange(len(arch.genes)))) / 1000}
+
+
+MAKERS = {
+    "random": lambda: RandomSearch(planned=30),
+    "evolution": lambda: RegularizedEvolution(population=8, sample=3),
+    "local": LocalSearch,
+    "nsga2": lambda: NSGA2(BOTH, population=6),
+    "nsga2 alone": lambda: NSGA2(("accuracy_val",), population=6),
+    "tpe": lambda: OptunaSampler("tpe"),
+    "tpe-multivariate": lambda: OptunaSampler("tpe-multivariate", BOTH),
+    "optuna nsga2": lambda: OptunaSampler("nsga2", BOTH, population=6),
+    "predictor": lambda: NeuralPredictor(n_random=10, n_chosen=6, J=None, predictor=RidgePredictor()),
+    "iterated": lambda: IteratedPredictor(n_random=6, batch=4, n_candidates=400),
+    "thompson": lambda: IteratedPredictor(n_random=6, batch=4, n_candidates=400, acquisition="thompson"),
+}
+
+
+def course(trials):
+    return [(t.number, str(t.arch), dict(t.values)) for t in sorted(trials, key=lambda t: t.number)]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_after_a_break_the_same_course_is_gone_on_with(tmp_path, name):
+    for parallel, stop_after in ((1, 13), (3, 15)):
+        arguments = {"n_trials": 24, "seed": 5, "costs": COSTS, "parallel": parallel}
+        whole = list(search(MACRO, Weighted(), MAKERS[name](), **arguments))
+        path = tmp_path / f"{parallel}.db"
+        running = search(MACRO, Weighted(), MAKERS[name](), study=Study(path, MACRO, cost="flops"), **arguments)
+        for _ in range(stop_after):
+            next(running)
+        running.close()
+        list(search(MACRO, Weighted(), MAKERS[name](), study=Study(path, MACRO, cost="flops"), **arguments))
+        assert course(Study(path, MACRO, cost="flops").trials()) == course(whole)
+
+
+@pytest.mark.parametrize("name", ["evolution", "nsga2", "tpe", "iterated"])
+def test_the_course_does_not_depend_on_which_evaluation_ends_first(name):
+    space = get_space("proxyless@w0.25")
+    costs = DeviceCosts(space, Task(8, 10, 1))
+    arguments = {"n_trials": 16, "seed": 3, "costs": costs, "parallel": 2}
+    alone = list(search(space, Smooth(), MAKERS[name](), **arguments))
+    with WorkerPool(2) as pool:
+        together = list(search(space, Smooth(delay_s=0.1), MAKERS[name](), executor=pool, **arguments))
+    assert course(alone) == course(together)
+    assert course(list(search(space, Smooth(), MAKERS[name](), **{**arguments, "seed": 4}))) != course(alone)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_limits_hold_for_every_proposal(name):
+    limit = Limit.parse("flops<=30M")
+    trials = list(search(MACRO, Weighted(), MAKERS[name](), n_trials=24, seed=0, costs=COSTS, limits=[limit]))
+    assert max(trial.values["flops"] for trial in trials) <= 30e6
+    unlimited = search(MACRO, Weighted(), MAKERS[name](), n_trials=24, seed=0, costs=COSTS)
+    assert max(trial.values["flops"] for trial in unlimited) > 30e6
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_cells_of_any_size_are_proposed_and_failures_are_borne(name):
+    class Sometimes(Evaluator):
+        def evaluate(self, arch, *, epochs, seed):
+            if seed % 3 == 0:
+                raise FloatingPointError("diverged")
+            return {"accuracy_val": 0.1 + 0.03 * len(arch.genes)}
+
+    costs = DeviceCosts(CELLS, Task(32, 10))
+    trials = list(search(CELLS, Sometimes(), MAKERS[name](), n_trials=24, seed=2, costs=costs))
+    assert len(trials) == 24
+    assert {trial.state for trial in trials} == {"complete", "failed"}
+
+
+def started(strategy, space=MACRO, costs=COSTS, seed=0):
+    strategy.start(FeasibleSet(space, costs), seed)
+    return strategy
+
+
+def tell(strategy, rows, accuracies):
+    space = strategy.feasible.space
+    first = len(strategy.told)
+    strategy.tell(
+        [
+            Trial(first + i, space.arch(row), 1, 0, "complete", {"accuracy_val": float(a)})
+            for i, (row, a) in enumerate(zip(rows, accuracies, strict=True))
+        ]
+    )
+
+
+def test_evolution_mutates_the_best_of_a_sample_of_the_youngest():
+    """With a sample as large as the population, the parent is the best of the last 5, whatever was before."""
+    strategy = started(RegularizedEvolution(population=5, sample=5))
+    rows = np.diag(np.full(8, 2)).astype(np.int64)
+    tell(strategy, rows, [0.9, 0.8, 0.7, 0.1, 0.6, 0.5, 0.2, 0.3])  # rows 3 to 7 are alive: the best is row 4
+    for _ in range(30):
+        (child,) = strategy.ask(1)
+        changed = int((child != rows[4]).sum())
+        assert 1 <= changed <= 6
+    # With one in the sample, each of the five is the parent about as often, and the others never are.
+    even = started(RegularizedEvolution(population=5, sample=1, rate=0.0))
+    rows = np.tile(np.stack([np.arange(8) // 3, np.arange(8) % 3], axis=1), 4)  # any two differ in four genes or more
+    tell(even, rows, np.arange(8))
+    distance = (even.ask(1000)[:, None, :] != rows).sum(axis=2)
+    assert (distance.min(axis=1) == 1).all()
+    parents = np.bincount(distance.argmin(axis=1), minlength=8)
+    assert parents[:3].sum() == 0
+    assert parents[3:].min() > 140
+
+
+def test_the_released_rates_change_operations_and_edges_as_often_as_the_notebook_does():
+    whole = CELLS.numbered(np.array([CELLS.cardinality - 1]))
+    assert (whole >= 0).all()
+    parents = np.repeat(whole, 20_000, axis=0)
+    changed = (change_genes(parents, CELLS.choices, np.random.default_rng(0), RELEASED_RATES) != parents).mean(axis=0)
+    # One gene is changed for certain, which adds (1 - rate) / 26.
+    expected = RELEASED_RATES + (1 - RELEASED_RATES) / 26
+    assert changed == pytest.approx(expected, abs=0.015)
+    assert sorted(set(RELEASED_RATES.tolist())) == [pytest.approx(1 / 7), pytest.approx(1 / 5)]
+    assert (RELEASED_RATES == 1 / 5).sum() == 5
+
+
+def test_local_search_trains_all_neighbours_and_ends_on_local_optima():
+    trials = list(search(MACRO, Weighted(), LocalSearch(), n_trials=120, seed=2))
+    values = {trial.arch.genes: trial.values["accuracy_val"] for trial in trials}
+    assert len(values) == 120  # none is trained twice
+    # By definition: the second phase are the neighbours of the first network that are other networks.
+    start = np.array(trials[0].arch.genes)
+    around = one_gene_changed(start, MACRO.choices)
+    assert len(around) == 16
+    keys = {tuple(key) for key in MACRO.canonical(around)} - {tuple(MACRO.canonical(start[None])[0])}
+    phase = [tuple(MACRO.canonical(np.array([t.arch.genes]))[0]) for t in trials[1 : 1 + len(keys)]]
+    assert set(phase) == keys
+    best = max(values, key=values.get)
+    assert best == (2,) * 8  # this landscape has one optimum, and a climb takes at most 8 steps of 16
+
+
+def test_nsga2_finds_the_front_that_random_search_does_not():
+    def front_size(strategy, seed):
+        trials = list(search(MACRO, Weighted(), strategy, n_trials=200, seed=seed, costs=COSTS))
+        points = {(-t.values["accuracy_val"], t.values["flops"]) for t in trials}
+        return sum(tuple(point) in points for point in FRONT)
+
+    rows = np.array(list(itertools.product(range(3), repeat=8)))
+    F = np.stack([-(0.5 + rows @ 1.7 ** np.arange(8) / 1000), COSTS.one("flops", rows)], axis=1)
+    FRONT = [f for f in F if not ((f >= F).all(axis=1) & (f > F).any(axis=1)).any()]
+    ours = sum(front_size(NSGA2(BOTH), seed) for seed in range(3))
+    random = sum(front_size(RandomSearch(planned=200), seed) for seed in range(3))
+    assert ours > 2 * random
+
+
+@pytest.mark.parametrize("kind", ["tpe", "tpe-multivariate", "gp"])
+def test_samplers_of_optuna_learn(kind):
+    n = 20 if kind == "gp" else 60
+    trials = list(search(MACRO, Weighted(), OptunaSampler(kind), n_trials=n, seed=0))
+    values = [trial.values["accuracy_val"] for trial in trials]
+    assert np.mean(values[-8:]) > np.mean(values[:10]) + 0.05
+    assert max(values) > np.quantile(ACCURACIES, 0.99)
+
+
+def test_the_gaussian_process_agrees_with_that_of_scikit_learn():
+    """Without costs the kernel is an RBF of the one-hot genes; both maximise the same marginal likelihood."""
+    feasible = FeasibleSet(MACRO)
+    rows = np.unique(MACRO.canonical(MACRO.sample(60, np.random.default_rng(0))), axis=0)
+    values = 0.9 + rows @ np.linspace(0.001, 0.008, 8) + np.random.default_rng(1).normal(0, 0.002, len(rows))
+    fitted = GaussianProcess().fit(rows, values, feasible=feasible, seed=0)
+    one_hot = (rows[:, :, None] == np.arange(3)).reshape(len(rows), -1) / np.sqrt(8)
+    y = (values - values.mean()) / values.std()
+    kernel = ConstantKernel(1.0, (1e-3, 1e4)) * RBF(1.0, (0.05, 50)) + WhiteKernel(0.05, (1e-5, 10))
+    theirs = GaussianProcessRegressor(kernel, n_restarts_optimizer=3, random_state=0).fit(one_hot, y)
+    new = MACRO.canonical(MACRO.sample(50, np.random.default_rng(5)))
+    mean, std = fitted.predict(new)
+    new_one_hot = (new[:, :, None] == np.arange(3)).reshape(len(new), -1) / np.sqrt(8)
+    # Theirs knows the noise as part of the prediction; the value itself is without it.
+    their_mean, their_std = theirs.predict(new_one_hot, return_std=True)
+    noise = theirs.kernel_.k2.noise_level
+    assert mean == pytest.approx(values.mean() + values.std() * their_mean, abs=0.0005)
+    assert std == pytest.approx(values.std() * np.sqrt(np.maximum(their_std**2 - noise, 0)), abs=0.0005)
+
+
+@pytest.mark.parametrize(("values", "said"), [([0.5, 0.6], "at least 3"), ([0.5, 0.6, np.nan], "finite")])
+def test_too_little_for_a_gaussian_process_is_said(values, said):
+    rows = MACRO.sample(len(values), np.random.default_rng(0))
+    with pytest.raises(InputError, match=said):
+        GaussianProcess().fit(rows, np.array(values), feasible=FeasibleSet(MACRO), seed=0)
+
+
+def test_the_iterated_predictor_needs_fewer_trainings_than_random_search():
+    table = RestrictedSpace(MACRO, np.unique(MACRO.canonical(MACRO.sample(3000, np.random.default_rng(0))), axis=0))
+    costs = DeviceCosts(table, Task(32, 10))
+    best = max(Weighted().evaluate(table.arch(row), epochs=1, seed=0)["accuracy_val"] for row in table.rows)
+    for acquisition in ("ucb", "thompson"):
+        strategy = started(IteratedPredictor(acquisition=acquisition), table, costs)
+        while len(strategy.told) < 50:
+            rows = strategy.ask(5)
+            tell(strategy, rows, [0.5 + row @ 1.7 ** np.arange(8) / 1000 for row in rows])
+        assert max(strategy.told_accuracies()) == best  # of about 2,000, random search would find it once in 40
+        assert len(np.unique(strategy.told_rows(), axis=0)) == 50
+
+
+def test_the_iterated_predictor_chooses_by_its_mean():
+    """One bad network was lucky: the raw best is it, the model knows better."""
+    strategy = started(IteratedPredictor())
+    rows = np.unique(MACRO.canonical(MACRO.sample(60, np.random.default_rng(3))), axis=0)
+    truth = 0.5 + rows @ np.arange(1, 9) / 200
+    lucky = int(np.argsort(truth)[5])
+    seen = truth + np.random.default_rng(0).normal(0, 0.01, len(rows))
+    seen[lucky] = seen.max() + 0.01
+    tell(strategy, rows, seen)
+    assert strategy.told[int(np.argmax(seen))].arch == MACRO.arch(rows[lucky])
+    chosen = MACRO.row(strategy.chosen().arch)
+    assert 0.5 + chosen @ np.arange(1, 9) / 200 >= np.sort(truth)[-5]
+    assert started(RandomSearch()).chosen() is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RegularizedEvolution(population=5, sample=6),
+        lambda: NSGA2((), population=6),
+        lambda: OptunaSampler("cma"),
+        lambda: OptunaSampler("tpe", ()),
+        lambda: IteratedPredictor(batch=0),
+        lambda: IteratedPredictor(acquisition="ei"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make):
+    with pytest.raises(InputError):
+        make()
