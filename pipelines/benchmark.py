@@ -187,7 +187,7 @@ def run_seed(comparison: Comparison, name: str, seed: int) -> SeedRun:
     rows = strategy.told_rows()
     best = _first_best(accuracies)
     (chosen_judged,) = evaluator.judge(evaluator.space.row(chosen.arch)[None])
-    tally = evaluator.restricted.tally
+    proposed = evaluator.restricted.proposed
     return SeedRun(
         name,
         seed,
@@ -197,7 +197,7 @@ def run_seed(comparison: Comparison, name: str, seed: int) -> SeedRun:
         str(chosen.arch),
         float(chosen.values["accuracy_val"]),
         float(chosen_judged),
-        tally.share if tally.drawn else None,
+        proposed.share if proposed.drawn else None,
     )
 
 

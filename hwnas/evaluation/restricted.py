@@ -17,7 +17,7 @@ NEAREST_CHUNK = 16
 
 
 @dataclass
-class Tally:
+class Proposed:
     """How many networks were proposed by operators and optimisers, and how many of them are in the table."""
 
     drawn: int = 0
@@ -36,7 +36,7 @@ class RestrictedSpace(SearchSpace):
     One rule holds for every strategy. What an operator draws outside of the table is drawn again, by the same operator,
     up to 340 times; what is still outside then, and every vector of genes that was not drawn by an operator of the
     space (`repair`), becomes the nearest row of the table: the one that differs in the fewest genes, at equal distance
-    the one that stands first. A child is never the network of its parent. `tally` counts what operators drew and
+    the one that stands first. A child is never the network of its parent. `proposed` counts what operators drew and
     what was repaired.
 
     Attributes:
@@ -45,7 +45,7 @@ class RestrictedSpace(SearchSpace):
 
     inner: SearchSpace
     rows: Population
-    tally: Tally = field(default_factory=Tally)
+    proposed: Proposed = field(default_factory=Proposed)
 
     @property
     def name(self) -> str:
@@ -115,8 +115,8 @@ class RestrictedSpace(SearchSpace):
         places = self.places(drawn).reshape(-1, times)
         good = (places >= 0) & (places != own[left][:, None])
         has, first = good.any(axis=1), good.argmax(axis=1)
-        self.tally.drawn += int(np.where(has, first + 1, times).sum())
-        self.tally.inside += int(has.sum())
+        self.proposed.drawn += int(np.where(has, first + 1, times).sum())
+        self.proposed.inside += int(has.sum())
         children[left[has]] = self.rows[places[has, first[has]]]
         return np.asarray(left[~has])
 
@@ -124,8 +124,8 @@ class RestrictedSpace(SearchSpace):
         rows = self.inner.repair(vectors)
         places = self.places(rows)
         outside = np.flatnonzero(places < 0)
-        self.tally.drawn += len(places)
-        self.tally.inside += len(places) - len(outside)
+        self.proposed.drawn += len(places)
+        self.proposed.inside += len(places) - len(outside)
         if len(outside):
             valid = self.inner.is_valid(rows[outside])
             wanted = vectors[outside].copy()  # of what is no network, repairing may leave nothing to compare

@@ -76,7 +76,7 @@ def test_children_are_other_networks_of_the_table_and_are_as_the_operator_draws_
     observed = np.bincount(places, minlength=300)[frequent]
     assert len(observed) > 3
     assert chisquare(observed, expected[frequent] / expected[frequent].sum() * observed.sum()).pvalue > 1e-4
-    assert restricted.tally.share == pytest.approx((drawn > 0).mean(), rel=0.1)
+    assert restricted.proposed.share == pytest.approx((drawn > 0).mean(), rel=0.1)
 
 
 def test_a_vector_outside_becomes_the_row_that_differs_in_the_fewest_genes(restricted):
@@ -93,7 +93,7 @@ def test_where_no_child_can_be_inside_the_nearest_row_is_taken():
     restricted = RestrictedSpace(SPACE, rows)
     children = restricted.mutate(np.repeat(rows[:1], 20, axis=0), RNG(0), rate=0.0)  # one gene: never two rows
     assert {tuple(child) for child in children} <= {tuple(rows[1]), tuple(rows[2])}
-    assert (restricted.tally.inside, restricted.tally.drawn) == (0, 20 * 340)
+    assert (restricted.proposed.inside, restricted.proposed.drawn) == (0, 20 * 340)
     crossed = restricted.crossover(rows[:1], rows[1:2], RNG(0))
     assert restricted.is_valid(crossed).all()
 
@@ -102,7 +102,7 @@ def test_where_no_child_can_be_inside_the_nearest_row_is_taken():
 def test_of_mutants_of_the_sample_of_cells_six_percent_are_in_it():
     restricted = read_nasbench101(CELLS).evaluator(0).restricted
     restricted.mutate(restricted.sample(2000, RNG(0)), RNG(1))
-    assert 0.045 < restricted.tally.share < 0.075
+    assert 0.045 < restricted.proposed.share < 0.075
 
 
 # --- the evaluator ---
