@@ -144,14 +144,16 @@ def _of_file(path: Path, batches: Sequence[int]) -> tuple[dict[str, Any], Path]:
             f"{path} takes batches of {batch}, so --batch must be {batch}; got {', '.join(map(str, batches))}",
             hint="export it with a dynamic batch",
         )
-    counts = count_file(path)
-    return {
-        "name": str(path),
-        "arch": None,
-        "model_bytes": path.stat().st_size,
-        **asdict(counts),
-        "intensity": counts.intensity,
-    }, path
+    return {"name": str(path), "arch": None, "model_bytes": path.stat().st_size, **_counts_of_file(path)}, path
+
+
+def _counts_of_file(path: Path) -> dict[str, Any]:
+    """None each, with the reason, where sizes inside the file depend on what comes in: it can be timed all the same."""
+    try:
+        counts = count_file(path)
+    except InputError as error:
+        return {**dict.fromkeys(("flops", "params", "bytes", "weight_bytes", "intensity")), "not_counted": str(error)}
+    return {**asdict(counts), "intensity": counts.intensity}
 
 
 def _check_runs(path: Path) -> None:
@@ -217,7 +219,7 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
             Text(f"{row['name']}, {row['task']['resolution']} px"),
             *_latency_cells(row),
             *_counted(row),
-            f"{row['intensity']:.2f}",
+            "" if row["intensity"] is None else f"{row['intensity']:.2f}",
             _mebibytes(row["peak_resident_bytes"]),
             _mebibytes(row["model_bytes"]),
         )
@@ -231,6 +233,9 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
     for row in outcome["networks"]:
         if "published" in row:
             console.print(Text(_published(row), style="dim"), soft_wrap=True)
+    for row in outcome["networks"]:
+        if "not_counted" in row:
+            console.print(Text(f"not counted: {row['not_counted']}", style="dim"), soft_wrap=True)
     if not all(each["latency_steady"] for row in outcome["networks"] for each in row["latencies"]):
         console.print("unsteady: the machine is too disturbed for a number; measure again when less runs beside it")
     device, first = outcome["device"], outcome["networks"][0]["latencies"][0]

@@ -106,3 +106,64 @@ def test_a_file_is_measured_beside_the_reference_of_its_own_task(tmp_path):
     (row,) = profile([str(tmp_path / "m.onnx")], seed=0)["networks"]
     assert row["task"] == {"resolution": 16, "classes": 7, "channels": 1}
     assert row["latency_ms_interval"][0] <= row["latency_ms"] <= row["latency_ms_interval"][1]
+
+
+def test_a_file_that_cannot_be_counted_is_timed_all_the_same(tmp_path):
+    """Its matrix product has as many rows as the image has bright pixels."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Greater", ["x", "half"], ["bright"]),
+            helper.make_node("Compress", ["x", "flat"], ["kept"], axis=1),
+            helper.make_node("Squeeze", ["bright", "first"], ["flat"]),
+            helper.make_node("Unsqueeze", ["kept", "last"], ["column"]),
+            helper.make_node("MatMul", ["column", "w"], ["y"]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "bright", 5])],
+        [
+            onnx.numpy_helper.from_array(np.float32(0.5), "half"),
+            onnx.numpy_helper.from_array(np.array([0]), "first"),
+            onnx.numpy_helper.from_array(np.array([2]), "last"),
+            onnx.numpy_helper.from_array(np.ones((1, 5), np.float32), "w"),
+        ],
+    )
+    graph.node.insert(1, graph.node.pop(2))  # what is read must be made before
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "loose.onnx").write_bytes(made.SerializeToString())
+    (row,) = profile([str(tmp_path / "loose.onnx")], **AT, seed=0)["networks"]
+    assert row["flops"] is None
+    assert "must have sizes that are known" in row["not_counted"]
+    assert row["latency_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"threads": (999,)}, r"--threads must be 1 to \d+, the cores of this machine; got 999"),
+        ({"threads": (0,)}, "--threads must be 1 to"),
+        ({"batches": (0,)}, "--batch must be 1 to 4096, got 0"),
+        ({"provider": "GpuExecutionProvider"}, r"--provider must be one that this ONNX Runtime has \(.*CPU.*got Gpu"),
+    ],
+)
+def test_settings_that_are_not_there_are_refused(asked, says):
+    with pytest.raises(InputError, match=says):
+        profile(["mobilenet-v2"], **AT, seed=0, **asked)
+
+
+def test_several_threads_and_batches_stand_side_by_side(tmp_path):
+    space = get_space("proxyless@8,8x1,16x2s2,32")
+    file = tmp_path / "one.onnx"
+    network = space.layers(space.arch(space.sample(1, np.random.default_rng(0))[0]), TASK)
+    file.write_bytes(build_onnx(network, np.random.default_rng(0), dynamic_batch=True))
+    outcome = profile([str(file)], **AT, seed=0, batches=(1, 16))
+    (row,) = outcome["networks"]
+    assert [(each["threads"], each["batch"]) for each in row["latencies"]] == [(1, 1), (1, 16)]
+    assert row["latency_ms"] == row["latencies"][0]["latency_ms"] < row["latencies"][1]["latency_ms"]
+    assert row["peak_resident_bytes"] is None or row["peak_resident_bytes"] > row["model_bytes"]
+    out = io.StringIO()
+    print_profile(outcome, Console(file=out, width=200))
+    assert "1 thread, batch 16" in out.getvalue()
+    file.write_bytes(build_onnx(network, np.random.default_rng(0)))
+    with pytest.raises(InputError, match="takes batches of 1, so --batch must be 1; got 16"):
+        profile([str(file)], **AT, seed=0, batches=(16,))
