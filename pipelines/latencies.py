@@ -139,7 +139,9 @@ class EstimatedElsewhere(Latencies):
         )
 
     def to_measure(self) -> dict[str, str]:
-        return {"device": str(self.model.device), "command": f"python {MAIN_FILE} --models model.onnx"}
+        threads = self.model.device.threads
+        of_threads = f"--threads {threads} " if threads > 1 else ""  # fewer are another device
+        return {"device": str(self.model.device), "command": f"python {MAIN_FILE} {of_threads}--models model.onnx"}
 
     def _of(self, arch: Arch) -> Latency:
         row = self.space.row(arch)[None]

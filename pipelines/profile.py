@@ -239,7 +239,9 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
     if not all(each["latency_steady"] for row in outcome["networks"] for each in row["latencies"]):
         console.print("unsteady: the machine is too disturbed for a number; measure again when less runs beside it")
     device, first = outcome["device"], outcome["networks"][0]["latencies"][0]
-    on = f"on {device['cpu']}, {_setting(first)}, {device['provider']} of ONNX Runtime {device['onnxruntime']}"
+    several = len(outcome["networks"][0]["latencies"]) > 1
+    setting = f"{_setting(first)} unless said" if several else _setting(first)
+    on = f"on {device['cpu']}, {setting}, {device['provider']} of ONNX Runtime {device['onnxruntime']}"
     console.print(Text(on, style="dim"))
 
 

@@ -187,13 +187,14 @@ def measured_record(low, high, *, steady=True):
         (measured_record(2.0, 3.0), True, "latency_ms is at most 3 with 95 % confidence; wall clock, p90: 5 ms"),
         (measured_record(2.9, 3.1), False, "target of 3 ms is missed: latency_ms may be 2.9 to 3.1"),
         (measured_record(3.1, 3.2), False, "target of 3 ms is missed: latency_ms is at least 3.1"),
-        (measured_record(1.0, 2.0, steady=False), False, "no statement about 3 ms: the machine was too disturbed"),
-        (measured_record(1.0, 2.0) | {"latency_ms": None}, False, "not measured on the device it is for"),
+        (measured_record(1.0, 2.0, steady=False), None, "no statement about 3 ms: the machine was too disturbed"),
+        (measured_record(1.0, 2.0) | {"latency_ms": None}, None, "not measured on the device it is for"),
     ],
 )
 def test_a_certificate_says_what_was_measured_and_no_more(record, met, says):
     made = certificate(record, [Limit.parse("latency_ms<=3"), Limit.parse("params<=1"), Limit.parse("latency_ms>=0")])
-    assert (made["met"], made["target_ms"]) == (met, 3.0)
+    assert made["met"] is met
+    assert made["target_ms"] == 3.0
     assert says in made["statement"]
 
 
