@@ -11,6 +11,8 @@ from pathlib import Path
 
 import onnxruntime
 
+PROTOCOL = 2  # of measuring: numbers of another are never mixed with these
+
 
 @dataclass(frozen=True)
 class Device:
@@ -38,11 +40,14 @@ class Device:
     @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits, equal for equal devices."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps({**asdict(self), "protocol": PROTOCOL}, sort_keys=True).encode()).hexdigest()[
+            :12
+        ]
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{self.cpu} ({self.cores} cores, {threads}), ONNX Runtime {self.onnxruntime}, {self.system}"
+        of = "" if self.provider == "CPUExecutionProvider" else f", {self.provider}"
+        return f"{self.cpu} ({self.cores} cores, {threads}{of}), ONNX Runtime {self.onnxruntime}, {self.system}"
 
 
 def _cpu_model() -> str:

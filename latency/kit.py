@@ -34,6 +34,7 @@ from .model import LatencyModel
 from .modelling import calibration_of, fit_latency_model, plan_latency_model
 from .onnx_graph import write_atomically
 from .reference import reference_model
+from .rounds import LEAST_VISITS
 
 LEAST_PYTHON = (3, 10)
 PERIOD = 1024  # after so many values a weight begins anew, so that networks of random weights can be packed
@@ -52,7 +53,7 @@ Let the machine be idle, and plugged in, while it runs: {runs:,} runs of network
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+LogRatio = Annotated[float, Field(allow_inf_nan=False, gt=-12, lt=12)]  # no network takes a 160,000th of another's time
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -63,7 +64,7 @@ class _Told(BaseModel):
 
 
 class _Visits(_Told):
-    visits: Count
+    visits: Annotated[int, Field(ge=LEAST_VISITS)]
     rounds: Count
 
 
@@ -113,7 +114,7 @@ class KitResult(_Told):
     kit: KitPlan
     reference_ms: Positive
     reference_visits_ms: list[Positive]
-    log_ratios: dict[str, list[Finite]]
+    log_ratios: dict[str, list[LogRatio]]
     digest: str
 
 

@@ -81,6 +81,7 @@ class Kit:
         try:
             self.plan: dict[str, Any] = json.loads((folder / KIT_FILE).read_text(encoding="utf-8"))
             kind, version = self.plan["format"], self.plan["version"]
+            self.plan["files"], self.plan["groups"], self.plan["seed"]
         except (ValueError, KeyError, TypeError) as error:
             raise KitError(f"{folder / KIT_FILE} is damaged ({error!r}): copy the kit again") from None
         if (kind, version) != (KIT, VERSION):
@@ -127,10 +128,14 @@ def check_runs(model: bytes | Path, name: str) -> None:
         inputs = session.get_inputs()
         came = ", ".join(f"{spec.name}: {spec.type} {spec.shape}" for spec in inputs) or "none"
         is_image = len(inputs) == 1 and inputs[0].type == "tensor(float)" and len(inputs[0].shape) > 0
+        if is_image and isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] != 1:
+            raise KitError(f"{name} must take one image at a time, but takes batches of {inputs[0].shape[0]}")
         if is_image and all(isinstance(size, int) for size in inputs[0].shape[1:]):
             shape = [size if isinstance(size, int) else 1 for size in inputs[0].shape]
             session.run(None, {inputs[0].name: np.zeros(shape, dtype=np.float32)})
             return
+    except KitError:
+        raise
     except Exception as error:  # ONNX Runtime's errors have no common parent but this
         reason = " ".join(str(error).split())
         raise KitError(f"{name} must be a model that ONNX Runtime {onnxruntime.__version__} runs: {reason}") from None

@@ -18,10 +18,11 @@ from spaces import InputError, Population, SearchSpace, Task
 from spaces.additive import AdditiveCost
 from spaces.tally import ROWS_AT_ONCE, Tally, TallyOneByOne
 
-from .device import Device
+from .device import PROTOCOL, Device
 from .measuring import Group, LogRatios, MeasuringPlan, measure_plan, network_name
 from .prices import LayerPrices, fit_prices, learned_prices, most_telling
 from .rounds import ROUNDS_A_VISIT
+from .runtime import BETWEEN_PROCESSES
 
 LEARNED_NETWORKS = 30
 LEAST_NETWORKS = 6  # below, no error can be stated
@@ -61,7 +62,7 @@ class LatencyModel(ABC):
     def interval_ms(self, population: Population) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper end of the 95 % interval of each estimate, (n,) each."""
         estimate = self.estimate_ms(population)
-        return estimate * (1 - self.relative_error), estimate * (1 + self.relative_error)
+        return estimate * max(1 - self.relative_error, 0.0), estimate * (1 + self.relative_error)
 
     @property
     def walks_records(self) -> bool:
@@ -73,6 +74,7 @@ class LatencyModel(ABC):
         names = ("space", "reference_ms", "relative_error", "calibration")
         return {
             **{name: getattr(self, name) for name in names},
+            "protocol": PROTOCOL,
             "device": asdict(self.device),
             "task": asdict(self.task),
         }
@@ -85,6 +87,7 @@ def stored_fields(stored: Mapping[str, Any], *, space: str, task: Task, device: 
         InputError: if they are of another device, space or task than the ones given.
     """
     for what, theirs, ours in (
+        ("protocol", stored.get("protocol", 1), PROTOCOL),
         ("device", Device(**stored["device"]), device),
         ("space", stored["space"], space),
         ("task", Task(**stored["task"]), task),
@@ -133,7 +136,9 @@ class LearnedLatency(LatencyModel):
         """Wider for networks that are unlike the measured ones."""
         parts = [self.prices.interval(counts, self.tally.forms) for counts in self._counted(population)]
         low, high = np.concatenate([np.zeros((2, 0)), *map(np.array, parts)], axis=1)
-        return low, high
+        # Prices were learned in one process; what is asked of them will be measured in others.
+        middle, half = np.sqrt(low * high), np.hypot(np.log(high / low) / 2, BETWEEN_PROCESSES)
+        return middle * np.exp(-half), middle * np.exp(half)
 
     def _counted(self, population: Population) -> Iterator[NDArray[np.float64]]:
         return (self.tally(population[i : i + ROWS_AT_ONCE]) for i in range(0, len(population), ROWS_AT_ONCE))
@@ -203,7 +208,8 @@ def learn_latency(
     prices = fit_prices(tally(rows), tally.forms, measured_ms)
     left_out_ms = measured_ms * (1 - prices.left_out)
     pairs = tuple(zip(measured_ms.tolist(), left_out_ms.tolist(), strict=True))
-    return LearnedLatency(device, space.name, task, reference_ms, prices.relative_error, pairs, rows, prices, tally)
+    error = float(np.hypot(prices.relative_error, BETWEEN_PROCESSES))
+    return LearnedLatency(device, space.name, task, reference_ms, error, pairs, rows, prices, tally)
 
 
 def measure_learned(

@@ -82,7 +82,13 @@ def open_session(model: bytes | Path, setting: Setting = DEFAULT_SETTING) -> Any
     if setting.provider != CPU_PROVIDER:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     source = str(model) if isinstance(model, Path) else model
-    session = onnxruntime.InferenceSession(source, options, providers=[setting.provider])
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=[setting.provider])
+    except Exception as error:  # ONNX Runtime's errors have no common parent but this
+        if setting.provider == CPU_PROVIDER:
+            raise
+        reason = " ".join(str(error).split())
+        raise ProviderError(f"{setting.provider} must run the whole network, but does not: {reason}") from None
     session.disable_fallback()
     if session.get_providers()[0] != setting.provider:
         raise ProviderError(f"{setting.provider} must run the network, but {session.get_providers()[0]} would")
@@ -176,6 +182,8 @@ def run_rounds(
                     f"the machine is too disturbed to measure: its speed changed within {repeated} of "
                     f"{repeated + len(made)} visits by more than {SLOW_ROUND - 1:.0%}; measure when less runs beside it"
                 )
+            if budget_s is not None and len(made) >= LEAST_VISITS and time.monotonic() - started > budget_s:
+                break
             continue
         made.append(visit)
         if len(made) >= visits:

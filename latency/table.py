@@ -25,13 +25,13 @@ from spaces.layers import NetworkBuilder
 
 from .device import Device
 from .measuring import Group, LogRatios, MeasuringPlan, measure_plan, network_name
-from .model import LatencyModel, stored_fields
+from .model import LatencyModel, check_enough, stored_fields
 from .rounds import ROUNDS_A_VISIT
 from .runtime import BETWEEN_PROCESSES
 
 CONTEXT_CHANNELS = 8
 BLOCK_VISITS, BLOCK_ROUNDS = 6, 5
-CALIBRATION_NETWORKS, CALIBRATION_DRAWN, CALIBRATION_VISITS = 24, 500, 10
+CALIBRATION_NETWORKS, CALIBRATION_DRAWN, CALIBRATION_VISITS = 24, 500, 6
 PROCESS_DEVIATION = BETWEEN_PROCESSES / 1.96  # the standard deviation of what makes half an interval
 BLOCK_SPREAD = 0.1  # standard deviation of a block's own deviation; 0.1 to 0.4 give about the same errors
 
@@ -126,6 +126,7 @@ def table_plan(space: SearchSpace, task: Task, calibration: Population) -> Measu
     """
     if not isinstance(space, ChainSpace):
         raise InputError(f"block tables are for chains of blocks, and {space.name} is none")
+    check_enough(space, calibration)
     blocks, contexts = _timed_blocks(space.fragments(task))
     timed = tuple(dict.fromkeys([*blocks.values(), *contexts.values()]))
     share = 0.5 / len(calibration)

@@ -428,7 +428,8 @@ def _latency(model: dict[str, Any]) -> str:
     from .latencies import is_measured, known_interval, known_ms
 
     low, high = known_interval(model)
-    text = f"{known_ms(model):.3g} ms (95 %: {low:.3g} to {high:.3g})"
+    number = "unsteady" if model["latency_steady"] is False else f"{known_ms(model):.3g} ms"
+    text = f"{number} (95 %: {low:.3g} to {high:.3g})"
     return text if is_measured(model) else f"{text}, estimated"
 
 

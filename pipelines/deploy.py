@@ -167,9 +167,9 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
 
 LATENCY_MEANS = (
     "one image under ONNX Runtime on the device named here, all graph optimisations, caches flushed before every run; "
-    "CPU time of one thread (wall clock where the device has more), as ratio to a reference network of the same rounds, "
-    "times the milliseconds that are stored for the reference on this device; while the machine is busier than then, "
-    "the wall clock says more"
+    "CPU time of one thread (wall clock where the device has more), as ratio to a reference network in the same "
+    "rounds, times the milliseconds that are stored for the reference on this device; while the machine is busier than "
+    "then, the wall clock says more"
 )
 
 
@@ -254,5 +254,8 @@ def measure_file(path: Path, task: Task, reference_ms: float | None = None) -> t
 
 def versions() -> dict[str, str]:
     """Of this project and the libraries that results depend on."""
-    names = ("hwnas", "torch", "torchvision", "onnx", "onnxruntime", "optuna", "numpy")
-    return {name: importlib.metadata.version(name) for name in names}
+    names = ("hwnas", "torch", "torchvision", "onnx", "optuna", "numpy")
+    import onnxruntime
+
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {**found, "onnxruntime": onnxruntime.__version__}  # whichever of its distributions is installed

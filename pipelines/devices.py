@@ -74,6 +74,8 @@ def measure_device(
     Args:
         out: by default a file under $HWNAS_HOME/tables, named for space, task and device.
     """
+    if seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {seed}")
     opened, device = get_space(space, task), Device.here()
     if out is None:
         name = f"{opened.name}-{task.resolution}px-{task.channels}-{task.classes}-{device.fingerprint}"
@@ -125,7 +127,11 @@ def _check_out(out: Path) -> None:
 
 
 def _write(out: Path, model: LatencyModel, origin: str) -> dict[str, Any]:
-    write_atomically(out, json.dumps({**json.loads(model.to_json()), "origin": origin}, indent=1).encode())
+    try:
+        text = json.dumps({**json.loads(model.to_json()), "origin": origin}, indent=1, allow_nan=False)
+    except ValueError:
+        raise InputError("what was measured gives no latency model: not all its numbers are finite") from None
+    write_atomically(out, text.encode())
     return show_file(out)
 
 

@@ -149,7 +149,7 @@ class EstimatedElsewhere(Latencies):
         ms, interval = float(self.model.estimate_ms(row)[0]), (float(low), float(high))
         record = {
             **dict.fromkeys(("latency_ms", "latency_ms_interval", "latency_warm_ms")),
-            **dict.fromkeys(("latency_wall_p50_ms", "latency_wall_p90_ms")),
+            **dict.fromkeys(("latency_wall_p50_ms", "latency_wall_p90_ms", "latency_steady")),
             "latency_ms_estimated": ms,
             "latency_ms_estimated_interval": list(interval),
             "latency_of": "the latency table of the device, not measured",
@@ -240,7 +240,28 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
             hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}; "
             f"or by a kit for another device: {remake_command(path, FROM_KIT, named or space.name, task)}",
         )
-    return path.read_text()
+    text = path.read_text()
+    try:
+        model = read_latency_model(text, space=space, task=task, device=device)
+        check_estimates(model, space)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"{path} must be a latency table, but is damaged: {error!r}",
+            hint=f"make a new one: {remake_command(path, origin, space.name, task)}",
+        ) from None
+    return text
+
+
+def check_estimates(model: LatencyModel, space: SearchSpace) -> None:
+    """Make sure that a model says of networks what a latency can be.
+
+    Raises:
+        ValueError: if an estimate or an end of its interval is no time.
+    """
+    rows = space.sample(64, np.random.default_rng(0))
+    values = np.stack([model.estimate_ms(rows), *model.interval_ms(rows)])
+    if not np.isfinite(values).all() or (values[[0, 2]] <= 0).any() or (values < 0).any():
+        raise ValueError("networks must take a time above 0, and some of its estimates say otherwise")
 
 
 def read_stored_table(path: Path) -> dict[str, Any]:
@@ -256,8 +277,8 @@ def read_stored_table(path: Path) -> dict[str, Any]:
         values = np.ravel(stored["variances"]) if stored.get("kind") == "learned" else np.ravel(stored["table_ms"])
         if not np.isfinite(np.array([*numbers, *values], dtype=float)).all() or min(numbers[:2]) <= 0:
             raise ValueError("a number is not finite or not positive")
-        if not stored["calibration"]:
-            raise ValueError("it has no calibration")
+        if np.shape(stored["calibration"])[1:] != (2,):
+            raise ValueError("its calibration must be pairs")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path} must be a latency table, but is damaged or something else: {error!r}",

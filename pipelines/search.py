@@ -614,6 +614,7 @@ SUMMARY = (
     "accuracy_val",
     "latency_ms",
     "latency_ms_interval",
+    "latency_steady",
     "latency_ms_estimated",
     "latency_ms_estimated_interval",
     "device",

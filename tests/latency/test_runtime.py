@@ -205,3 +205,11 @@ def test_quantiles_of_student_are_those_of_scipy():
     degrees = np.arange(1, len(runtime.STUDENT_T) + 1)
     np.testing.assert_allclose(runtime.STUDENT_T, stats.t.ppf(0.975, degrees), rtol=1e-4)
     assert len(runtime.STUDENT_T) == runtime.MOST_VISITS - 1
+
+
+@pytest.mark.skipif(
+    "AzureExecutionProvider" not in rounds.onnxruntime.get_available_providers(), reason="this build has no other"
+)
+def test_a_provider_that_would_leave_a_part_to_another_is_an_error():
+    with pytest.raises(rounds.ProviderError, match="AzureExecutionProvider must run the whole network, but does not"):
+        rounds.open_session(small_model(), rounds.Setting(provider="AzureExecutionProvider"))

@@ -49,7 +49,7 @@ def test_blocks_in_context_sum_to_the_network_where_times_are_additive(additive_
     space, task, rng = get_space(name), Task(16, 10), np.random.default_rng(0)
     reference = build_onnx(space.layers(space.arch([0] * len(space.choices)), task), rng)
     reference_ms = OVERHEAD_MS + MS_PER_FLOP * flops_of(reference)
-    fitted = measure_table(space, task, DEVICE, reference, reference_ms, calibration=space.sample(5, rng), rng=rng)
+    fitted = measure_table(space, task, DEVICE, reference, reference_ms, calibration=space.sample(8, rng), rng=rng)
     population = space.sample(50, rng)
     truth = OVERHEAD_MS + MS_PER_FLOP * PopulationCosts(space, task).of(population)["flops"]
     np.testing.assert_allclose(fitted.estimate_ms(population), truth, rtol=1e-6)

@@ -103,6 +103,7 @@ def make_run(
             "accuracy_val_search": trial.values["accuracy_val"],
             "latency_ms": ms,
             "latency_ms_interval": [0.985 * ms, 1.02 * ms],
+            "latency_steady": True,
             "latency_warm_ms": 0.7 * ms,
             "latency_wall_p50_ms": 1.05 * ms,
             "latency_wall_p90_ms": 1.2 * ms,
