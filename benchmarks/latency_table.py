@@ -3,8 +3,8 @@
     uv run python benchmarks/latency_table.py --resolution 96
     uv run python benchmarks/latency_table.py --resolution 224 --busy 1
 
-A table is measured in one process; other networks, from the whole range of multiply-adds, are measured in another by
-the protocol of latency/runtime.py. Printed: the errors, how often the table's own interval holds what was measured, the
+A table is measured as a search does it; other networks, from the whole range of multiply-adds, are measured in other
+processes, five in each, by the protocol of latency/runtime.py. Printed: the errors, how often the table's own interval holds what was measured, the
 same for multiply-adds scaled by the very networks that calibrate the table, how long the table took, and how fast it
 estimates.
 """
@@ -21,22 +21,12 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from hwnas.study import write_csv
-from latency import Device, LatencyModel, measure_table
-from latency.reference import reference_model, stored_reference_ms
-from latency.table import calibration_rows
-from spaces import Population, SearchSpace, Task, get_space
+from latency import Device, calibration_of
+from pipelines.latencies import measure_model
+from spaces import Task, get_space
 
 RESULTS = Path(__file__).with_name("results")
 MILLION = 1_000_000
-
-
-def build(space: SearchSpace, task: Task, calibration: Population, seed: int) -> tuple[LatencyModel, float]:
-    """The table, and the seconds that it took."""
-    rng, device = np.random.default_rng([2, seed]), Device.here()
-    reference_ms = stored_reference_ms(task, device, rng)
-    started = time.monotonic()
-    table = measure_table(space, task, device, reference_model(task), reference_ms, calibration=calibration, rng=rng)
-    return table, time.monotonic() - started
 
 
 def errors(name: str, estimated: NDArray[np.float64], measured: NDArray[np.float64]) -> str:
@@ -59,13 +49,16 @@ def main() -> None:
     asked = parser.parse_args()
     space, task = get_space(asked.space), Task(asked.resolution, asked.classes, asked.channels)
     rng = np.random.default_rng([3, asked.seed])
-    calibration = calibration_rows(space, task, rng)
+    calibration = calibration_of(space, task, np.random.default_rng([asked.seed, 1, 1]))  # as measure_model draws it
     rows = wide_sample(space, task, asked.networks + len(calibration), rng)
     keys, known = space.canonical(rows), space.canonical(calibration)
     rows = rows[~(keys[:, None] == known).all(axis=2).any(axis=1)][: asked.networks]
     with busy(asked.busy):
-        table, seconds = in_new_process(build, space, task, calibration, asked.seed)
-        timings = in_new_process(measure_rows, space, task, rows, asked.seed)
+        started = time.monotonic()
+        table = measure_model(space, task, Device.here(), seed=asked.seed)
+        seconds = time.monotonic() - started
+        pieces = np.array_split(rows, len(rows) // 5)
+        timings = [t for i, piece in enumerate(pieces) for t in in_new_process(measure_rows, space, task, piece, i)]
     measured = np.array([timing.latency_ms for timing in timings])
     estimated = table.estimate_ms(rows)
     low, high = table.interval_ms(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from spaces import Network, Population, Task
 from .onnx_graph import build_onnx
 from .rounds import run_rounds
 
+PIECE = 6  # networks that one process measures alone
 LogRatios = Mapping[
     str, NDArray[np.float64]
 ]  # by `network_name`: (visits,) logarithms of the time over the reference's
@@ -52,6 +53,13 @@ class MeasuringPlan:
     task: Task
     calibration: Population
     groups: tuple[Group, ...]
+
+    def parts(self) -> list[MeasuringPlan]:
+        """The same in pieces, each for a process of its own: networks together stay so, six are measured alone."""
+        together = [(group,) for group in self.groups if len(group.networks) > 1]
+        alone = [group for group in self.groups if len(group.networks) == 1]
+        pieces = [tuple(alone[i : i + PIECE]) for i in range(0, len(alone), PIECE)]
+        return [replace(self, groups=groups) for groups in (*together, *pieces)]
 
     def models(self, group: Group, rng: np.random.Generator) -> dict[str, bytes]:
         """ONNX models by name, with random weights; one that reads the image normalises it, as deployed ones do."""
