@@ -4,9 +4,9 @@
     uv run python benchmarks/latency_table.py --resolution 224 --busy 1
 
 A table is measured as a search does it; other networks, from the whole range of multiply-adds, are measured in other
-processes, five in each, by the protocol of latency/runtime.py. Printed: the errors, how often the table's own interval holds what was measured, the
-same for multiply-adds scaled by the very networks that calibrate the table, how long the table took, and how fast it
-estimates.
+processes, five in each, by the protocol of latency/runtime.py. Printed: the errors, how often the table's own
+interval holds what was measured, the same for multiply-adds scaled by the very networks that calibrate the table, how
+long the table took, and how fast it estimates.
 """
 
 from __future__ import annotations
