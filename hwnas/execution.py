@@ -75,8 +75,9 @@ class WorkerPool(cf.Executor):
 
         Without it a process that ends waits for its running tasks, even after `shutdown(wait=False)`.
         """
+        self.shutdown(wait=False, cancel_futures=True)  # first: a keeper whose worker dies takes the next task
         self._stop.send_bytes(b"stop")
-        self.shutdown(cancel_futures=True)
+        self.shutdown()
 
     def _keep(self) -> None:
         """One thread a worker: hands it tasks, and replaces it when it dies."""
