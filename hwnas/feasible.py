@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency import DeviceCosts
+from latency.counts import COUNTED
 from spaces import InputError, Population, SearchSpace
 from spaces.additive import AdditiveSampler, Interval, extremes
 from spaces.chain import ChainSpace
@@ -55,6 +56,21 @@ class FeasibleSet:
             low, high = self.costs.interval(limit.name, population[rows])
             met[rows] = limit.holds(high if limit.op == "<=" else low)
         return met
+
+    def cost(self, name: str, population: Population) -> NDArray[np.float64]:
+        """(n, genes) -> (n,): a cost that is known before training, latency as it is estimated.
+
+        Raises:
+            InputError: if it is not known.
+        """
+        if self.costs is None:
+            raise InputError(f"the cost {name} needs a task and, for latency, a device; none were given")
+        if name in ("latency_ms", "latency_ms_estimated"):
+            low, high = self.costs.interval("latency_ms", population)
+            return (low + high) / 2
+        if name not in COUNTED:
+            raise InputError(f"{name} is not known before training", hint=f"known are {', '.join(COUNTED)}, latency_ms")
+        return self.costs.one(name, population)
 
     def violation(self, population: Population) -> NDArray[np.float64]:
         """(n, genes) -> (n,): the sum of the relative violations of all limits, 0 where all hold."""

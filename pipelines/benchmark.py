@@ -115,7 +115,7 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
     "neural-predictor": lambda c: NeuralPredictor(
         n_random=min(ONE_SHOT_RANDOM, math.ceil(c.trials / 2)), n_chosen=c.trials, n_candidates=100_000, J=None
     ),
-    "iterated": lambda c: IteratedPredictor(),
+    "iterated": lambda c: IteratedPredictor(c.objectives),
     "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
 }
 
