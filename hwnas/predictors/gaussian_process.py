@@ -16,6 +16,7 @@ from .features import Features
 
 Floats = NDArray[np.float64]
 JITTER = 1e-6
+LEAST_AMPLITUDE = 1e-12  # that of equal targets would be 0
 PREDICTED_AT_ONCE = 4096
 # Normal priors of log lengths and of the log variance of the noise, as mean and precision: with few values the
 # likelihood alone would take noise for structure.
@@ -86,7 +87,9 @@ class FittedProcess:
         K = _kernel(distances, theta)[0] + (math.exp(theta[-1]) + JITTER) * np.eye(len(targets))
         factor = np.asarray(np.linalg.cholesky(K), dtype=np.float64)
         weights = np.asarray(cho_solve((factor, True), targets))
-        return cls(scaling, X, theta, targets, factor, weights, float(targets @ weights) / len(targets))
+        return cls(
+            scaling, X, theta, targets, factor, weights, max(float(targets @ weights) / len(targets), LEAST_AMPLITUDE)
+        )
 
     def predict(self, features: Features) -> tuple[Floats, Floats]:
         """Mean (n,) and std (n,) of the true value; the noise of a new one is not in std."""
@@ -128,7 +131,7 @@ def _loss(theta: Floats, distances: list[Floats], y: Floats) -> tuple[float, Flo
     (signal, slope), noise = _kernel(distances, theta), math.exp(theta[-1])
     factor = cho_factor(signal + (noise + JITTER) * np.eye(n), lower=True, check_finite=False)
     weights = cho_solve(factor, y, check_finite=False)
-    amplitude = float(y @ weights) / n
+    amplitude = max(float(y @ weights) / n, LEAST_AMPLITUDE)
     inverse = cho_solve(factor, np.eye(n), check_finite=False)
     inner = inverse - np.outer(weights, weights) / amplitude
     slopes = [
