@@ -162,6 +162,7 @@ class SeedRun:
         judged: (trials,) of the network that was the most accurate one so far, by what judges.
         chosen: the text of the network that the strategy chose at the end, and what it saw and what judges of it.
         inside: the share of what operators drew that was in the table; None where they drew nothing.
+        to_best: how many were trained when the network that the whole table says is the best was; None if it was not.
     """
 
     strategy: str
@@ -173,6 +174,7 @@ class SeedRun:
     chosen_accuracy: float
     chosen_judged: float
     inside: float | None
+    to_best: int | None
 
 
 def run_seed(comparison: Comparison, name: str, seed: int) -> SeedRun:
@@ -188,17 +190,24 @@ def run_seed(comparison: Comparison, name: str, seed: int) -> SeedRun:
     best = _first_best(accuracies)
     (chosen_judged,) = evaluator.judge(evaluator.space.row(chosen.arch)[None])
     proposed = evaluator.restricted.proposed
+    yardstick = Yardstick(comparison, benchmark, evaluator)
     return SeedRun(
         name,
         seed,
         accuracies.tolist(),
-        Yardstick(comparison, benchmark, evaluator).curve(trials).tolist(),
+        yardstick.curve(trials).tolist(),
         evaluator.judge(rows[best]).tolist(),
         str(chosen.arch),
         float(chosen.values["accuracy_val"]),
         float(chosen_judged),
         proposed.share if proposed.drawn else None,
+        _first_at(accuracies, yardstick.best_accuracy),
     )
+
+
+def _first_at(accuracies: Floats, wanted: float) -> int | None:
+    found = np.flatnonzero(accuracies >= wanted)
+    return int(found[0]) + 1 if len(found) else None
 
 
 def look_up(
@@ -238,6 +247,11 @@ class Yardstick:
             return np.maximum.accumulate([trial.values["accuracy_val"] for trial in trials])
         F = minimised([trial.values for trial in trials], self.comparison.objectives)
         return self._hypervolumes(F) if self.comparison.aim == "hypervolume" else self._front_shares(F)
+
+    @property
+    def best_accuracy(self) -> float:
+        table = self.benchmark.table
+        return float(table.read(self.evaluator.accuracy, np.arange(len(table.rows))).max())
 
     def _hypervolumes(self, F: Floats) -> Floats:
         reference = self._reference
@@ -384,9 +398,18 @@ def summary(comparison: Comparison, benchmark: TabularBenchmark, runs: Sequence[
                 "judged_low": judged["low"][0],
                 "judged_high": judged["high"][0],
                 "share_inside": float(np.mean(shares)) if shares else None,
+                "found_best": sum(run.to_best is not None for run in own),
+                "to_best_median": _quantile([run.to_best for run in own], 0.5),
+                "to_best_worst": _quantile([run.to_best for run in own], 1.0),
             }
         )
     return {"table": benchmark.name, "networks": len(benchmark.table.rows), "curves": curves, "chosen": chosen}
+
+
+def _quantile(numbers: Sequence[int | None], q: float) -> float | None:
+    """Of how many were trained; None where that many searches did not get there."""
+    found = float(np.quantile([math.inf if n is None else n for n in numbers], q, method="higher"))
+    return found if math.isfinite(found) else None
 
 
 def _with_interval(values: Floats) -> dict[str, list[Any]]:
@@ -455,9 +478,16 @@ def print_comparison(outcome: Mapping[str, Any]) -> None:
     for row in outcome["chosen"]:
         reach = "" if row["judged_low"] is None else f" (95 %: {row['judged_low']:.4f} to {row['judged_high']:.4f})"
         inside = "" if row["share_inside"] is None else f"; {row['share_inside']:.1%} of what was drawn is in the table"
-        print(f"{row['strategy']:<26}{row['judged']:.4f}{reach}{inside}")
+        print(f"{row['strategy']:<26}{row['judged']:.4f}{reach}{inside}; {_to_best(row)}")
 
 
 def _cell(curve: Mapping[str, Any], place: int) -> str:
     reach = "" if curve["low"][place] is None else f" +- {curve['high'][place] - curve['mean'][place]:.4f}"
     return f"{curve['mean'][place]:.4f}{reach}"
+
+
+def _to_best(row: Mapping[str, Any]) -> str:
+    if not row["found_best"]:
+        return "none found the best network of the table"
+    median, worst = (f"{n:.0f}" if n else "more" for n in (row["to_best_median"], row["to_best_worst"]))
+    return f"{row['found_best']} of {row['seeds']} found the best network, after {median} trained, the last {worst}"

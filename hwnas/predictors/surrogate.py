@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from spaces import Population
 
 Floats = NDArray[np.float64]
+DESCRIBED_AT_ONCE = 16_384
 LEAST = 3  # networks of which a surrogate is fitted
 FAR = 4.0  # interquartile ranges below the median: what is worse counts as this bad
 ABOVE = 2.0  # interquartile ranges above the best: where the warped scale ends
@@ -101,7 +103,7 @@ class FittedGaussianProcess(FittedSurrogate):
     process: FittedProcess
 
     def predict(self, population: Population) -> tuple[Floats, Floats]:
-        return self.warp.back(*self.process.predict(describe(self.feasible, population)))
+        return in_chunks(population, lambda rows: self.warp.back(*self.process.predict(describe(self.feasible, rows))))
 
 
 @dataclass(frozen=True)
@@ -144,11 +146,22 @@ class FittedProcessAndTrees(FittedSurrogate):
     weight: float
 
     def predict(self, population: Population) -> tuple[Floats, Floats]:
-        features = describe(self.feasible, population)
+        return in_chunks(population, self._predict)
+
+    def _predict(self, rows: Population) -> tuple[Floats, Floats]:
+        features = describe(self.feasible, rows)
         mean, std = self.process.predict(features)
-        if self.weight < 1 and len(population):
-            mean = self.weight * mean + (1 - self.weight) * self.forest.predict(tree_table(features))
-        return self.warp.back(mean, std)
+        of_trees = self.forest.predict(tree_table(features))
+        return self.warp.back(self.weight * mean + (1 - self.weight) * of_trees, std)
+
+
+def in_chunks(population: Population, predict: Callable[[Population], tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """Mean and std of all rows, some at a time, so that a million of them need no more memory than a few thousand."""
+    mean, std = np.empty(len(population)), np.empty(len(population))
+    for start in range(0, len(population), DESCRIBED_AT_ONCE):
+        rows = slice(start, start + DESCRIBED_AT_ONCE)
+        mean[rows], std[rows] = predict(population[rows])
+    return mean, std
 
 
 def checked_values(values: Floats) -> Floats:

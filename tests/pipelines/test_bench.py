@@ -16,7 +16,7 @@ from hwnas.evaluation import TabularBenchmark, TabularEvaluator
 from hwnas.evaluation.table import Table
 from latency import DeviceCosts
 from pipelines import benchmark as bench
-from pipelines.benchmark import STRATEGIES, Comparison, Yardstick, compare, look_up, open_table, run_seed
+from pipelines.benchmark import STRATEGIES, Comparison, Yardstick, compare, look_up, open_table, run_seed, summary
 from pipelines.cli import app
 from pipelines.progress import Listener
 from spaces import InputError, get_space
@@ -132,6 +132,20 @@ def test_the_course_is_that_of_a_search(described, name):
 
 
 # --- curves ---
+
+
+def test_how_many_were_trained_when_the_best_was_found(described):
+    comparison = Comparison(described, trials=150)
+    benchmark = comparison.check()
+    best = benchmark.table.read("val", np.arange(len(benchmark.table.rows))).max()
+    runs = [run_seed(comparison, "random", seed) for seed in range(6)]
+    for run in runs:
+        first = next((k for k, accuracy in enumerate(run.accuracies) if accuracy == best), None)
+        assert run.to_best == (None if first is None else first + 1)
+    (row,) = summary(comparison, benchmark, runs)["chosen"]
+    found = sorted(run.to_best or np.inf for run in runs)
+    assert row["found_best"] == sum(np.isfinite(found))
+    assert (row["to_best_median"] or np.inf, row["to_best_worst"] or np.inf) == (found[3], found[5])
 
 
 def test_curves_are_what_their_definitions_say(described):
