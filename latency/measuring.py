@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from spaces import Network, Population, Task
 
 from .onnx_graph import build_onnx
-from .rounds import run_rounds
+from .rounds import in_new_process, pieces, run_rounds
 
-PIECE = 6  # networks that one process measures alone
+PLAN_VISITS, LEAST_PLAN_VISITS = 8, 2
 LogRatios = Mapping[
     str, NDArray[np.float64]
 ]  # by `network_name`: (visits,) logarithms of the time over the reference's
@@ -26,14 +27,11 @@ class Group:
     """Networks that run in the same rounds, beside the reference network.
 
     Attributes:
-        visits, rounds: how often each is loaded, and runs each time.
-        share: of a budget that this group may use.
+        rounds: of each visit.
     """
 
     networks: tuple[Network, ...]
-    visits: int
     rounds: int
-    share: float
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,13 +52,6 @@ class MeasuringPlan:
     calibration: Population
     groups: tuple[Group, ...]
 
-    def parts(self) -> list[MeasuringPlan]:
-        """The same in pieces, each for a process of its own: networks together stay so, six are measured alone."""
-        together = [(group,) for group in self.groups if len(group.networks) > 1]
-        alone = [group for group in self.groups if len(group.networks) == 1]
-        pieces = [tuple(alone[i : i + PIECE]) for i in range(0, len(alone), PIECE)]
-        return [replace(self, groups=groups) for groups in (*together, *pieces)]
-
     def models(self, group: Group, rng: np.random.Generator) -> dict[str, bytes]:
         """ONNX models by name, with random weights; one that reads the image normalises it, as deployed ones do."""
         return {
@@ -80,15 +71,31 @@ def measure_plan(
 ) -> dict[str, NDArray[np.float64]]:
     """Measure everything on this machine: log ratios by the name of a network.
 
+    All networks are visited once, then all again: what comes and goes with the time, and what differs between
+    processes, is in the visits of each network, and moves no network against the others.
+
     Args:
-        budget_s: make fewer visits so that all of it takes about this long.
+        budget_s: make fewer visits than 8, but at least 2, so that all of it takes about this long.
     """
-    measured: dict[str, NDArray[np.float64]] = {}
+    started = time.monotonic()
+    visits: list[dict[str, float]] = []
+    while len(visits) < PLAN_VISITS:
+        after_next_s = (time.monotonic() - started) * (1 + 1 / max(len(visits), 1))
+        if budget_s is not None and len(visits) >= LEAST_PLAN_VISITS and after_next_s > budget_s:
+            break
+        visit: dict[str, float] = {}
+        for piece in pieces([len(group.networks) for group in plan.groups], rng):
+            part = replace(plan, groups=tuple(plan.groups[i] for i in piece))
+            visit |= in_new_process(visit_once, part, reference, *rng.spawn(1))
+        visits.append(visit)
+    return {name: np.array([visit[name] for visit in visits]) for name in visits[0]}
+
+
+def visit_once(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> dict[str, float]:
+    """One visit of each network of a plan, by this process."""
+    measured: dict[str, float] = {}
     for group in plan.groups:
         models = plan.models(group, rng)
-        share_s = None if budget_s is None else group.share * budget_s
-        raw = run_rounds(
-            [reference, *models.values()], visits=group.visits, rounds=group.rounds, rng=rng, budget_s=share_s
-        )
-        measured.update(zip(models, raw.log_ratios(), strict=True))
+        raw = run_rounds([reference, *models.values()], visits=1, rounds=group.rounds, rng=rng)
+        measured.update(zip(models, raw.log_ratios()[:, 0].tolist(), strict=True))
     return measured

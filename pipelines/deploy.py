@@ -233,23 +233,22 @@ def with_normalisation(network: nn.Module, mean: np.ndarray, std: np.ndarray) ->
 
 
 def measure_in_new_process(path: Path, task: Task, reference_ms: float | None = None) -> tuple[Timing, str]:
-    """Measure an ONNX file where nothing else has run: what someone who takes the file would find."""
-    with WorkerPool(1) as pool:
-        return pool.submit(measure_file, path, task, reference_ms).result()
-
-
-def measure_file(path: Path, task: Task, reference_ms: float | None = None) -> tuple[Timing, str]:
-    """Measure an ONNX file beside the reference network of its task, on this device.
+    """Measure an ONNX file where nothing else has run: what someone who takes the file would find.
 
     Args:
         reference_ms: of the reference network; None: what is stored for this device.
     """
-    device = Device.here()
-    rng = np.random.default_rng(0)  # orders the rounds; the network's weights are its own
     if reference_ms is None:
-        reference_ms = stored_reference_ms(task, device, rng)
+        reference_ms = stored_reference_ms(task, Device.here(), np.random.default_rng(0))
+    with WorkerPool(1) as pool:
+        return pool.submit(measure_file, path, task, reference_ms).result()
+
+
+def measure_file(path: Path, task: Task, reference_ms: float) -> tuple[Timing, str]:
+    """Measure an ONNX file beside the reference network of its task, on this device."""
+    rng = np.random.default_rng(0)  # orders the rounds; the network's weights are its own
     (timing,) = measure([path], reference_model(task), reference_ms, rng=rng)
-    return timing, str(device)
+    return timing, str(Device.here())
 
 
 def versions() -> dict[str, str]:
