@@ -387,7 +387,7 @@ def _search(job: str, settings: dict[str, Any], run: Path | None, as_json: bool)
     outcome = run_search(config, path, TerminalListener(Console(stderr=True)), started=STARTED)
     if not as_json:
         _print_outcome(outcome)
-    if not outcome["meets_limits"]:
+    if outcome["meets_limits"] is False:
         raise _MissedError(outcome)
     return outcome
 

@@ -27,10 +27,11 @@ from spaces import InputError, SearchSpace, Task, get_space
 from spaces.chain import ChainSpace
 
 from .config import RunConfig, join_limits
-from .deploy import choose, deploy_locked, latency_violation
+from .deploy import all_met, choose, deploy_locked, latency_violation, limits_met
 from .latencies import (
     Latencies,
     Latency,
+    is_measured,
     known_ms,
     latencies_of,
     measure_model,
@@ -539,7 +540,7 @@ def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
     values = finalist.trial.values
     assert job.costs.table is not None
     (low,), (high,) = job.costs.table.interval_ms(job.space.row(finalist.trial.arch)[None])
-    return {
+    record = {
         "name": finalist.name,
         "arch": str(finalist.trial.arch),
         "trial": finalist.trial.number,
@@ -547,9 +548,9 @@ def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
         "latency_ms_estimated": values["latency_ms_estimated"],
         "latency_ms_estimated_interval": [float(low), float(high)],
         **finalist.latency.record,
-        "meets_limits": True,
         **{k: values[k] for k in ("params", "flops", "bytes", "intensity", "weight_bytes", "peak_memory_bytes")},
     }
+    return {**record, "meets_limits": all_met(limits_met(job.config.parsed_limits, record))}
 
 
 def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -595,14 +596,16 @@ def _deploy_best(job: Job, finals: Mapping[str, dict[str, Any]]) -> tuple[str, d
             unfit[name] = str(error)
             job.listener.say(f"{name} cannot be handed over, the next one: {error}")
         else:
-            if record["meets_limits"]:
+            if record["meets_limits"] or not is_measured(record):
                 return name, record
-            job.listener.say(f"{name} missed a limit when its file was measured ({known_ms(record):.3g} ms)")
+            missed = record["meets_limits"] is False
+            how = f"missed a limit ({known_ms(record):.3g} ms)" if missed else "could not be measured well enough"
+            job.listener.say(f"{name}: its file {how}")
         del left[name]
     exported = {name: model for name, model in job.run.models().items() if name not in unfit}
     if not exported:
         raise SearchFailedError(f"no final model could be exported: {'; '.join(unfit.values())}")
-    name = choose(exported, "best", job.config.parsed_limits)  # all miss a limit: the one that misses least
+    name = choose(exported, "best", job.config.parsed_limits)  # all may miss a limit: the one that misses least
     return name, exported[name]
 
 
@@ -634,8 +637,9 @@ def _summary(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(model: Mapping[str, Any]) -> dict[str, object]:
-    """One row of `frontier.csv`: an interval becomes two columns."""
+    """One row of `frontier.csv`: an interval becomes two columns, and no number stands where there is none."""
     row: dict[str, object] = {}
+    model = model if model["latency_steady"] else {**model, "latency_ms": None}
     for key, value in _summary(model).items():
         if key.endswith("_interval"):
             row[key.replace("_interval", "_low")], row[key.replace("_interval", "_high")] = value or ("", "")
