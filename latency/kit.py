@@ -29,7 +29,7 @@ from spaces.own_file import SpaceFile
 from . import kit_main
 from .device import Device
 from .kit_main import KIT, KIT_FILE, MAIN_FILE, NETWORKS_FILE, REFERENCE, RESULT, VERSION, digest
-from .measuring import LEAST_PLAN_VISITS, PLAN_VISITS, MeasuringPlan
+from .measuring import LEAST_PLAN_VISITS, PLAN_ROUNDS, PLAN_VISITS, MeasuringPlan, network_name
 from .model import LatencyModel
 from .modelling import calibration_of, fit_latency_model, plan_latency_model
 from .onnx_graph import write_atomically
@@ -63,11 +63,6 @@ class _Told(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class _Group(_Told):
-    networks: list[str]
-    rounds: Count
-
-
 class _Task(_Told):
     resolution: int
     classes: int
@@ -86,7 +81,8 @@ class KitPlan(_Told):
     seed: int
     calibration: list[str]
     visits: Annotated[int, Field(ge=LEAST_PLAN_VISITS)]
-    groups: list[_Group]
+    rounds: Count
+    groups: list[list[str]]
     files: dict[str, str]
 
 
@@ -140,7 +136,8 @@ def write_kit(out: Path, space: SearchSpace, task: Task, *, seed: int, own: Spac
         "seed": seed,
         "calibration": [space.format(row) for row in plan.calibration],
         "visits": PLAN_VISITS,
-        "groups": [{"networks": list(group.names), "rounds": group.rounds} for group in plan.groups],
+        "rounds": PLAN_ROUNDS,
+        "groups": [list(map(network_name, group)) for group in plan.groups],
         "files": {NETWORKS_FILE: sha256(networks).hexdigest(), MAIN_FILE: sha256(source.encode()).hexdigest()},
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -173,7 +170,7 @@ def _add(archive: zipfile.ZipFile, name: str, model: bytes) -> None:
 
 
 def _readme(out: Path, kit: Mapping[str, Any]) -> str:
-    runs = kit["visits"] * sum(map(kit_main.runs_of, kit["groups"]))
+    runs = kit["visits"] * kit_main.runs_of(kit, kit["groups"])
     return README.format(
         **kit["task"],
         space=kit["space"],
@@ -291,7 +288,7 @@ def read_result(path: Path, kit_folder: Path | None = None) -> KitResult:
 
 
 def _check_complete(path: Path, result: KitResult) -> None:
-    wanted = [name for group in result.kit.groups for name in group.networks]
+    wanted = [name for group in result.kit.groups for name in group]
     missing = [name for name in wanted if name not in result.log_ratios]
     if missing:
         raise InputError(
@@ -323,7 +320,7 @@ def import_result(result: KitResult, *, space: str | None = None) -> LatencyMode
         raise InputError(f"--space must be {kit.space}, which the kit is of, got {opened.name}")
     calibration = np.stack([opened.row(opened.parse(text)) for text in kit.calibration])
     plan = plan_latency_model(opened, task, calibration)
-    unknown = [name for group in plan.groups for name in group.names if name not in result.log_ratios]
+    unknown = [name for group in plan.groups for name in map(network_name, group) if name not in result.log_ratios]
     if unknown:
         raise InputError(
             f"the networks of {kit.space} must be those that the kit was made with, but {len(unknown)} are others now",

@@ -94,7 +94,7 @@ class Kit:
         try:
             self.plan: dict[str, Any] = json.loads((folder / KIT_FILE).read_text(encoding="utf-8"))
             kind, version = self.plan["format"], self.plan["version"]
-            self.plan["files"], self.plan["groups"], self.plan["visits"], self.plan["seed"]
+            self.plan["files"], self.plan["groups"], self.plan["visits"], self.plan["rounds"], self.plan["seed"]
         except (ValueError, KeyError, TypeError) as error:
             raise KitError(f"{folder / KIT_FILE} is damaged ({error!r}): copy the kit again") from None
         if (kind, version) != (KIT, VERSION):
@@ -183,9 +183,9 @@ class Progress:
             )
 
 
-def runs_of(group: Mapping[str, Any]) -> int:
-    """How often something runs in one visit of a group, the reference network beside the others included."""
-    return int(group["rounds"]) * (len(group["networks"]) + 1)
+def runs_of(plan: Mapping[str, Any], groups: Sequence[Sequence[str]]) -> int:
+    """How often something runs in one visit of these groups, the reference network beside the others included."""
+    return int(plan["rounds"]) * sum(len(group) + 1 for group in groups)
 
 
 class Begun:
@@ -233,15 +233,15 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
     check_runs(kit.model(REFERENCE), "the kit's reference network")
     left = visits - len(begun.stored.get("visits", []))
-    progress = Progress(left * sum(map(runs_of, groups)) + REFERENCE_RUNS)
+    progress = Progress(left * runs_of(kit.plan, groups) + REFERENCE_RUNS)
     reference_ms = begun.reference_ms(rng)
     progress.advance(REFERENCE_RUNS)
     for _ in range(left):
         visit: dict[str, float] = {}
-        for piece in pieces([len(group["networks"]) for group in groups], rng):
+        for piece in pieces(list(map(len, groups)), rng):
             part = [groups[i] for i in piece]
             visit.update(in_new_process(kit_visit, kit, part, setting, *rng.spawn(1)))
-            progress.advance(sum(map(runs_of, part)))
+            progress.advance(runs_of(kit.plan, part))
         begun.add(visit)
     made = begun.stored["visits"]
     return {
@@ -254,15 +254,15 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
 
 
 def kit_visit(
-    kit: Kit, groups: Sequence[Mapping[str, Any]], setting: Setting, rng: np.random.Generator
+    kit: Kit, groups: Sequence[Sequence[str]], setting: Setting, rng: np.random.Generator
 ) -> dict[str, float]:
     """One visit of each network of these groups, by this process: log ratios by name."""
     reference = kit.model(REFERENCE)
     found: dict[str, float] = {}
     for group in groups:
-        models = [kit.model(name) for name in group["networks"]]
-        raw = run_rounds([reference, *models], visits=1, rounds=group["rounds"], rng=rng, setting=setting)
-        found.update(zip(group["networks"], raw.log_ratios()[:, 0].tolist(), strict=True))
+        models = [kit.model(name) for name in group]
+        raw = run_rounds([reference, *models], visits=1, rounds=kit.plan["rounds"], rng=rng, setting=setting)
+        found.update(zip(group, raw.log_ratios()[:, 0].tolist(), strict=True))
     return found
 
 

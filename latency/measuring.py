@@ -16,26 +16,10 @@ from spaces import Network, Population, Task
 from .onnx_graph import build_onnx
 from .rounds import in_new_process, pieces, run_rounds
 
-PLAN_VISITS, LEAST_PLAN_VISITS = 8, 2
+PLAN_VISITS, LEAST_PLAN_VISITS, PLAN_ROUNDS = 6, 2, 5
 LogRatios = Mapping[
     str, NDArray[np.float64]
 ]  # by `network_name`: (visits,) logarithms of the time over the reference's
-
-
-@dataclass(frozen=True)
-class Group:
-    """Networks that run in the same rounds, beside the reference network.
-
-    Attributes:
-        rounds: of each visit.
-    """
-
-    networks: tuple[Network, ...]
-    rounds: int
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(map(network_name, self.networks))
 
 
 @dataclass(frozen=True)
@@ -45,18 +29,19 @@ class MeasuringPlan:
     Attributes:
         space: the full name.
         calibration: (n, genes) rows whose whole networks are among those measured.
+        groups: networks that run in the same rounds, beside the reference network.
     """
 
     space: str
     task: Task
     calibration: Population
-    groups: tuple[Group, ...]
+    groups: tuple[tuple[Network, ...], ...]
 
-    def models(self, group: Group, rng: np.random.Generator) -> dict[str, bytes]:
+    def models(self, group: tuple[Network, ...], rng: np.random.Generator) -> dict[str, bytes]:
         """ONNX models by name, with random weights; one that reads the image normalises it, as deployed ones do."""
         return {
             network_name(network): build_onnx(network, rng, normalise=network[0].shape == self.task.input_shape)
-            for network in group.networks
+            for network in group
         }
 
 
@@ -75,7 +60,7 @@ def measure_plan(
     processes, is in the visits of each network, and moves no network against the others.
 
     Args:
-        budget_s: make fewer visits than 8, but at least 2, so that all of it takes about this long.
+        budget_s: make fewer visits than 6, but at least 2, so that all of it takes about this long.
     """
     started = time.monotonic()
     visits: list[dict[str, float]] = []
@@ -84,7 +69,7 @@ def measure_plan(
         if budget_s is not None and len(visits) >= LEAST_PLAN_VISITS and after_next_s > budget_s:
             break
         visit: dict[str, float] = {}
-        for piece in pieces([len(group.networks) for group in plan.groups], rng):
+        for piece in pieces(list(map(len, plan.groups)), rng):
             part = replace(plan, groups=tuple(plan.groups[i] for i in piece))
             visit |= in_new_process(visit_once, part, reference, *rng.spawn(1))
         visits.append(visit)
@@ -96,6 +81,6 @@ def visit_once(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) 
     measured: dict[str, float] = {}
     for group in plan.groups:
         models = plan.models(group, rng)
-        raw = run_rounds([reference, *models.values()], visits=1, rounds=group.rounds, rng=rng)
+        raw = run_rounds([reference, *models.values()], visits=1, rounds=PLAN_ROUNDS, rng=rng)
         measured.update(zip(models, raw.log_ratios()[:, 0].tolist(), strict=True))
     return measured

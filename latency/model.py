@@ -19,9 +19,8 @@ from spaces.additive import AdditiveCost
 from spaces.tally import ROWS_AT_ONCE, Tally, TallyOneByOne
 
 from .device import PROTOCOL, Device
-from .measuring import Group, LogRatios, MeasuringPlan, measure_plan, network_name
+from .measuring import LogRatios, MeasuringPlan, measure_plan, network_name
 from .prices import LayerPrices, fit_prices, learned_prices, most_telling
-from .rounds import ROUNDS_A_VISIT
 from .runtime import BETWEEN_PROCESSES
 
 LEARNED_NETWORKS = 30
@@ -246,9 +245,7 @@ def learned_plan(space: SearchSpace, task: Task, calibration: Population) -> Mea
     check_enough(space, calibration)
     # Each beside the reference alone, as a file is measured at the end: in rounds of many, small networks are faster.
     networks = [space.layers(space.arch(row), task) for row in calibration]
-    return MeasuringPlan(
-        space.name, task, calibration, tuple(Group((network,), ROUNDS_A_VISIT) for network in networks)
-    )
+    return MeasuringPlan(space.name, task, calibration, tuple((network,) for network in networks))
 
 
 def fit_learned(

@@ -36,7 +36,6 @@ LEAST_RUNS = 3  # of a network in a visit that were not interrupted, for those t
 SLOW_ROUND = 1.2  # the reference, times its lower quartile of the visit; on a quiet or a fully busy machine 1.1
 INTERRUPTED = 1.1  # wall clock over CPU time of a run
 TRIES = 3  # visits that are made for each that is wanted, where the machine is disturbed
-PIECE = 12  # networks that one process measures alone
 T = TypeVar("T")
 
 
@@ -263,13 +262,13 @@ def _end_with_parent() -> None:
 
 
 def pieces(sizes: Sequence[int], rng: np.random.Generator) -> list[list[int]]:
-    """Which groups of so many networks share a process: those of several have their own, up to 12 single ones share.
+    """Which groups of so many networks one process visits, one after another: those of one network, in random order.
 
-    Which ones do is drawn anew for each visit, so that what a process does to all its networks evens out.
+    Groups of several have processes of their own. Each visit draws another order, since what a process has run before
+    makes networks faster.
     """
-    alone = rng.permutation(np.flatnonzero(np.equal(sizes, 1)))
-    shared = np.array_split(alone, -(-len(alone) // PIECE)) if len(alone) else []
-    return [*([i] for i, size in enumerate(sizes) if size > 1), *(piece.tolist() for piece in shared)]
+    alone: list[int] = rng.permutation(np.flatnonzero(np.equal(sizes, 1))).tolist()
+    return [*([i] for i, size in enumerate(sizes) if size > 1), *([alone] if alone else [])]
 
 
 def run_once(model: bytes | Path, setting: Setting, rng: np.random.Generator) -> None:

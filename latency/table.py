@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.optimize import nnls
+from scipy.special import stdtrit
 
 from spaces import InputError, Network, Population, SearchSpace, Task
 from spaces.additive import AdditiveCost, AdditiveSampler, Interval
@@ -24,13 +24,11 @@ from spaces.chain import ChainSpace, Fragments
 from spaces.layers import NetworkBuilder
 
 from .device import Device
-from .measuring import Group, LogRatios, MeasuringPlan, measure_plan, network_name
+from .measuring import LogRatios, MeasuringPlan, measure_plan, network_name
 from .model import LatencyModel, check_enough, stored_fields
-from .rounds import ROUNDS_A_VISIT
 from .runtime import BETWEEN_PROCESSES
 
 CONTEXT_CHANNELS = 8
-BLOCK_ROUNDS = 5
 CALIBRATION_NETWORKS, CALIBRATION_DRAWN = 24, 500
 PROCESS_DEVIATION = BETWEEN_PROCESSES / 1.96  # the standard deviation of what makes half an interval
 BLOCK_SPREAD = 0.1  # standard deviation of a block's own deviation; 0.1 to 0.4 give about the same errors
@@ -135,10 +133,7 @@ def table_plan(space: SearchSpace, task: Task, calibration: Population) -> Measu
         space.name,
         task,
         calibration,
-        (
-            Group(timed, BLOCK_ROUNDS),
-            *(Group(network, ROUNDS_A_VISIT) for network in whole),
-        ),
+        (timed, *whole),
     )
 
 
@@ -170,7 +165,7 @@ def fit_table(
         task=task,
         reference_ms=reference_ms,
         cost=blocks.cost(prices) + AdditiveCost(constant, np.zeros_like(blocks.cost(prices).table)),
-        relative_error=float(stats.t.ppf(0.975, len(rows) - 1) * scatter),
+        relative_error=float(stdtrit(len(rows) - 1, 0.975) * scatter),
         calibration=tuple(zip(measured.tolist(), left_out.tolist(), strict=True)),
     )
 

@@ -105,7 +105,7 @@ def make_kit(out: Path, space: str, task: Task, *, seed: int) -> dict[str, Any]:
         "folder": str(out),
         "space": kit["space"],
         "task": kit["task"],
-        "networks": sum(len(group["networks"]) for group in kit["groups"]),
+        "networks": sum(map(len, kit["groups"])),
         "bytes": sum(file.stat().st_size for file in out.iterdir()),
         "next": f"copy {out} to the device, and run `python {MAIN_FILE}` in it",
     }

@@ -84,9 +84,7 @@ def table_of(place: Path):
 
 def test_the_kit_and_its_table_say_what_they_are(elsewhere, monkeypatch):
     place, kit, table, _, _ = elsewhere
-    assert kit["networks"] == len(
-        {n for g in json.loads((place / "kit/kit.json").read_text())["groups"] for n in g["networks"]}
-    )
+    assert kit["networks"] == len({n for g in json.loads((place / "kit/kit.json").read_text())["groups"] for n in g})
     assert kit["bytes"] == sum(
         (place / "kit" / name).stat().st_size for name in ("kit.json", "networks.zip", "measure.py", "README.txt")
     )
