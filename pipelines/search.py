@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -103,20 +104,32 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
     if config.device_table is not None and not RunFolder(path).table.exists():
         space = get_space(config.space, data.task)
         read_device_table(Path(config.device_table), space, data.task, named=config.space)  # before it writes
+    is_new = not RunFolder(path).config.is_file()
     run = RunFolder.prepare(path, config, needed_bytes=_stored_bytes(data))
     with run.locked():
-        if not run.data.exists():
-            data.save(run.data)
-        if run.plan.exists():
-            clock.before = float(read_json(run.plan).get("elapsed_s", 0.0))
-        job = _open_job(config, run, data, compute, clock, listener)
         try:
-            plan, work = _search_stages(job)
-            plan = _choose_finalists(job, plan, work)
-            finals = _train_finalists(job, plan)
-            return _finish(job, plan, finals)
-        finally:
-            job.pool.stop()
+            return _run_locked(config, run, data, compute, clock, listener)
+        except InputError:
+            if is_new and not run.plan.exists():  # refused before there was a plan: nothing to go on with
+                shutil.rmtree(path)
+            raise
+
+
+def _run_locked(
+    config: RunConfig, run: RunFolder, data: ImageData, compute: str, clock: Clock, listener: Listener
+) -> dict[str, Any]:
+    if not run.data.exists():
+        data.save(run.data)
+    if run.plan.exists():
+        clock.before = float(read_json(run.plan).get("elapsed_s", 0.0))
+    job = _open_job(config, run, data, compute, clock, listener)
+    try:
+        plan, work = _search_stages(job)
+        plan = _choose_finalists(job, plan, work)
+        finals = _train_finalists(job, plan)
+        return _finish(job, plan, finals)
+    finally:
+        job.pool.stop()
 
 
 def _compute_device(config: RunConfig) -> str:
@@ -343,10 +356,21 @@ def _save_plan(job: Job, plan: Plan, **more: Any) -> None:
 def _show_plan(job: Job, plan: Plan) -> None:
     ends = f", ends about {plan.ends_after_s:.0f} s after the start" if plan.ends_after_s else ""
     job.listener.say(
-        f"plan: {plan.n_random} random networks and about {plan.n_chosen} picked ones, {plan.epochs:g} epochs each, "
-        f"then {plan.finalists} final trainings of about {plan.final_epochs:g} epochs, on {job.evaluator.device} "
-        f"with {job.pool.workers} worker(s){ends}"
+        f"plan: {_trials_said(plan)}, {_many(plan.epochs, 'epoch')} each, then "
+        f"{_many(plan.finalists, 'final training')} of about {_many(plan.final_epochs, 'epoch')}, on "
+        f"{job.evaluator.device} with {_many(job.pool.workers, 'worker')}{ends}"
     )
+
+
+def _trials_said(plan: Plan) -> str:
+    """As far as the plan can know: fewer random networks than a predictor needs may still fail."""
+    if plan.n_random < LEAST_TO_FIT or not plan.n_chosen:
+        return _many(plan.n_trials, "random network")
+    return f"{_many(plan.n_random, 'random network')} and about {_many(plan.n_chosen, 'picked one')}"
+
+
+def _many(n: float, what: str) -> str:
+    return f"{n:g} {what}{'' if n == 1 else 's'}"
 
 
 def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
