@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 
 import numpy as np
@@ -68,12 +68,22 @@ def measure_plan(
         after_next_s = (time.monotonic() - started) * (1 + 1 / max(len(visits), 1))
         if budget_s is not None and len(visits) >= LEAST_PLAN_VISITS and after_next_s > budget_s:
             break
-        visit: dict[str, float] = {}
-        for piece in pieces(list(map(len, plan.groups)), rng):
-            part = replace(plan, groups=tuple(plan.groups[i] for i in piece))
-            visit |= in_new_process(visit_once, part, reference, *rng.spawn(1))
-        visits.append(visit)
+        visits.append(visit_in_processes(plan, reference, rng))
+    return joined(visits)
+
+
+def joined(visits: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
+    """(visits,) log ratios by the name of a network, from those of each visit."""
     return {name: np.array([visit[name] for visit in visits]) for name in visits[0]}
+
+
+def visit_in_processes(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> dict[str, float]:
+    """One visit of each network of a plan, where nothing else has run: log ratios by the name of a network."""
+    visit: dict[str, float] = {}
+    for piece in pieces(list(map(len, plan.groups)), rng):
+        part = replace(plan, groups=tuple(plan.groups[i] for i in piece))
+        visit |= in_new_process(visit_once, part, reference, *rng.spawn(1))
+    return visit
 
 
 def visit_once(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> dict[str, float]:
