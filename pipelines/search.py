@@ -250,7 +250,7 @@ def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
         work = replace(work, flops=np.array([each.trial.values["flops"] for each in chosen]))
         plan = replan_final(plan, budget_s, job.clock.elapsed(), work, closing_s=EXPORT_S)
     _save_plan(job, plan, finalists={each.name: _record(job, each) for each in chosen})
-    job.listener.say(f"{len(chosen)} finalists chosen; training each for {plan.final_epochs:g} epochs")
+    job.listener.say(f"{_many(len(chosen), 'finalist')} chosen; training each for {_many(plan.final_epochs, 'epoch')}")
     return plan
 
 
