@@ -55,7 +55,9 @@ DeviceTable = Annotated[
     typer.Option(help="Latency table to use instead of measuring: of this device, or of another, made by a kit."),
 ]
 Seed = Annotated[int, typer.Option(help="Decides everything that is drawn.")]
-TrainDevice = Annotated[str, typer.Option("--device", help="Where to train: auto, cpu, cuda, cuda:1, mps.")]
+TrainDevice = Annotated[
+    str, typer.Option("--device", help="Where to train: auto, cpu, cuda, cuda:1, mps. Latency is of the CPU.")
+]
 Workers = Annotated[int | None, typer.Option(help="Trainings at once. Default: one a core; 2 on a GPU.")]
 Run = Annotated[Path | None, typer.Option(help="Run folder; an existing one is gone on with. Default: a new one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -155,7 +157,7 @@ def profile_command(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Count and measure networks on this device."""
+    """Count and measure networks on this device; the one command that measures other providers than the CPU."""
 
     def work() -> dict[str, Any]:
         from .profile import print_profile, profile
@@ -295,17 +297,17 @@ def device_measure_command(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a latency table of this device for a space, to be used by many searches."""
+    """Measure a latency table of this device's CPU for a space, one thread, to be used by many searches."""
 
     def work() -> dict[str, Any]:
         from .config import parse_duration
-        from .devices import measure_device, print_file
+        from .devices import measure_device, print_measured
 
         budget_s = None if budget is None else parse_duration(budget)
         task = Task(resolution, classes, channels)
         outcome = measure_device(space, task, seed=seed, budget_s=budget_s, out=out)
         if not as_json:
-            print_file(outcome)
+            print_measured(outcome)
         return outcome
 
     _guarded(as_json, work)
@@ -385,7 +387,7 @@ def _search(job: str, settings: dict[str, Any], run: Path | None, as_json: bool)
     outcome = run_search(config, path, TerminalListener(Console(stderr=True)), started=STARTED)
     if not as_json:
         _print_outcome(outcome)
-    if not outcome["meets_limits"]:
+    if outcome["meets_limits"] is False:
         raise _MissedError(outcome)
     return outcome
 

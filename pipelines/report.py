@@ -33,6 +33,7 @@ from spaces import Network, Task
 from spaces.chain import ChainSpace
 
 from .config import RunConfig
+from .deploy import limits_met
 from .drawing import blocks_of, draw_blocks
 from .latencies import is_measured, known_interval, known_ms
 from .run_folder import RunFolder, read_json
@@ -112,6 +113,8 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "known_ms": known_ms,
         "known_interval": known_interval,
         "how": _how(chosen),
+        "is_unsteady": _is_unsteady,
+        "threads": f"{table['device']['threads']} thread{'s' if table['device']['threads'] > 1 else ''}",
         "chosen": chosen,
         "limits": [_verdict(limit, chosen) for limit in config.parsed_limits],
         "untrained": {
@@ -180,12 +183,18 @@ def _verdict(limit: Limit, model: Mapping[str, Any]) -> dict[str, Any]:
         }
     low, high = known_interval(model)
     worse, name = (high, "upper") if limit.op == "<=" else (low, "lower")
+    (met,) = limits_met([limit], model).values()
     return {
         "limit": limit,
-        "value": f"{known_ms(model):.3g} ms",
-        "by": f"{_how(model)}; {name} end, {worse:.3g} ms, decides",
-        "met": bool(limit.holds(worse)),
+        "value": "unsteady" if _is_unsteady(model) else f"{known_ms(model):.3g} ms",
+        "by": f"{_how(model)}; {name} end, {worse:.3g} ms" + (", decides" if met is not None else ""),
+        "met": met,
     }
+
+
+def _is_unsteady(model: Mapping[str, Any]) -> bool:
+    """Whether the machine was too disturbed for its latency to be a number."""
+    return model.get("latency_steady") is False
 
 
 def rerun_command(config: RunConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,10 +28,11 @@ from spaces import InputError, SearchSpace, Task, get_space
 from spaces.chain import ChainSpace
 
 from .config import RunConfig, join_limits
-from .deploy import choose, deploy_locked, latency_violation
+from .deploy import all_met, choose, deploy_locked, latency_violation, limits_met
 from .latencies import (
     Latencies,
     Latency,
+    is_measured,
     known_ms,
     latencies_of,
     measure_model,
@@ -102,20 +104,32 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
     if config.device_table is not None and not RunFolder(path).table.exists():
         space = get_space(config.space, data.task)
         read_device_table(Path(config.device_table), space, data.task, named=config.space)  # before it writes
+    is_new = not RunFolder(path).config.is_file()
     run = RunFolder.prepare(path, config, needed_bytes=_stored_bytes(data))
     with run.locked():
-        if not run.data.exists():
-            data.save(run.data)
-        if run.plan.exists():
-            clock.before = float(read_json(run.plan).get("elapsed_s", 0.0))
-        job = _open_job(config, run, data, compute, clock, listener)
         try:
-            plan, work = _search_stages(job)
-            plan = _choose_finalists(job, plan, work)
-            finals = _train_finalists(job, plan)
-            return _finish(job, plan, finals)
-        finally:
-            job.pool.stop()
+            return _run_locked(config, run, data, compute, clock, listener)
+        except InputError:
+            if is_new and not run.plan.exists():  # refused before there was a plan: nothing to go on with
+                shutil.rmtree(path)
+            raise
+
+
+def _run_locked(
+    config: RunConfig, run: RunFolder, data: ImageData, compute: str, clock: Clock, listener: Listener
+) -> dict[str, Any]:
+    if not run.data.exists():
+        data.save(run.data)
+    if run.plan.exists():
+        clock.before = float(read_json(run.plan).get("elapsed_s", 0.0))
+    job = _open_job(config, run, data, compute, clock, listener)
+    try:
+        plan, work = _search_stages(job)
+        plan = _choose_finalists(job, plan, work)
+        finals = _train_finalists(job, plan)
+        return _finish(job, plan, finals)
+    finally:
+        job.pool.stop()
 
 
 def _compute_device(config: RunConfig) -> str:
@@ -236,7 +250,7 @@ def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
         work = replace(work, flops=np.array([each.trial.values["flops"] for each in chosen]))
         plan = replan_final(plan, budget_s, job.clock.elapsed(), work, closing_s=EXPORT_S)
     _save_plan(job, plan, finalists={each.name: _record(job, each) for each in chosen})
-    job.listener.say(f"{len(chosen)} finalists chosen; training each for {plan.final_epochs:g} epochs")
+    job.listener.say(f"{_many(len(chosen), 'finalist')} chosen; training each for {_many(plan.final_epochs, 'epoch')}")
     return plan
 
 
@@ -342,10 +356,21 @@ def _save_plan(job: Job, plan: Plan, **more: Any) -> None:
 def _show_plan(job: Job, plan: Plan) -> None:
     ends = f", ends about {plan.ends_after_s:.0f} s after the start" if plan.ends_after_s else ""
     job.listener.say(
-        f"plan: {plan.n_random} random networks and about {plan.n_chosen} picked ones, {plan.epochs:g} epochs each, "
-        f"then {plan.finalists} final trainings of about {plan.final_epochs:g} epochs, on {job.evaluator.device} "
-        f"with {job.pool.workers} worker(s){ends}"
+        f"plan: {_trials_said(plan)}, {_many(plan.epochs, 'epoch')} each, then "
+        f"{_many(plan.finalists, 'final training')} of about {_many(plan.final_epochs, 'epoch')}, on "
+        f"{job.evaluator.device} with {_many(job.pool.workers, 'worker')}{ends}"
     )
+
+
+def _trials_said(plan: Plan) -> str:
+    """As far as the plan can know: fewer random networks than a predictor needs may still fail."""
+    if plan.n_random < LEAST_TO_FIT or not plan.n_chosen:
+        return _many(plan.n_trials, "random network")
+    return f"{_many(plan.n_random, 'random network')} and about {_many(plan.n_chosen, 'picked one')}"
+
+
+def _many(n: float, what: str) -> str:
+    return f"{n:g} {what}{'' if n == 1 else 's'}"
 
 
 def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
@@ -539,7 +564,7 @@ def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
     values = finalist.trial.values
     assert job.costs.table is not None
     (low,), (high,) = job.costs.table.interval_ms(job.space.row(finalist.trial.arch)[None])
-    return {
+    record = {
         "name": finalist.name,
         "arch": str(finalist.trial.arch),
         "trial": finalist.trial.number,
@@ -547,9 +572,9 @@ def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
         "latency_ms_estimated": values["latency_ms_estimated"],
         "latency_ms_estimated_interval": [float(low), float(high)],
         **finalist.latency.record,
-        "meets_limits": True,
         **{k: values[k] for k in ("params", "flops", "bytes", "intensity", "weight_bytes", "peak_memory_bytes")},
     }
+    return {**record, "meets_limits": all_met(limits_met(job.config.parsed_limits, record))}
 
 
 def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -595,14 +620,16 @@ def _deploy_best(job: Job, finals: Mapping[str, dict[str, Any]]) -> tuple[str, d
             unfit[name] = str(error)
             job.listener.say(f"{name} cannot be handed over, the next one: {error}")
         else:
-            if record["meets_limits"]:
+            if record["meets_limits"] or not is_measured(record):
                 return name, record
-            job.listener.say(f"{name} missed a limit when its file was measured ({known_ms(record):.3g} ms)")
+            missed = record["meets_limits"] is False
+            how = f"missed a limit ({known_ms(record):.3g} ms)" if missed else "could not be measured well enough"
+            job.listener.say(f"{name}: its file {how}")
         del left[name]
     exported = {name: model for name, model in job.run.models().items() if name not in unfit}
     if not exported:
         raise SearchFailedError(f"no final model could be exported: {'; '.join(unfit.values())}")
-    name = choose(exported, "best", job.config.parsed_limits)  # all miss a limit: the one that misses least
+    name = choose(exported, "best", job.config.parsed_limits)  # all may miss a limit: the one that misses least
     return name, exported[name]
 
 
@@ -634,8 +661,9 @@ def _summary(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(model: Mapping[str, Any]) -> dict[str, object]:
-    """One row of `frontier.csv`: an interval becomes two columns."""
+    """One row of `frontier.csv`: an interval becomes two columns, and no number stands where there is none."""
     row: dict[str, object] = {}
+    model = model if model["latency_steady"] else {**model, "latency_ms": None}
     for key, value in _summary(model).items():
         if key.endswith("_interval"):
             row[key.replace("_interval", "_low")], row[key.replace("_interval", "_high")] = value or ("", "")
