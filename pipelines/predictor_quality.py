@@ -17,7 +17,7 @@ from scipy.stats import t as student
 
 from hwnas import FeasibleSet
 from hwnas.evaluation import TabularBenchmark
-from hwnas.execution import WorkerPool
+from hwnas.execution import WorkerPool, use_one_thread
 from hwnas.predictors import (
     CascadePredictor,
     GCNPredictor,
@@ -185,6 +185,7 @@ def judge_all(
 
 def _judged(wanted: Sequence[Asked], workers: int) -> Iterator[tuple[Asked, Judged]]:
     if workers == 1 or len(wanted) < 2:
+        use_one_thread()
         yield from ((asked, judge(asked)) for asked in wanted)
         return
     with WorkerPool(min(workers, len(wanted))) as pool:

@@ -406,11 +406,12 @@ def bidirectional_layer(V: Tensor, neighbours: Tensor, W: Tensor) -> Tensor:
         W: (members, in, 2 out), W+ and W- side by side.
     """
     members, batch, nodes, _ = V.shape
-    both = torch.bmm(V.reshape(members, batch * nodes, -1), W).view(members * batch, nodes, 2, -1)
+    # ReLU(x / 2) is ReLU(x) / 2, and W is far smaller than what comes out.
+    both = torch.bmm(V.reshape(members, batch * nodes, -1), 0.5 * W).view(members * batch, nodes, 2, -1)
     A, B = neighbours.reshape(members * batch, 2, nodes, nodes).unbind(1)
-    forwards = functional.relu(torch.bmm(A, both[:, :, 0]))
-    backwards = functional.relu(torch.bmm(B, both[:, :, 1]))
-    return (0.5 * (forwards + backwards)).view(members, batch, nodes, -1)
+    forwards = torch.bmm(A, both[:, :, 0]).relu_()
+    backwards = torch.bmm(B, both[:, :, 1]).relu_()
+    return (forwards + backwards).view(members, batch, nodes, -1)
 
 
 def drop(x: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
