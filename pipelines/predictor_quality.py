@@ -53,7 +53,8 @@ PREDICTORS: dict[str, Callable[[int], Predictor | Surrogate]] = {
     "gp": lambda n: GaussianProcess(),
 }
 THRESHOLDS = {"nasbench101": 0.91}  # of the paper's classifier
-MEASURES = ("kendall_tau", "spearman", "mse", "mse_passed", "mse_above", "coverage")
+TRAINED = 0.2  # accuracy: what is below did not train, and a few of those would decide a mean of squares
+MEASURES = ("kendall_tau", "spearman", "mse", "mse_trained", "mse_passed", "mse_above", "coverage")
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Judged:
 
     Attributes:
         mse: mean squared error, in percent squared.
+        mse_trained: the same over those that trained at all, to 20 % and more.
         mse_passed: the same over the networks that it puts at or above the threshold of the table.
         mse_above: the same over those that are above it. Both None where the table has no threshold, or nothing is.
         coverage: the share of true accuracies inside the 95 % intervals.
@@ -92,6 +94,7 @@ class Judged:
     kendall_tau: float
     spearman: float
     mse: float
+    mse_trained: float | None
     mse_passed: float | None
     mse_above: float | None
     coverage: float
@@ -120,6 +123,7 @@ def judge(asked: Asked) -> Judged:
         found.kendall_tau,
         found.spearman,
         float(error.mean()),
+        _mean_of(error[truth >= TRAINED]),
         None if threshold is None else _mean_of(error[mean >= threshold]),
         None if threshold is None else _mean_of(error[truth > threshold]),
         found.coverage,
@@ -252,7 +256,7 @@ def print_qualities(outcome: Mapping[str, Any]) -> None:
     print(
         f"{outcome['table']}: {outcome['networks']:,} networks; errors in percent squared, all on networks not learned"
     )
-    titles = ("Kendall tau", "Spearman", "MSE", "MSE of passed", "MSE above", "in 95 %")
+    titles = ("Kendall tau", "Spearman", "MSE", "MSE of trained", "MSE of passed", "MSE above", "in 95 %")
     print(f"{'predictor':<16}{'n':>5}{'seeds':>7}" + "".join(f"{title:>18}" for title in titles))
     for row in outcome["qualities"]:
         cells = "".join(f"{_cell(row, measure):>18}" for measure in MEASURES)

@@ -90,6 +90,8 @@ def test_behind_a_threshold_by_its_definition(described, monkeypatch):
     mean, truth = SPACE.counts(benchmark.table.rows[rest], TASK)[0] / 1e10, benchmark.table.columns["val"][rest]
     error = (100 * mean - 100 * truth) ** 2
     assert found.mse_above == pytest.approx(error[truth > 0.85].mean())
+    monkeypatch.setattr(predictor_quality, "TRAINED", 0.8)
+    assert judge(Asked(described, "", False, "gp", 30, 0)).mse_trained == pytest.approx(error[truth >= 0.8].mean())
     passed = mean >= 0.85
     assert found.mse_passed == (pytest.approx(error[passed].mean()) if passed.any() else None)
 
