@@ -12,7 +12,7 @@ from spaces.errors import InputError
 from spaces.graph import GraphBatch
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-SMALL = GCNPredictor(layers=2, width=8, heads=(8,), epochs=4)
+SMALL = GCNPredictor(layers=2, width=8, heads=(8,), epochs=4, dropout=0.1, features=True)
 
 
 @pytest.fixture(autouse=True)
