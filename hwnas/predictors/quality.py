@@ -77,7 +77,7 @@ class PredictorChoice:
         name: "gcn", or where that ranks no better than flops, the best of "ridge", "trees" and "flops".
         predictor: the one of that name.
         fitted: the same, fitted on all architectures.
-        qualities: of all of them on architectures left out, by name.
+        qualities: on architectures left out, by name: of the GCN and flops, and of the others where they were asked.
         flops_spearman: rank correlation of log flops with the targets, nothing fitted.
         warning: why the GCN was not chosen; None where it was.
     """
@@ -100,7 +100,7 @@ def choose_predictor(
     folds: int = 5,
     seed: int,
 ) -> PredictorChoice:
-    """Compare the GCN with ridge, trees and plain flops; the GCN stays where it ranks better than flops.
+    """The GCN where it ranks better than flops alone, else the best of flops, ridge and trees.
 
     A GCN whose members left out folds is fitted once, and those folds are its cross-validation: of one member each, so
     that it is, if anything, judged too hard. Others are cross-validated.
@@ -112,24 +112,29 @@ def choose_predictor(
         InputError: as `cross_validate`.
     """
     fallbacks: dict[str, Predictor] = {
+        "flops": LinePredictor(flops_column),
         "ridge": RidgePredictor(),
         "trees": TreesPredictor(),
-        "flops": LinePredictor(flops_column),
     }
+
+    def validated(predictor: Predictor) -> PredictorQuality:
+        return cross_validate(predictor, graphs, features, targets, folds=folds, seed=seed)
+
     fitted = gcn.fit(graphs, features, targets, seed=seed)
     left_out = fitted.left_out()
-    validated = {
-        name: cross_validate(each, graphs, features, targets, folds=folds, seed=seed)
-        for name, each in {**({} if left_out else {"gcn": gcn}), **fallbacks}.items()
+    qualities = {
+        "gcn": validated(gcn) if left_out is None else quality(*left_out, targets),
+        "flops": validated(fallbacks["flops"]),
     }
-    qualities = {"gcn": quality(*left_out, targets), **validated} if left_out else validated
     flops_spearman = _rank(spearmanr, np.asarray(features)[:, flops_column], targets)
-    ranks = {name: each.spearman for name, each in qualities.items()} | {"flops": flops_spearman}
-    if ranks["gcn"] > flops_spearman:
+    own = qualities["gcn"].spearman
+    if own > flops_spearman:
         return PredictorChoice("gcn", gcn, fitted, qualities, flops_spearman, None)
-    best = max(fallbacks, key=ranks.__getitem__)
+    qualities |= {name: validated(each) for name, each in fallbacks.items() if name not in qualities}
+    ranks = {name: qualities[name].spearman for name in fallbacks} | {"flops": flops_spearman}
+    best = max(ranks, key=ranks.__getitem__)
     warning = (
-        f"cross-validated on {len(targets)} architectures, the GCN ranks no better (Spearman {ranks['gcn']:.2f}) "
+        f"cross-validated on {len(targets)} architectures, the GCN ranks no better (Spearman {own:.2f}) "
         f"than flops alone ({flops_spearman:.2f}); {best} ({ranks[best]:.2f}) is used instead"
     )
     fitted = fallbacks[best].fit(graphs, features, targets, seed=seed)
