@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from hwnas.evaluation.table_files import MACRO_FILE, MACRO_RUNS
+from hwnas.evaluation.table_files import CELLS_FILE, MACRO_FILE, MACRO_RUNS
 from hwnas.predictors.surrogate import FittedSurrogate, Surrogate
 from pipelines import predictor_quality
 from pipelines.benchmark import open_table
@@ -219,8 +219,7 @@ def test_the_two_stages_of_the_paper_on_cells():
     one, two = found["gcn-paper"], found["cascade-paper"]
     assert one["kendall_tau"] > 0.545
     assert 1.0 < one["mse_trained"] < 3.62
-    assert 0.3 < two["mse_passed"] < 1.5
-    assert two["mse_passed"] < one["mse_trained"]
+    assert 0.3 < two["mse_above"] < 1.0
 
 
 @pytest.mark.slow
@@ -228,4 +227,4 @@ def test_the_two_stages_of_the_paper_on_cells():
 def test_the_default_ensemble_ranks_above_the_gaussian_process_on_macro():
     found = _means("nasbench_macro", ["gcn", "gp"], 119, 6, noisy=True)
     assert found["gcn"]["kendall_tau"] > found["gp"]["kendall_tau"]
-    assert 0.9 < found["gcn"]["coverage"]
+    assert found["gcn"]["coverage"] > 0.9
