@@ -20,6 +20,7 @@ from .objectives import Limit, contradiction
 DRAWS = 20_000  # random rows that are tried before a search gives up on limits that no table can decide
 WALKED_DRAWS = 1000  # the same, and rounds, where each row's latency is estimated by walking its records: 2 to 5 ms
 WALKED_ROUNDS = 3
+SPARE = 50_000  # rows beyond those asked for that are drawn of sums, since other limits may refuse some
 DESCENT_ROUNDS = 60
 DESCENT_ROWS = 400
 DISTINCT_ROUNDS = 8
@@ -91,7 +92,7 @@ class FeasibleSet:
             return self._sample_by_drawing(n, rng)
         kept = np.empty((0, len(self.space.choices)), dtype=np.int64)
         for _ in range(50):
-            drawn = self._sampler.sample(max(256, 2 * n), rng, spread=True)
+            drawn = self._sampler.sample(max(256, min(2 * n, n + SPARE)), rng, spread=True)
             kept = np.concatenate([kept, drawn[self.holds(drawn)]])
             if len(kept) >= n:
                 return kept[:n]

@@ -113,7 +113,11 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
     "optuna-nsga2": lambda c: OptunaSampler("nsga2", c.objectives, population=10),
     "optuna-gp": lambda c: OptunaSampler("gp", c.objectives),
     "neural-predictor": lambda c: NeuralPredictor(
-        n_random=min(ONE_SHOT_RANDOM, math.ceil(c.trials / 2)), n_chosen=c.trials, n_candidates=100_000, J=None
+        n_random=min(ONE_SHOT_RANDOM, math.ceil(c.trials / 2)),
+        n_chosen=c.trials,
+        n_candidates=100_000,
+        J=None,
+        fallback=False,
     ),
     "iterated": lambda c: IteratedPredictor(c.objectives),
     "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),

@@ -188,6 +188,12 @@ def bench_command(
     strategy: Annotated[
         list[str] | None, typer.Option(help="Repeat for several. Default: random, evolution20, iterated.")
     ] = None,
+    predictor: Annotated[
+        list[str] | None, typer.Option(help="Judge predictors instead of strategies; repeat for several.")
+    ] = None,
+    n: Annotated[
+        list[int] | None, typer.Option("--n", help="Networks that predictors learn from; repeatable. Default: 172.")
+    ] = None,
     trials: Annotated[int, typer.Option(help="Networks that each search may train.")] = 100,
     seeds: Annotated[int, typer.Option(help="Searches of each strategy, with the seeds 0, 1, ...")] = 10,
     objective: Annotated[
@@ -209,9 +215,32 @@ def bench_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare search strategies on a table of trained networks, many seeds each."""
+    """Compare search strategies, or predictors, on a table of trained networks, many seeds each."""
+
+    def judge_predictors(names: list[str]) -> dict[str, Any]:
+        from .predictor_quality import judge_all, print_qualities
+
+        outcome = judge_all(
+            table,
+            names,
+            n or [172],
+            range(seeds),
+            data=str(data_root),
+            noisy=noisy,
+            out=out,
+            workers=workers or os.cpu_count() or 1,
+            listener=TerminalListener(Console(stderr=True)),
+        )
+        if not as_json:
+            print_qualities(outcome)
+        return outcome
 
     def work() -> dict[str, Any]:
+        if predictor:
+            if strategy:
+                raise InputError("a comparison is of strategies or of predictors", hint="give one of the two options")
+            return judge_predictors(predictor)
+
         from .benchmark import Comparison, compare, print_comparison
 
         comparison = Comparison(

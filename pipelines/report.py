@@ -36,6 +36,7 @@ from .config import RunConfig
 from .deploy import limits_met
 from .drawing import blocks_of, draw_blocks
 from .latencies import is_measured, known_interval, known_ms
+from .predictor_choice import NAMES
 from .run_folder import RunFolder, read_json
 from .wiring import draw_graph, parts_of
 
@@ -107,6 +108,8 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "settings": config.model_dump(mode="json"),
         "task": task,
         "plan": plan,
+        "predictor": stored.get("predictor"),
+        "predictor_names": NAMES,
         "trials": trials,
         "models": finals,
         "ms": lambda value: f"{value:.{decimals}f}",

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from hwnas.execution import WorkerPool, use_one_thread
 from hwnas.feasible import FeasibleSet, InfeasibleError
 from hwnas.pareto import is_non_dominated, spread_along
+from hwnas.predictors.surrogate_adapter import graph_features
 from hwnas.search_loop import SearchFailedError, evaluation_seed, search
-from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, fit_accuracy, graph_features
+from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, choose_accuracy
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
 from latency import Device, DeviceCosts, LatencyModel
@@ -40,6 +41,7 @@ from .latencies import (
     read_device_table,
 )
 from .plan import EXPORT_S, Plan, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
+from .predictor_choice import record_of, sentence
 from .progress import Listener
 from .run_folder import RunFolder, read_json, write_json
 
@@ -384,6 +386,7 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
         n_random=plan.n_random, n_chosen=plan.n_chosen, focus=0.5 if job.config.job == "search" else 0.0
     )
     best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
+    is_told = False
     try:
         with job.listener.steps(title, missing) as steps:
             for trial in search(
@@ -400,6 +403,10 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
                 parallel=job.pool.workers,
             ):
                 best = max(best, trial.values.get("accuracy_val", 0.0))
+                if strategy.choice is not None and not is_told:
+                    is_told = True
+                    job.listener.say(sentence(strategy.choice))
+                    _save_plan(job, plan, predictor=record_of(strategy.choice))
                 steps.advance(f"best validation accuracy {best:.1%}")
                 _save_plan(job, plan)  # the time spent, should the process die here
     finally:
@@ -487,11 +494,11 @@ def _scores(job: Job, trials: list[Trial]) -> NDArray[np.float64]:
     """
     observed = np.array([trial.values["accuracy_val"] for trial in trials])
     strategy = NeuralPredictor(n_random=1, n_chosen=0)
-    fitted = fit_accuracy(strategy.predictor, job.feasible, trials, seed=job.config.seed)
-    if fitted is None:
+    choice = choose_accuracy(strategy.predictor, job.feasible, trials, seed=job.config.seed)
+    if choice is None:
         return observed
     rows = np.stack([job.space.row(trial.arch) for trial in trials])
-    predicted, _ = fitted.predict(job.space.graphs(rows), graph_features(job.feasible, rows))
+    predicted, _ = choice.fitted.predict(job.space.graphs(rows), graph_features(job.feasible, rows))
     return np.asarray((observed + predicted) / 2)
 
 
@@ -602,6 +609,7 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
         "report": str(job.run.report),
         "seconds": job.clock.elapsed(),
         "trials": len(job.study.trials()),
+        "predictor": read_json(job.run.plan).get("predictor"),
     }
     write_report(job.run, outcome)
     outcome["seconds"] = job.clock.elapsed()
