@@ -28,7 +28,7 @@ from hwnas.predictors import (
     TreesPredictor,
     quality,
 )
-from hwnas.predictors.surrogate import GaussianProcess, Surrogate
+from hwnas.predictors.surrogate import GaussianProcess, ProcessAndTrees, Surrogate
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.strategies.neural_predictor import FLOPS_COLUMN
 from hwnas.study import write_csv
@@ -51,6 +51,7 @@ PREDICTORS: dict[str, Callable[[int], Predictor | Surrogate]] = {
     "trees": lambda n: TreesPredictor(),
     "flops": lambda n: LinePredictor(FLOPS_COLUMN),
     "gp": lambda n: GaussianProcess(),
+    "gp-trees": lambda n: ProcessAndTrees(),
 }
 THRESHOLDS = {"nasbench101": 0.91}  # of the paper's classifier
 TRAINED = 0.2  # accuracy: what is below did not train, and a few of those would decide a mean of squares
