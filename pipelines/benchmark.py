@@ -21,9 +21,11 @@ from hwnas.evaluation import TabularBenchmark, TabularEvaluator, read_described,
 from hwnas.evaluation.table_files import CELLS_FILE, MACRO_FILE
 from hwnas.execution import WorkerPool
 from hwnas.objectives import minimised
+from hwnas.predictors.surrogate import GaussianProcess
 from hwnas.search_loop import evaluation_seed
 from hwnas.strategies import (
     NSGA2,
+    PNAS,
     IteratedPredictor,
     LocalSearch,
     NeuralPredictor,
@@ -44,6 +46,7 @@ AIMS = ("accuracy", "hypervolume", "front")
 RELEASED_FILES = ("nasbench_only108.tfrecord", "nasbench_full.tfrecord")
 COST_QUANTILE = 0.99  # of the table: the cost of the reference point
 ONE_SHOT_RANDOM = 100
+CELLS_OF_FIVE = 195  # cells of at most 5 vertices in the sample of NAS-Bench-101
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,16 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
         n_random=min(ONE_SHOT_RANDOM, math.ceil(c.trials / 2)), n_chosen=c.trials, n_candidates=100_000, J=None
     ),
     "iterated": lambda c: IteratedPredictor(),
+    "pnas": lambda c: PNAS(surrogate=GaussianProcess(), **_growth(c)),
     "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
 }
+
+
+def _growth(comparison: Comparison) -> dict[str, Any]:
+    """A beam for hundreds of trained networks, not for the 1,280 of the paper."""
+    is_cells = isinstance(open_table(comparison.table, comparison.data, comparison.noisy).space, NASBench101Space)
+    start = {"K": 25, "first": 25, "n_simplest": CELLS_OF_FIVE} if is_cells else {"K": 6, "first": 7}
+    return {**start, "cost": None if comparison.aim == "accuracy" else comparison.costs[0]}
 
 
 def _released_rates(comparison: Comparison) -> Floats | None:
@@ -207,7 +218,8 @@ def look_up(
     """The course of `hwnas.search`, one trial after another, without its executors and records."""
     space = evaluator.restricted
     limits = [Limit.parse(text) for text in comparison.limits]
-    strategy.start(FeasibleSet(space, DeviceCosts(space, benchmark.task), limits), seed)
+    # Of the inner space, whose costs may be sums over genes.
+    strategy.start(FeasibleSet(space, DeviceCosts(space.inner, benchmark.task), limits), seed)
     trials: list[Trial] = []
     for number in range(comparison.trials):
         arch = space.arch(strategy.ask(1)[0])
