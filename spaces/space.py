@@ -217,7 +217,7 @@ class SearchSpace(ABC):
         )
 
     def complexity(self, population: Population) -> NDArray[np.int64]:
-        """(n, genes) -> (n,): a whole number that every step of growth raises, by which levels of growth are told apart.
+        """(n, genes) -> (n,): a whole number that every step of growth raises, which tells levels apart.
 
         Derived: how many genes a row uses. A space whose rows grow without using more genes gives its own.
         """

@@ -145,11 +145,11 @@ class PNAS(PhasedStrategy):
         space = self.feasible.space
         known_keys = space.canonical(known)
         best, bridges = Ranked.none(known, known_keys), Ranked.none(known, known_keys)
-        for rows in children_in_parts(space, parents):
-            rows = rows[~self._limits.hopeless(rows)]
-            keys = space.canonical(rows)
-            new = _not_among(np.concatenate([known_keys, best.keys]), keys)
-            rows, keys = rows[new], keys[new]
+        for children in children_in_parts(space, parents):
+            growing = children[~self._limits.hopeless(children)]
+            all_keys = space.canonical(growing)
+            new = _not_among(np.concatenate([known_keys, best.keys]), all_keys)
+            rows, keys = growing[new], all_keys[new]
             met = self.feasible.holds(rows)
             good, missed = rows[met], rows[~met]
             mean = rng.random(len(good)) if fitted is None else fitted.predict(good)[0]
@@ -180,7 +180,7 @@ class PNAS(PhasedStrategy):
         mean = -ranked.score
         picks = spread_along(ranked.cost, mean, k, mask=soft_front(ranked.cost, mean, J=self.J))
         others = np.setdiff1d(np.arange(len(mean)), picks)[: k - len(picks)]  # the best first
-        return ranked.rows[np.concatenate([picks, others])]
+        return np.asarray(ranked.rows[np.concatenate([picks, others])])
 
     def _checked_simplest(self, rng: np.random.Generator) -> Population:
         space = self.feasible.space
@@ -196,8 +196,8 @@ class PNAS(PhasedStrategy):
             if len(found) >= len(keys) + self.K:
                 return simplest
         raise InputError(
-            f"PNAS trains the best K = {self.K} of each level, but only {len(found) - len(keys)} networks grow from the "
-            f"{len(keys)} simplest ones of {space.name}",
+            f"PNAS trains the best K = {self.K} of each level, but only {len(found) - len(keys)} networks grow from "
+            f"the {len(keys)} simplest ones of {space.name}",
             hint="take a smaller K, or a larger first level",
         )
 
