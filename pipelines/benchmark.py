@@ -21,7 +21,10 @@ from hwnas.evaluation import TabularBenchmark, TabularEvaluator, read_described,
 from hwnas.evaluation.table_files import CELLS_FILE, MACRO_FILE
 from hwnas.execution import WorkerPool
 from hwnas.objectives import minimised
+from hwnas.predictors import GCNPredictor
+from hwnas.predictors.sequence import SequenceSurrogate
 from hwnas.predictors.surrogate import GaussianProcess
+from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.search_loop import evaluation_seed
 from hwnas.strategies import (
     NSGA2,
@@ -120,6 +123,9 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
     ),
     "iterated": lambda c: IteratedPredictor(),
     "pnas": lambda c: PNAS(surrogate=GaussianProcess(), **_growth(c)),
+    "pnas-mlp": lambda c: PNAS(surrogate=SequenceSurrogate("mlp"), **_growth(c)),
+    "pnas-lstm": lambda c: PNAS(surrogate=SequenceSurrogate("lstm"), **_growth(c)),
+    "pnas-gcn": lambda c: PNAS(surrogate=GraphSurrogate(GCNPredictor()), **_growth(c)),
     "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
 }
 
@@ -383,8 +389,8 @@ def summary(comparison: Comparison, benchmark: TabularBenchmark, runs: Sequence[
             (comparison.aim, [run.curve for run in own]),
             ("judged", [run.judged for run in own]),
         ):
-            curves.append({"strategy": name, "objective": objective, **_with_interval(np.array(values))})
-        judged = _with_interval(np.array([[run.chosen_judged] for run in own]))
+            curves.append({"strategy": name, "objective": objective, **with_interval(np.array(values))})
+        judged = with_interval(np.array([[run.chosen_judged] for run in own]))
         shares = [run.inside for run in own if run.inside is not None]
         chosen.append(
             {
@@ -401,7 +407,7 @@ def summary(comparison: Comparison, benchmark: TabularBenchmark, runs: Sequence[
     return {"table": benchmark.name, "networks": len(benchmark.table.rows), "curves": curves, "chosen": chosen}
 
 
-def _with_interval(values: Floats) -> dict[str, list[Any]]:
+def with_interval(values: Floats) -> dict[str, list[Any]]:
     """(seeds, n) -> the mean after 1, 2, ... trials, and its 95 % interval by Student's t; None of one seed."""
     seeds, n = values.shape
     mean = values.mean(axis=0)

@@ -205,13 +205,25 @@ def bench_command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for CSV and picture; an existing one is gone on with.")
     ] = None,
+    predictor: Annotated[
+        list[str] | None, typer.Option(help="With --levels: mlp, lstm, gcn, gp, trees, ridge; repeatable.")
+    ] = None,
+    levels: Annotated[
+        bool, typer.Option("--levels", help="Compare predictors on networks one size larger than they learned from.")
+    ] = False,
+    trained: Annotated[int, typer.Option(help="With --levels: networks of each size that are learned from.")] = 256,
+    no_costs: Annotated[bool, typer.Option("--no-costs", help="With --levels: hide params and flops.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare search strategies on a table of trained networks, many seeds each."""
+    """Compare search strategies on a table of trained networks, many seeds each; or predictors, with --levels."""
 
     def work() -> dict[str, Any]:
+        if levels:
+            return compare_levels()
         from .benchmark import Comparison, compare, print_comparison
 
+        if predictor:
+            raise InputError("--predictor needs --levels", hint="strategies are compared by --strategy")
         comparison = Comparison(
             table, str(data_root), noisy, trials, objective, tuple(cost or ("flops",)), tuple(limit or ())
         )
@@ -225,6 +237,23 @@ def bench_command(
         )
         if not as_json:
             print_comparison(outcome)
+        return outcome
+
+    def compare_levels() -> dict[str, Any]:
+        from .levels import LevelTest, print_levels, rank_levels
+
+        if strategy:
+            raise InputError("--levels compares predictors, not strategies", hint="leave --strategy out")
+        outcome = rank_levels(
+            LevelTest(table, str(data_root), noisy, trained, not no_costs),
+            predictor or ("mlp", "lstm", "gcn"),
+            range(seeds),
+            out=out,
+            workers=workers or os.cpu_count() or 1,
+            listener=TerminalListener(Console(stderr=True)),
+        )
+        if not as_json:
+            print_levels(outcome)
         return outcome
 
     _guarded(as_json, work)

@@ -207,6 +207,10 @@ class NASBench101Space(SearchSpace):
         children[np.arange(len(children)), newest] = np.tile(np.arange(len(OPERATIONS)), len(shapes))
         return children
 
+    def complexity(self, population: Population) -> NDArray[np.int64]:
+        """(n, genes) -> (n,) vertices, input and output counted."""
+        return np.asarray((population[:, _OPERATION_GENES] >= 0).sum(axis=1) + 2, dtype=np.int64)
+
     def larger(self, rows: Population) -> Callable[[Population], NDArray[np.bool_]]:
         """What tells which of `rows` hold a cell of a population as a subgraph and have one vertex more.
 

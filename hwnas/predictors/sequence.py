@@ -172,7 +172,7 @@ class MLP:
     def forward(parameters: list[Tensor], inputs: Tensor) -> Tensor:
         """(members, batch, slots, vocabulary) -> (members, batch)."""
         E, W1, b1, W2, b2, W3, b3 = parameters
-        members, vocabulary, width = E.shape
+        members, _, width = E.shape
         # A mean of embeddings times W1 is a sum of shares times this, which is far smaller.
         table = torch.einsum("mvd,msdh->msvh", E, W1.view(members, -1, width, W1.shape[2]))
         x = functional.relu(torch.baddbmm(b1, inputs.flatten(2), table.flatten(1, 2)))
