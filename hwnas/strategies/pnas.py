@@ -191,7 +191,7 @@ class PNAS(PhasedStrategy):
                 hint="take a smaller first and K",
             )
         keys = found = space.canonical(simplest)
-        for children in children_in_parts(space, simplest):
+        for children in children_in_parts(space, simplest, at_once=4 * self.K):
             found = np.unique(np.concatenate([found, space.canonical(children)]), axis=0)
             if len(found) >= len(keys) + self.K:
                 return simplest
