@@ -397,6 +397,6 @@ def test_settings_that_make_no_search_are_refused(settings):
 
 
 def test_a_cost_that_is_not_known_is_refused():
+    running = search(MACRO, Weighted(), PNAS(K=2, first=7, cost="flops"), n_trials=8, seed=0)
     with pytest.raises(InputError, match="needs the costs of networks"):
-        strategy = PNAS(K=2, first=2, cost="flops")
-        list(search(MACRO, Weighted(), strategy, n_trials=3, seed=0))
+        list(running)
