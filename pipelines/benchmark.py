@@ -133,7 +133,7 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
 def _growth(comparison: Comparison) -> dict[str, Any]:
     """A beam for hundreds of trained networks, not for the 1,280 of the paper."""
     is_cells = isinstance(open_table(comparison.table, comparison.data, comparison.noisy).space, NASBench101Space)
-    start = {"K": 25, "first": 25, "n_simplest": CELLS_OF_FIVE} if is_cells else {"K": 6, "first": 7}
+    start = {"K": 25, "first": 25, "n_simplest": CELLS_OF_FIVE} if is_cells else {"K": 4, "first": 7}
     return {**start, "cost": None if comparison.aim == "accuracy" else comparison.costs[0]}
 
 
