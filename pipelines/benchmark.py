@@ -131,10 +131,15 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
 
 
 def _growth(comparison: Comparison) -> dict[str, Any]:
-    """A beam for hundreds of trained networks, not for the 1,280 of the paper."""
-    is_cells = isinstance(open_table(comparison.table, comparison.data, comparison.noisy).space, NASBench101Space)
-    start = {"K": 25, "first": 25, "n_simplest": CELLS_OF_FIVE} if is_cells else {"K": 4, "first": 7}
-    return {**start, "cost": None if comparison.aim == "accuracy" else comparison.costs[0]}
+    """Beams for a hundred trained networks, not for the 1,280 of the paper; the best of 3 to 25 within that."""
+    cost = None
+    if comparison.aim != "accuracy":
+        if len(comparison.costs) > 1:
+            raise InputError(f"PNAS weighs accuracy against one cost, got {', '.join(comparison.costs)}")
+        (cost,) = comparison.costs
+    if isinstance(open_table(comparison.table, comparison.data, comparison.noisy).space, NASBench101Space):
+        return {"K": 20, "first": 20, "n_simplest": CELLS_OF_FIVE, "cost": cost, "J": 1}
+    return {"K": 4 if cost is None else 8, "first": 7, "cost": cost, "J": 1}
 
 
 def _released_rates(comparison: Comparison) -> Floats | None:

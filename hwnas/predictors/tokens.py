@@ -27,7 +27,7 @@ class Tokens:
     and the operations of NAS-Bench-101 do. Isomorphic networks are read alike where the space's keys are rows.
 
     Attributes:
-        of: (genes, choices), the token of each value of each gene.
+        of: (genes, choices), the token of each value of each gene, `ABSENT` for values that it cannot have.
         slots: genes that belong together; a row is one group of them after another. In cells these are a block (of
             both kinds of cell, where there are two), elsewhere the whole row.
     """
@@ -49,7 +49,8 @@ class Tokens:
             kinds, slots = np.minimum(place // 2, 2), inner.genes_per_block * len(inner.kinds)
         most = np.array([sizes[kinds == kind].max(initial=0) for kind in range(kinds.max() + 1)])
         first = 1 + np.concatenate([[0], np.cumsum(most)[:-1]])
-        return cls(space, first[kinds][:, None] + np.arange(sizes.max()), slots)
+        values = np.arange(sizes.max())
+        return cls(space, np.where(values < sizes[:, None], first[kinds][:, None] + values, ABSENT), slots)
 
     @property
     def vocabulary(self) -> int:

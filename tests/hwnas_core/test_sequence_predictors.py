@@ -209,7 +209,7 @@ def test_mean_and_std_are_those_of_the_members_and_the_size_of_a_batch_changes_n
 def test_bad_input_is_named():
     rows, feasible = MACRO.sample(20, np.random.default_rng(0)), FeasibleSet(MACRO)
     model = QUICK["mlp"]
-    with pytest.raises(InputError, match="fractions in 0..1, got 90"):
+    with pytest.raises(InputError, match=r"fractions in 0\.\.1, got 90"):
         model.fit(rows, np.full(20, 90.0), feasible=feasible, seed=0)
     with pytest.raises(InputError, match="as many finite values"):
         model.fit(rows, np.full(20, np.nan), feasible=feasible, seed=0)
