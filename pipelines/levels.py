@@ -74,7 +74,8 @@ def levels_of(complexity: NDArray[np.int64]) -> list[Level]:
         groups[-1].append(int(value))
         count += int(n)
     if count < LEAST_OF_LEVEL and len(groups) > 1:
-        groups[-2] += groups.pop()
+        last = groups.pop()
+        groups[-1] += last
     names = [str(group[0]) if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups]
     return [Level(name, np.flatnonzero(np.isin(complexity, group))) for name, group in zip(names, groups, strict=True)]
 
