@@ -21,9 +21,14 @@ from hwnas.evaluation import TabularBenchmark, TabularEvaluator, read_described,
 from hwnas.evaluation.table_files import CELLS_FILE, MACRO_FILE
 from hwnas.execution import WorkerPool
 from hwnas.objectives import minimised
+from hwnas.predictors import GCNPredictor
+from hwnas.predictors.sequence import SequenceSurrogate
+from hwnas.predictors.surrogate import GaussianProcess
+from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.search_loop import evaluation_seed
 from hwnas.strategies import (
     NSGA2,
+    PNAS,
     IteratedPredictor,
     LocalSearch,
     NeuralPredictor,
@@ -44,6 +49,7 @@ AIMS = ("accuracy", "hypervolume", "front")
 RELEASED_FILES = ("nasbench_only108.tfrecord", "nasbench_full.tfrecord")
 COST_QUANTILE = 0.99  # of the table: the cost of the reference point
 ONE_SHOT_RANDOM = 100
+CELLS_OF_FIVE = 195  # cells of at most 5 vertices in the sample of NAS-Bench-101
 
 
 @dataclass(frozen=True)
@@ -120,8 +126,24 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
         fallback=False,
     ),
     "iterated": lambda c: IteratedPredictor(c.objectives),
+    "pnas": lambda c: PNAS(surrogate=GaussianProcess(), **_growth(c)),
+    "pnas-mlp": lambda c: PNAS(surrogate=SequenceSurrogate("mlp"), **_growth(c)),
+    "pnas-lstm": lambda c: PNAS(surrogate=SequenceSurrogate("lstm"), **_growth(c)),
+    "pnas-gcn": lambda c: PNAS(surrogate=GraphSurrogate(GCNPredictor()), **_growth(c)),
     "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
 }
+
+
+def _growth(comparison: Comparison) -> dict[str, Any]:
+    """Beams for a hundred trained networks, not for the 1,280 of the paper; the best of 3 to 25 within that."""
+    cost = None
+    if comparison.aim != "accuracy":
+        if len(comparison.costs) > 1:
+            raise InputError(f"PNAS weighs accuracy against one cost, got {', '.join(comparison.costs)}")
+        (cost,) = comparison.costs
+    if isinstance(open_table(comparison.table, comparison.data, comparison.noisy).space, NASBench101Space):
+        return {"K": 20, "first": 20, "n_simplest": CELLS_OF_FIVE, "cost": cost, "J": 1}
+    return {"K": 4 if cost is None else 8, "first": 7, "cost": cost, "J": 1}
 
 
 def _released_rates(comparison: Comparison) -> Floats | None:
@@ -220,7 +242,8 @@ def look_up(
     """The course of `hwnas.search`, one trial after another, without its executors and records."""
     space = evaluator.restricted
     limits = [Limit.parse(text) for text in comparison.limits]
-    strategy.start(FeasibleSet(space, DeviceCosts(space, benchmark.task), limits), seed)
+    # Of the inner space, whose costs may be sums over genes.
+    strategy.start(FeasibleSet(space, DeviceCosts(space.inner, benchmark.task), limits), seed)
     trials: list[Trial] = []
     for number in range(comparison.trials):
         arch = space.arch(strategy.ask(1)[0])
@@ -389,8 +412,8 @@ def summary(comparison: Comparison, benchmark: TabularBenchmark, runs: Sequence[
             (comparison.aim, [run.curve for run in own]),
             ("judged", [run.judged for run in own]),
         ):
-            curves.append({"strategy": name, "objective": objective, **_with_interval(np.array(values))})
-        judged = _with_interval(np.array([[run.chosen_judged] for run in own]))
+            curves.append({"strategy": name, "objective": objective, **with_interval(np.array(values))})
+        judged = with_interval(np.array([[run.chosen_judged] for run in own]))
         shares = [run.inside for run in own if run.inside is not None]
         chosen.append(
             {
@@ -416,7 +439,7 @@ def _quantile(numbers: Sequence[int | None], q: float) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def _with_interval(values: Floats) -> dict[str, list[Any]]:
+def with_interval(values: Floats) -> dict[str, list[Any]]:
     """(seeds, n) -> the mean after 1, 2, ... trials, and its 95 % interval by Student's t; None of one seed."""
     seeds, n = values.shape
     mean = values.mean(axis=0)

@@ -194,6 +194,10 @@ def bench_command(
     n: Annotated[
         list[int] | None, typer.Option("--n", help="Networks that predictors learn from; repeatable. Default: 172.")
     ] = None,
+    levels: Annotated[
+        bool, typer.Option("--levels", help="Judge predictors on networks one size larger than what they learn from.")
+    ] = False,
+    no_costs: Annotated[bool, typer.Option("--no-costs", help="With --levels: hide params and flops.")] = False,
     trials: Annotated[int, typer.Option(help="Networks that each search may train.")] = 100,
     seeds: Annotated[int, typer.Option(help="Searches of each strategy, with the seeds 0, 1, ...")] = 10,
     objective: Annotated[
@@ -217,46 +221,48 @@ def bench_command(
 ) -> None:
     """Compare search strategies, or predictors, on a table of trained networks, many seeds each."""
 
+    def work() -> dict[str, Any]:
+        if predictor and strategy:
+            raise InputError("a comparison is of strategies or of predictors", hint="give one of the two options")
+        if levels and not predictor:
+            raise InputError("--levels compares predictors", hint="name them, such as --predictor mlp --predictor lstm")
+        if predictor:
+            return rank_by_levels(predictor) if levels else judge_predictors(predictor)
+        return compare_strategies()
+
     def judge_predictors(names: list[str]) -> dict[str, Any]:
         from .predictor_quality import judge_all, print_qualities
 
-        outcome = judge_all(
-            table,
-            names,
-            n or [172],
-            range(seeds),
-            data=str(data_root),
-            noisy=noisy,
-            out=out,
-            workers=workers or os.cpu_count() or 1,
-            listener=TerminalListener(Console(stderr=True)),
-        )
+        outcome = judge_all(table, names, n or [172], range(seeds), data=str(data_root), noisy=noisy, **execution())
         if not as_json:
             print_qualities(outcome)
         return outcome
 
-    def work() -> dict[str, Any]:
-        if predictor:
-            if strategy:
-                raise InputError("a comparison is of strategies or of predictors", hint="give one of the two options")
-            return judge_predictors(predictor)
+    def rank_by_levels(names: list[str]) -> dict[str, Any]:
+        from .levels import LevelTest, print_levels, rank_levels
 
+        if n is not None and len(n) > 1:
+            raise InputError(f"--levels learns from one number of networks, got {len(n)}", hint="give --n once")
+        test = LevelTest(table, str(data_root), noisy, n[0] if n else 256, not no_costs)
+        outcome = rank_levels(test, names, range(seeds), **execution())
+        if not as_json:
+            print_levels(outcome)
+        return outcome
+
+    def compare_strategies() -> dict[str, Any]:
         from .benchmark import Comparison, compare, print_comparison
 
         comparison = Comparison(
             table, str(data_root), noisy, trials, objective, tuple(cost or ("flops",)), tuple(limit or ())
         )
-        outcome = compare(
-            comparison,
-            strategy or ("random", "evolution20", "iterated"),
-            range(seeds),
-            out=out,
-            workers=workers or os.cpu_count() or 1,
-            listener=TerminalListener(Console(stderr=True)),
-        )
+        outcome = compare(comparison, strategy or ("random", "evolution20", "iterated"), range(seeds), **execution())
         if not as_json:
             print_comparison(outcome)
         return outcome
+
+    def execution() -> dict[str, Any]:
+        listener = TerminalListener(Console(stderr=True))
+        return {"out": out, "workers": workers or os.cpu_count() or 1, "listener": listener}
 
     _guarded(as_json, work)
 

@@ -28,6 +28,7 @@ from hwnas.predictors import (
     TreesPredictor,
     quality,
 )
+from hwnas.predictors.sequence import SequenceSurrogate
 from hwnas.predictors.surrogate import GaussianProcess, ProcessAndTrees, Surrogate
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.strategies.neural_predictor import FLOPS_COLUMN
@@ -50,12 +51,26 @@ PREDICTORS: dict[str, Callable[[int], Predictor | Surrogate]] = {
     "ridge": lambda n: RidgePredictor(),
     "trees": lambda n: TreesPredictor(),
     "flops": lambda n: LinePredictor(FLOPS_COLUMN),
+    "mlp": lambda n: SequenceSurrogate("mlp"),
+    "lstm": lambda n: SequenceSurrogate("lstm"),
     "gp": lambda n: GaussianProcess(),
     "gp-trees": lambda n: ProcessAndTrees(),
 }
 THRESHOLDS = {"nasbench101": 0.91}  # of the paper's classifier
 TRAINED = 0.2  # accuracy: what is below did not train, and a few of those would decide a mean of squares
 MEASURES = ("kendall_tau", "spearman", "mse", "mse_trained", "mse_passed", "mse_above", "coverage")
+
+
+def surrogate_named(name: str, n: int) -> Surrogate:
+    """The predictor of that name, set up to learn from n networks.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if name not in PREDICTORS:
+        raise InputError(f"there is no predictor {name}", hint=f"there are {', '.join(PREDICTORS)}")
+    made = PREDICTORS[name](n)
+    return GraphSurrogate(made) if isinstance(made, Predictor) else made
 
 
 @dataclass(frozen=True)
@@ -109,8 +124,7 @@ def judge(asked: Asked) -> Judged:
     signal = benchmark.table.read(benchmark.question(asked.seed).accuracy, seen)
     rows = benchmark.table.rows
     feasible = FeasibleSet(benchmark.space, DeviceCosts(benchmark.space, benchmark.task))
-    made = PREDICTORS[asked.predictor](asked.n)
-    surrogate = GraphSurrogate(made) if isinstance(made, Predictor) else made
+    surrogate = surrogate_named(asked.predictor, asked.n)
     fitted = surrogate.fit(rows[seen], signal, feasible=feasible, seed=asked.seed)
     mean, std = fitted.predict(rows[rest])
     truth = _truth(benchmark, rest)
@@ -160,11 +174,8 @@ def judge_all(
     Raises:
         InputError: if something does not go together.
     """
-    unknown = [name for name in names if name not in PREDICTORS]
-    if unknown or not names:
-        raise InputError(
-            f"there is no predictor {', '.join(unknown) or 'named'}", hint=f"there are {', '.join(PREDICTORS)}"
-        )
+    for name in names:
+        surrogate_named(name, max(sizes, default=0))
     networks = len(open_table(table, data, noisy).table.rows)
     if not sizes or not seeds or min(sizes) < 2 or max(sizes) > networks - 2:
         raise InputError(

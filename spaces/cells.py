@@ -290,6 +290,10 @@ class CellSpace(SearchSpace):
             rows = self.grow(rows)
         return rows
 
+    def complexity(self, population: Population) -> NDArray[np.int64]:
+        """(n, genes) -> (n,) blocks of all kinds together."""
+        return self.n_blocks(population)
+
     def grow(self, population: Population) -> Population:
         """All rows with one block more, parents in order; rows that have all blocks have no children.
 

@@ -171,6 +171,20 @@ class ChainSpace(SearchSpace):
             children.append(grown)
         return np.concatenate(children)
 
+    def complexity(self, population: Population) -> NDArray[np.int64]:
+        """(n, genes) -> (n,): by how many steps each row grows from the smallest."""
+        steps = self._steps_to
+        return np.asarray(steps[population].sum(axis=1) - steps[self.smallest_row].sum(), dtype=np.int64)
+
+    @cached_property
+    def _steps_to(self) -> NDArray[np.int64]:
+        """(choices,): how many steps lead to each value from one that none leads to; all ways are as long."""
+        steps = np.zeros(self.allowed.shape[1], dtype=np.int64)
+        for _ in steps:
+            for before, after in self.steps:
+                steps[after] = max(steps[after], steps[before] + 1)
+        return steps
+
     @cached_property
     def smallest_row(self) -> NDArray[np.int64]:
         """The row from which all others grow: of each gene the value to which no step leads."""

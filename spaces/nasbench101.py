@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import permutations, product
@@ -20,6 +20,7 @@ from .errors import InputError
 from .graph import GraphBatch
 from .layers import Network, NetworkBuilder
 from .space import Arch, Population, Rate, SearchSpace, Task
+from .subgraphs import LargerCells
 from .tally import Tally
 from .vertex_tally import VertexTally
 
@@ -205,6 +206,18 @@ class NASBench101Space(SearchSpace):
         newest = _OPERATION_GENES[(children[:, _OPERATION_GENES] >= 0).sum(axis=1) - 1]
         children[np.arange(len(children)), newest] = np.tile(np.arange(len(OPERATIONS)), len(shapes))
         return children
+
+    def complexity(self, population: Population) -> NDArray[np.int64]:
+        """(n, genes) -> (n,) vertices, input and output counted."""
+        return np.asarray((population[:, _OPERATION_GENES] >= 0).sum(axis=1) + 2, dtype=np.int64)
+
+    def larger(self, rows: Population) -> Callable[[Population], NDArray[np.bool_]]:
+        """What tells which of `rows` hold a cell of a population as a subgraph and have one vertex more.
+
+        Growth among few cells: of the children that `grow` gives most would be missing.
+        """
+        index = LargerCells(*_alive(rows))
+        return lambda population: index.find(*_alive(population))
 
     def graphs(self, population: Population) -> GraphBatch:
         """Input, vertices inside, output, as the canonical row has them; nodes have no attributes."""

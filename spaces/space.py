@@ -216,6 +216,13 @@ class SearchSpace(ABC):
             hint="write them, or take another strategy",
         )
 
+    def complexity(self, population: Population) -> NDArray[np.int64]:
+        """(n, genes) -> (n,): a whole number that every step of growth raises, which tells levels apart.
+
+        Derived: how many genes a row uses. A space whose rows grow without using more genes gives its own.
+        """
+        return np.asarray((population >= 0).sum(axis=1), dtype=np.int64)
+
     def counts(self, population: Population, task: Task) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Exact flops (multiply-adds) and parameters of every row, each (n,)."""
         sums = [

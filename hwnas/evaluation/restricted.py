@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from spaces import Arch, GraphBatch, InputError, Network, Population, SearchSpace, Task
 from spaces.layers import AuxiliaryHead
+from spaces.nasbench101 import NASBench101Space
 from spaces.space import Rate
 
 REDRAWS = (4, 16, 64, 256)  # children that are drawn of one parent, round after round, until one is in the table
@@ -158,6 +160,33 @@ class RestrictedSpace(SearchSpace):
         if len(other):
             keys[other] = self.inner.canonical(population[other])
         return keys
+
+    def complexity(self, population: Population) -> NDArray[np.int64]:
+        return self.inner.complexity(population)
+
+    def simplest(self, k: int, rng: np.random.Generator) -> Population:
+        """Up to k rows, those of least complexity; which ones of the greatest complexity is drawn."""
+        return self.rows[np.lexsort((rng.random(len(self.rows)), self._complexity))[:k]]
+
+    def grow(self, population: Population) -> Population:
+        """The rows of the table that are a step more complex than one of the population.
+
+        Cells of NAS-Bench-101 grow into those that hold them as a subgraph and have one vertex more, other networks
+        into those children of `inner` that are in the table; each stands once.
+        """
+        if isinstance(self.inner, NASBench101Space):
+            return self.rows[self._larger(population)]
+        places = self.places(self.inner.grow(population))
+        return self.rows[np.unique(places[places >= 0])]
+
+    @cached_property
+    def _larger(self) -> Callable[[Population], NDArray[np.bool_]]:
+        assert isinstance(self.inner, NASBench101Space)
+        return self.inner.larger(self.rows)
+
+    @cached_property
+    def _complexity(self) -> NDArray[np.int64]:
+        return self.complexity(self.rows)
 
     def layers(self, arch: Arch, task: Task) -> Network:
         return self.inner.layers(arch, task)

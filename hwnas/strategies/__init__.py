@@ -6,11 +6,13 @@ from .local_search import LocalSearch
 from .neural_predictor import NeuralPredictor
 from .nsga2 import NSGA2
 from .optuna_sampler import OptunaSampler
+from .pnas import PNAS
 from .random_search import RandomSearch
 from .strategy import PhasedStrategy, Strategy
 
 __all__ = [
     "NSGA2",
+    "PNAS",
     "IteratedPredictor",
     "LocalSearch",
     "NeuralPredictor",

@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 from hwnas import hypervolume, search
 from hwnas.evaluation import TabularBenchmark, TabularEvaluator
 from hwnas.evaluation.table import Table
+from hwnas.predictors import RidgePredictor
 from latency import DeviceCosts
 from pipelines import benchmark as bench
 from pipelines.benchmark import STRATEGIES, Comparison, Yardstick, compare, look_up, open_table, run_seed, summary
 from pipelines.cli import app
+from pipelines.levels import LevelTest, levels_of, ranks_of_seed
 from pipelines.progress import Listener
 from spaces import InputError, get_space
 
@@ -298,3 +300,110 @@ def test_random_search_with_many_trainings_is_where_the_anchors_are():
 def test_tables_are_read_once(described):
     assert open_table(described, "data", False) is open_table(described, "data", False)
     assert isinstance(open_table(described, "data", False), TabularBenchmark)
+
+
+# --- predictors on networks one size larger ---
+
+
+def test_levels_are_of_a_hundred_networks_or_more():
+    complexity = np.repeat([2, 3, 4, 5, 6, 7, 8], [1, 1, 60, 120, 300, 90, 9])
+    levels = levels_of(complexity)
+    assert [level.name for level in levels] == ["2 to 5", "6 to 8"]
+    assert [len(level.places) for level in levels] == [182, 399]
+    assert levels_of(np.array([1, 2]))[0].name == "1 to 2"
+    even = levels_of(np.repeat([1, 2, 3], [150, 100, 99]))
+    assert [level.name for level in even] == ["1", "2 to 3"]
+
+
+def test_the_ranks_of_levels_are_those_of_scipy(described):
+    """Of the ridge regression, fitted here on the same networks, asked of those of the next level."""
+    test = LevelTest(described, trained=60)
+    found = ranks_of_seed(test, "ridge", 3)
+    benchmark = open_table(described, "data", False)
+    space = benchmark.evaluator(3).restricted
+    levels = levels_of(space.rows.sum(axis=1))
+    assert len(found) == len(levels) - 1 > 3
+    number = 2
+    rng = np.random.default_rng([3, number])
+    learned = rng.permutation(levels[number].places)[:60]
+    costs = DeviceCosts(SPACE, benchmark.task)
+
+    def seen(places):
+        values = costs.of(space.rows[places])
+        return SPACE.graphs(space.rows[places]), np.log(np.stack([values["params"], values["flops"]], axis=1))
+
+    val = benchmark.table.columns["val"]
+    fitted = RidgePredictor().fit(*seen(learned), val[learned], seed=3)
+    expected = []
+    for places in (learned, levels[number + 1].places):
+        mean, _ = fitted.predict(*seen(places))
+        expected += [stats.spearmanr(mean, val[places]).statistic, stats.kendalltau(mean, val[places]).statistic]
+    assert found[number] == pytest.approx(expected)
+    assert found[number][2] > 0.8
+    hidden = ranks_of_seed(LevelTest(described, trained=60, with_costs=False), "ridge", 3)
+    assert hidden[number] != found[number]
+
+
+def test_levels_print_and_write_what_they_found(described, tmp_path):
+    arguments = (described, "--levels", "--predictor", "ridge", "--predictor", "mlp", "--seeds", 2, "--n", 40)
+    code, out, _ = invoked(*arguments, "--out", tmp_path, "--json")
+    assert code == 0
+    found = json.loads(out)["levels"]
+    with (tmp_path / "levels.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert [row["predictor"] for row in written] == [row["predictor"] for row in found]
+    assert {row["predictor"] for row in found} == {"ridge", "mlp"}
+    for row, text in zip(found, written, strict=True):
+        assert row["trained"] == 40
+        assert row["seeds"] == 2
+        assert row["spearman_larger_low"] <= row["spearman_larger"] <= row["spearman_larger_high"]
+        assert float(text["kendall_larger"]) == pytest.approx(row["kendall_larger"])
+    assert np.mean([row["spearman_larger"] for row in found]) > 0.8
+    code, out, _ = invoked(described, "--levels", "--predictor", "ridge", "--seeds", 1, "--n", 40)
+    assert code == 0
+    assert "one larger" in out
+
+
+def test_levels_that_cannot_be_compared_are_refused(described):
+    for arguments, words in (
+        (("--levels", "--predictor", "gru"), "there is no predictor gru"),
+        (("--levels", "--strategy", "random"), "compares predictors"),
+        (("--levels",), "name them"),
+        (("--predictor", "mlp", "--strategy", "random"), "strategies or of predictors"),
+        (("--levels", "--predictor", "mlp", "--n", 5), "10 trained networks"),
+        (("--levels", "--predictor", "mlp", "--n", 50, "--n", 60), "one number"),
+    ):
+        code, _, error = invoked(described, *arguments)
+        assert code == 2
+        assert words in error
+
+
+@needs(CELLS)
+def test_the_sample_grows_from_cells_that_are_parts_of_others():
+    """The 195 cells of at most 5 vertices come first; children hold a parent as a subgraph: by brute force."""
+    space = open_table("nasbench101", str(CELLS), False).evaluator(0).restricted
+    simplest = space.simplest(195, np.random.default_rng(0))
+    assert (space.complexity(simplest) <= 5).all()
+    assert (space.complexity(space.rows) <= 5).sum() == 195
+    parents = simplest[[20, 60, 150]]
+    children = space.grow(parents)
+    rng = np.random.default_rng(1)
+    larger = space.rows[space.complexity(space.rows) == 6]
+    asked = np.concatenate([children[:8], larger[rng.integers(0, len(larger), 25)]])
+    graphs, parts = space.graphs(asked), space.graphs(parents)
+    grown = {tuple(child) for child in children.tolist()}
+    assert len(grown) > 8
+    for i, row in enumerate(asked.tolist()):
+        expected = any(_holds(graphs[[i]], parts[[j]]) for j in range(3) if space.complexity(parents)[j] == 5)
+        assert (tuple(row) in grown) == expected
+
+
+def _holds(whole, part):
+    """Whether some of the whole's vertices, in some order, have all edges and operations of the part."""
+    n, m = int((whole.operations >= 0).sum()), int((part.operations >= 0).sum())
+    for inner in itertools.permutations(range(1, n - 1), m - 2):
+        place = [0, *inner, n - 1]
+        edges = whole.adjacency[0][np.ix_(place, place)]
+        if (edges >= part.adjacency[0][:m, :m]).all() and (whole.operations[0][place] == part.operations[0][:m]).all():
+            return True
+    return False

@@ -1,0 +1,225 @@
+"""The MLP and the LSTM of the PNAS paper: what they compute, what they read, and how well they learn."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from hwnas import FeasibleSet
+from hwnas.evaluation import RestrictedSpace
+from hwnas.predictors.sequence import LSTM, MLP, SequenceSurrogate
+from hwnas.predictors.tokens import ABSENT, Tokens
+from spaces import InputError, get_space
+
+MACRO = get_space("nasbench_macro")
+PNAS = get_space("pnas@2x24")
+NASNET = get_space("nasnet@4x1056")
+CELLS = get_space("nasbench101")
+SPACES = {"macro": MACRO, "pnas": PNAS, "nasnet": NASNET, "cells": CELLS, "proxyless": get_space("proxyless@w0.25")}
+QUICK = {"mlp": SequenceSurrogate("mlp", width=16, epochs=30), "lstm": SequenceSurrogate("lstm", width=16, epochs=20)}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# --- tokens ---
+
+
+def test_inputs_and_operations_of_blocks_share_their_tokens():
+    """The paper's (I1, I2, O1, O2): 6 states and 8 operations, wherever they stand."""
+    tokens = Tokens.of_space(PNAS)
+    assert tokens.slots == 4
+    assert tokens.vocabulary == 1 + 6 + 8
+    row = np.full((1, 20), -1)
+    row[0, :8] = [0, 1, 3, 5, 0, 2, 3, 7]  # canonical already
+    assert np.array_equal(PNAS.canonical(row), row)
+    (found,) = tokens(row)
+    assert found[[0, 1, 4, 5]].tolist() == [1, 2, 1, 3]
+    assert found[[2, 3, 6, 7]].tolist() == [7 + 3, 7 + 5, 7 + 3, 7 + 7]
+    assert (found[8:] == ABSENT).all()
+
+
+def test_genes_that_mean_the_same_share_their_tokens_in_other_spaces():
+    assert Tokens.of_space(MACRO).of.tolist() == [[1, 2, 3]] * 8
+    cells = Tokens.of_space(CELLS)
+    is_edge = np.array(CELLS.choices) == 2
+    assert np.unique(cells.of[is_edge][:, :2]).tolist() == [1, 2]
+    assert np.unique(cells.of[~is_edge]).tolist() == [3, 4, 5]
+    nasnet = Tokens.of_space(NASNET)
+    assert nasnet.slots == 10  # a block of both cells
+    assert nasnet.vocabulary == 1 + 6 + 13 + 2
+    # A proxyless layer 3x3-3 has one token wherever it stands; the first layer has blocks of its own.
+    proxyless = SPACES["proxyless"]
+    found = Tokens.of_space(proxyless).of
+    assert (found[1:, 0] == found[1, 0]).all()
+    assert found[0, 0] not in found[1:]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_tokens_tell_networks_apart_and_read_isomorphic_ones_alike(name):
+    space = SPACES[name]
+    rows = space.sample(400, np.random.default_rng(0))
+    tokens = Tokens.of_space(space)(rows)
+    assert tokens.max() < Tokens.of_space(space).vocabulary
+    assert ((tokens != ABSENT).sum(axis=1) > 0).all()
+    _, of_keys = np.unique(space.canonical(rows), axis=0, return_inverse=True)
+    _, of_tokens = np.unique(tokens, axis=0, return_inverse=True)
+    pairs = np.unique(np.stack([of_keys.ravel(), of_tokens.ravel()]), axis=1).shape[1]
+    assert pairs == of_keys.max() + 1 == of_tokens.max() + 1
+
+
+def test_a_restricted_space_is_read_as_the_space_itself():
+    rows = CELLS.simplest(91, np.random.default_rng(0))
+    few = RestrictedSpace(CELLS, rows)
+    assert np.array_equal(Tokens.of_space(few)(rows), Tokens.of_space(CELLS)(rows))
+
+
+# --- what they compute ---
+
+
+def test_the_lstm_is_that_of_torch():
+    """Member by member, row by row, without padding."""
+    tokens, width, members = Tokens.of_space(PNAS), 7, 3
+    parameters = LSTM.initial(tokens, width, members, generator())
+    rows = np.concatenate([PNAS.sample(6, np.random.default_rng(0)), PNAS.simplest(4, np.random.default_rng(0))])
+    inputs = LSTM.inputs(tokens, rows)
+    found = LSTM.forward(parameters, inputs.expand(members, *inputs.shape))
+    E, W_in, W_state, bias, W_out, b_out = parameters
+    theirs = nn.LSTM(width, width, batch_first=True)
+    order = torch.cat([torch.arange(width) + part * width for part in (0, 1, 3, 2)])  # torch: in, forget, cell, out
+    for m in range(members):
+        state = {
+            "weight_ih_l0": W_in[m].T[order],
+            "weight_hh_l0": W_state[m].T[order],
+            "bias_ih_l0": bias[m, 0][order],
+            "bias_hh_l0": torch.zeros(4 * width),
+        }
+        theirs.load_state_dict(state)
+        for row, value in zip(tokens(rows), found[m], strict=True):
+            with torch.no_grad():
+                last = theirs(E[m][torch.from_numpy(row[row != ABSENT])][None])[0][0, -1]
+            expected = torch.sigmoid(last @ W_out[m] + b_out[m])
+            torch.testing.assert_close(value, expected[0, 0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", [PNAS, NASNET, CELLS], ids=["pnas", "nasnet", "cells"])
+def test_the_mlp_reads_the_mean_of_blocks(space):
+    """By the definition: embeddings of a block side by side, the mean over blocks, two layers of ReLU."""
+    tokens, width, members = Tokens.of_space(space), 5, 2
+    parameters = [p + 0.1 for p in MLP.initial(tokens, width, members, generator(1))]  # biases are not 0 then
+    rows = space.sample(20, np.random.default_rng(0))
+    inputs = MLP.inputs(tokens, rows)
+    found = MLP.forward(parameters, inputs.expand(members, *inputs.shape))
+    for m in range(members):
+        E, W1, b1, W2, b2, W3, b3 = (parameter[m].double() for parameter in parameters)
+        for row, value in zip(tokens(rows), found[m], strict=True):
+            blocks = [block for block in row.reshape(-1, tokens.slots) if (block != ABSENT).any()]
+            embedded = [torch.cat([E[t] if t != ABSENT else torch.zeros(width) for t in block]) for block in blocks]
+            x = torch.relu(torch.stack(embedded).mean(dim=0) @ W1 + b1)
+            x = torch.relu(x @ W2 + b2)
+            torch.testing.assert_close(value.double(), torch.sigmoid(x @ W3 + b3)[0, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_before_training_the_output_is_that_of_the_bias():
+    """Nearly: 1 / (1 + exp(-1.8)) = 0.858."""
+    for kind in ("mlp", "lstm"):
+        untrained = replace(QUICK[kind], epochs=1, learning_rates=(1e-12,))
+        rows = MACRO.sample(30, np.random.default_rng(0))
+        mean, _ = untrained.fit(rows, np.full(30, 0.5), feasible=FeasibleSet(MACRO), seed=0).predict(rows)
+        assert mean == pytest.approx(0.858, abs=0.05)
+
+
+# --- how they learn ---
+
+
+@pytest.mark.parametrize(("kind", "scaled"), list(itertools.product(["mlp", "lstm"], [False, True])))
+def test_a_sum_over_genes_is_learned(kind, scaled):
+    rng = np.random.default_rng(0)
+    rows = np.unique(MACRO.canonical(MACRO.sample(400, rng)), axis=0)
+    rows = rng.permutation(rows)
+    truth = 0.8 + 0.005 * rows.sum(axis=1)
+    model = QUICK[kind]
+    if scaled:
+        model, truth = replace(model, output_bias=None), 100 * truth - 500
+    fitted = model.fit(rows[:100], truth[:100], feasible=FeasibleSet(MACRO), seed=0)
+    mean, std = fitted.predict(rows[100:])
+    assert spearmanr(mean, truth[100:]).statistic > 0.93
+    assert np.abs(mean - truth[100:]).mean() < 0.3 * truth.std()
+    assert (std > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_cells_of_more_blocks_are_ranked_by_what_smaller_ones_taught(kind):
+    """Trained on one block, asked of two: an operation is worth as much in both."""
+    rng = np.random.default_rng(0)
+    worth = np.linspace(-1, 1, 8)
+    one = PNAS.simplest(136, rng)
+    two = rng.permutation(PNAS.grow(one[::7]))[:300]
+
+    def value(rows):
+        blocks = PNAS.canonical(rows).reshape(len(rows), -1, 4)
+        used = blocks[..., 2:] >= 0
+        return 0.85 + 0.05 * (np.where(used, worth[blocks[..., 2:]], 0).sum(axis=(1, 2)) / used.sum(axis=(1, 2)))
+
+    fitted = QUICK[kind].fit(one, value(one), feasible=FeasibleSet(PNAS), seed=0)
+    assert spearmanr(fitted.predict(one)[0], value(one)).statistic > 0.9
+    assert spearmanr(fitted.predict(two)[0], value(two)).statistic > 0.7
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_the_seed_decides_everything(kind):
+    rows = MACRO.sample(40, np.random.default_rng(0))
+    values = 0.5 + rows.sum(axis=1) / 100
+    first, again, other = (
+        QUICK[kind].fit(rows, values, feasible=FeasibleSet(MACRO), seed=seed).predict(rows)[0] for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_member_never_sees_the_part_that_it_leaves_out():
+    """A wild value of one network reaches all members but one."""
+    rows = np.unique(MACRO.canonical(MACRO.sample(60, np.random.default_rng(0))), axis=0)[:40]
+    values = np.full(40, 0.5)
+    wild = values.copy()
+    wild[7] = 1.0
+    model, feasible = QUICK["mlp"], FeasibleSet(MACRO)
+    plain, told = (model.fit(rows, v, feasible=feasible, seed=3).predict_members(rows) for v in (values, wild))
+    same = [np.array_equal(a, b) for a, b in zip(plain, told, strict=True)]
+    assert sum(same) == 1
+
+
+def test_mean_and_std_are_those_of_the_members_and_the_size_of_a_batch_changes_nothing():
+    rows = CELLS.sample(1500, np.random.default_rng(0))
+    values = np.linspace(0.4, 0.6, 30)
+    fitted = QUICK["lstm"].fit(rows[:30], values, feasible=FeasibleSet(CELLS), seed=0)
+    members = fitted.predict_members(rows)
+    mean, std = fitted.predict(rows)
+    assert mean == pytest.approx(np.mean(members, axis=0))
+    assert std == pytest.approx(np.std(members, axis=0, ddof=1))
+    assert fitted.predict(rows[1400:])[0] == pytest.approx(mean[1400:], abs=1e-6)
+    assert fitted.predict(rows[:0])[0].shape == (0,)
+
+
+def test_bad_input_is_named():
+    rows, feasible = MACRO.sample(20, np.random.default_rng(0)), FeasibleSet(MACRO)
+    model = QUICK["mlp"]
+    with pytest.raises(InputError, match=r"fractions in 0\.\.1, got 90"):
+        model.fit(rows, np.full(20, 90.0), feasible=feasible, seed=0)
+    with pytest.raises(InputError, match="as many finite values"):
+        model.fit(rows, np.full(20, np.nan), feasible=feasible, seed=0)
+    with pytest.raises(InputError, match="as many finite values"):
+        model.fit(rows, np.full(19, 0.5), feasible=feasible, seed=0)
+    with pytest.raises(InputError, match="at least 5 evaluated networks, got 4"):
+        model.fit(rows[:4], np.full(4, 0.5), feasible=feasible, seed=0)
+    with pytest.raises(InputError, match="one of mlp, lstm"):
+        SequenceSurrogate("gru")
+    with pytest.raises(InputError, match="width, epochs and batch"):
+        SequenceSurrogate("mlp", members=1)
+    with pytest.raises(InputError, match="learning rates"):
+        SequenceSurrogate("mlp", learning_rates=(0.01, 0.0))

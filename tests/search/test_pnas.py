@@ -1,0 +1,402 @@
+"""PNAS against its algorithm written out plainly, and growth under limits against brute force."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from fake_evaluators import Smooth
+
+from hwnas import FeasibleSet, InfeasibleError, Limit, Study, search
+from hwnas.evaluation import RestrictedSpace
+from hwnas.evaluation.evaluator import Evaluator
+from hwnas.growth import GrowthLimits, children_in_parts, never_falls
+from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
+from hwnas.strategies import PNAS
+from hwnas.strategies import pnas as module
+from latency import DeviceCosts
+from spaces import InputError, Task, get_space
+from spaces.space import SearchSpace
+
+TASK = Task(32, 10)
+MACRO = get_space("nasbench_macro")
+COSTS = DeviceCosts(MACRO, TASK)
+SMALL = get_space("proxyless@8,8x1,8x3s2,16x2s2,8")
+PNAS_SPACE = get_space("pnas@1x8,b3")
+CELLS = get_space("nasbench101")
+WEIGHTS = 1 + 5 * np.arange(100) % 11  # whole numbers, so that sums in any order are equal, and ties are real
+
+
+class Weighted(Evaluator):
+    """An accuracy that rises with every gene."""
+
+    def evaluate(self, arch, *, epochs, seed):
+        return {"accuracy_val": float(np.array(arch.genes) @ WEIGHTS[: len(arch.genes)]) / 10_000}
+
+
+@dataclass(frozen=True)
+class Known(Surrogate):
+    """A surrogate that was handed a weight of each gene of canonical rows, and need not learn."""
+
+    sign: float = 1.0
+
+    def fit(self, population, values, *, feasible, seed):
+        assert np.isfinite(values).all()
+        return FittedKnown(self.sign, feasible.space)
+
+
+@dataclass(frozen=True)
+class FittedKnown(FittedSurrogate):
+    sign: float
+    space: SearchSpace
+
+    def predict(self, population):
+        keys = self.space.canonical(population)
+        return self.sign * (keys @ WEIGHTS[: keys.shape[1]]).astype(float), np.ones(len(keys))
+
+
+def key(space, row):
+    return tuple(space.canonical(np.asarray(row)[None])[0].tolist())
+
+
+def algorithm_1(space, first, K, levels, *, limits=(), costs=None):
+    """The levels of the paper's algorithm, network by network, the true weights for a surrogate."""
+    feasible = FeasibleSet(space, costs, limits)
+    done = {key(space, row) for row in first}
+    found, beam = [list(map(tuple, first.tolist()))], list(first)
+    for _ in range(levels):
+        children = {}
+        for parent in beam:
+            grown = space.grow(np.asarray(parent)[None])
+            for k, child, met in zip(space.canonical(grown).tolist(), grown, feasible.holds(grown), strict=True):
+                if tuple(k) not in done and met:
+                    children.setdefault(tuple(k), child)
+        mean = {k: np.array(k) @ WEIGHTS[: len(k)] for k in children}
+        best = sorted(children, key=lambda k: (-mean[k], k))[:K]
+        beam = [children[k] for k in best]
+        done |= set(best)
+        found.append(best)
+    return found
+
+
+def levels_asked(strategy, space, evaluator, n_trials, sizes, **arguments):
+    trials = list(search(space, evaluator, strategy, n_trials=n_trials, seed=0, **arguments))
+    ends = np.cumsum(sizes)
+    rows = [space.row(trial.arch) for trial in trials]
+    return [[key(space, row) for row in rows[end - size : end]] for end, size in zip(ends, sizes, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("space", "first", "K", "levels"), [(MACRO, 7, 5, 9), (SMALL, 8, 6, 5), (PNAS_SPACE, 12, 6, 2), (CELLS, 7, 4, 3)]
+)
+def test_the_course_is_algorithm_1_of_the_paper(space, first, K, levels):
+    sizes = [first, *[K] * levels]
+    strategy = PNAS(K=K, first=first, surrogate=Known())
+    asked = levels_asked(strategy, space, Weighted(), sum(sizes), sizes)
+    start = space.simplest(first, np.random.default_rng([0, 0]))
+    expected = algorithm_1(space, start, K, levels)
+    assert sorted(asked[0]) == sorted(key(space, row) for row in start)
+    assert asked[1:] == expected[1:]
+    everything = list(itertools.chain(*asked))
+    assert len(set(everything)) == len(everything)
+
+
+def test_the_first_level_of_the_paper_are_all_cells_of_one_block():
+    space = get_space("pnas@2x24")
+    strategy = PNAS(K=256, first=136, surrogate=Known())
+    strategy.start(FeasibleSet(space), 0)
+    rows = strategy.ask(200)
+    assert len(rows) == 136  # and then it waits for their accuracies
+    assert (space.n_blocks(rows) == 1).all()
+    assert len(np.unique(space.canonical(rows), axis=0)) == 136
+
+
+def test_parts_of_children_change_nothing(monkeypatch):
+    """Many parts instead of one: memory is bounded, and what is chosen is the same, ties included."""
+
+    @dataclass(frozen=True)
+    class Ties(FittedKnown):
+        def predict(self, population):
+            mean, std = super().predict(population)
+            return np.round(mean, -1), std
+
+    monkeypatch.setattr(Known, "fit", lambda self, population, values, *, feasible, seed: Ties(1.0, feasible.space))
+    costs, limit = DeviceCosts(SMALL, TASK), Limit.parse("params<=9000")
+    courses = []
+    for at_once in (1 << 16, 30):
+        monkeypatch.setattr(module, "children_in_parts", lambda s, p, n=at_once, **_: _parts(s, p, n))
+        for cost in (None, "flops"):
+            strategy = PNAS(K=20, first=30, surrogate=Known(), cost=cost, J=2)
+            trials = search(SMALL, Weighted(), strategy, n_trials=90, seed=1, costs=costs, limits=[limit])
+            courses.append([str(trial.arch) for trial in trials])
+    assert courses[0] == courses[2]
+    assert courses[1] == courses[3]
+    assert courses[0] != courses[1]
+
+
+def _parts(space, parents, at_once):
+    return children_in_parts(space, parents, at_once=at_once)
+
+
+def test_children_come_in_parts_of_about_one_size():
+    parents = MACRO.sample(500, np.random.default_rng(0))
+    parts = list(children_in_parts(MACRO, parents, at_once=200))
+    assert sorted(map(tuple, np.concatenate(parts))) == sorted(map(tuple, MACRO.grow(parents)))
+    assert max(map(len, parts)) < 400
+    assert list(children_in_parts(MACRO, parents[:0])) == []
+
+
+def test_after_the_last_level_the_children_of_all_that_was_trained_follow():
+    """Of a space that grows no more: the best of all children, wherever their parents stand."""
+    strategy = PNAS(K=4, first=7, levels=2, surrogate=Known())
+    trials = list(search(MACRO, Weighted(), strategy, n_trials=7 + 4 + 4 + 4, seed=0))
+    rows = np.stack([MACRO.row(trial.arch) for trial in trials])
+    known = {key(MACRO, row) for row in rows[:15]}
+    children = {key(MACRO, child) for child in MACRO.grow(rows[:15])} - known
+    best = sorted(children, key=lambda k: (-(np.array(k) @ WEIGHTS[:8]), k))[:4]
+    assert [key(MACRO, row) for row in rows[15:]] == best
+    # A table is trained to its end, then networks come again, as of other strategies.
+    few = RestrictedSpace(MACRO, MACRO.simplest(30, np.random.default_rng(0)))
+    trials = list(search(few, Weighted(), PNAS(K=4, first=7, surrogate=Known()), n_trials=34, seed=0))
+    assert len({str(trial.arch) for trial in trials}) == 30
+
+
+def test_what_a_surrogate_hopes_least_is_not_trained():
+    asked = {}
+    for sign in (1.0, -1.0):
+        strategy = PNAS(K=3, first=7, surrogate=Known(sign))
+        trials = list(search(MACRO, Weighted(), strategy, n_trials=30, seed=0))
+        asked[sign] = np.mean([trial.values["accuracy_val"] for trial in trials])
+    assert asked[1.0] > asked[-1.0]
+
+
+def test_the_chosen_network_is_the_one_of_the_highest_mean():
+    strategy = PNAS(K=4, first=7, surrogate=Known(-1.0))
+    trials = list(search(MACRO, Weighted(), strategy, n_trials=20, seed=0))
+    chosen = strategy.chosen()
+    assert chosen == min(trials, key=lambda trial: trial.values["accuracy_val"])
+    young = PNAS(K=4, first=7)
+    young.start(FeasibleSet(MACRO), 0)
+    young.tell(trials[:4])
+    assert young.chosen() == max(trials[:4], key=lambda trial: trial.values["accuracy_val"])
+
+
+# --- limits ---
+
+EVERY = np.array(list(itertools.product(range(3), repeat=8)))
+VALUES = COSTS.of(EVERY)
+MEDIANS = {name: float(np.median(VALUES[name])) for name in ("params", "flops", "intensity")}
+THREE = [
+    Limit("params", "<=", MEDIANS["params"]),
+    Limit("flops", "<=", MEDIANS["flops"]),
+    Limit("intensity", ">=", MEDIANS["intensity"]),
+]
+
+
+@pytest.mark.parametrize("cost", [None, "params"])
+def test_limits_hold_for_all_that_is_asked(cost):
+    """Also where the simplest networks miss a lower limit, which growth may meet."""
+    strategy = PNAS(K=6, first=8, surrogate=GaussianProcess(), cost=cost)
+    trials = list(search(MACRO, Weighted(), strategy, n_trials=80, seed=0, costs=COSTS, limits=THREE))
+    for limit in THREE:
+        assert limit.holds([trial.values[limit.name] for trial in trials]).all()
+    assert len({key(MACRO, MACRO.row(trial.arch)) for trial in trials}) == 80
+    assert not FeasibleSet(MACRO, COSTS, THREE).holds(MACRO.simplest(7, np.random.default_rng(0))).any()
+
+
+@pytest.mark.parametrize("space", [MACRO, SMALL], ids=["macro", "proxyless"])
+def test_what_is_pruned_has_no_descendant_that_meets_the_limit(space):
+    costs = DeviceCosts(space, TASK)
+    row = space.simplest(1, np.random.default_rng(0))
+    everything = np.unique(np.concatenate([row, *_descendants(space, row)]), axis=0)
+    for name in ("params", "flops", "weight_bytes"):
+        limit = Limit(name, "<=", float(np.quantile(costs.one(name, everything), 0.3)))
+        feasible = FeasibleSet(space, costs, [limit])
+        assert never_falls(feasible, name)
+        hopeless = GrowthLimits(feasible).hopeless(everything)
+        assert 0 < hopeless.sum() < len(everything)
+        for parent in everything[hopeless][:: max(1, hopeless.sum() // 40)]:
+            for level in _descendants(space, parent[None]):
+                assert not feasible.holds(level).any()
+
+
+def _descendants(space, rows):
+    while len(rows := space.grow(rows)):
+        rows = np.unique(rows, axis=0)
+        yield rows
+
+
+def test_no_bound_is_claimed_where_growth_may_lower_a_cost():
+    """Cells do have cheaper children, so that what they miss now may be met later; and intensity falls in chains."""
+    for space, name in ((PNAS_SPACE, "params"), (CELLS, "params"), (CELLS, "flops"), (MACRO, "intensity")):
+        costs = DeviceCosts(space, TASK)
+        feasible = FeasibleSet(space, costs, [Limit(name, "<=", 1.0)])
+        assert not never_falls(feasible, name)
+        parents = space.simplest(200, np.random.default_rng(0))
+        falls = [
+            costs.one(name, children).min() < costs.one(name, parent[None])[0]
+            for parent in parents[-40:]
+            if len(children := space.grow(parent[None]))
+        ]
+        assert any(falls)
+    assert not never_falls(FeasibleSet(MACRO), "params")
+
+
+def test_every_chain_step_is_asked_before_a_bound_is_claimed(monkeypatch):
+    """A table in which one step of one gene is cheaper proves nothing."""
+    feasible = FeasibleSet(MACRO, COSTS, [Limit("flops", "<=", 5e7)])
+    assert never_falls(feasible, "flops")
+    cost, error = COSTS.additive("flops")
+    for gene, before, after in ((0, 0, 1), (7, 1, 2)):
+        table = cost.table.copy()
+        table[gene, after] = table[gene, before] - 1
+        changed = type(cost)(cost.constant, table)
+        monkeypatch.setattr(COSTS, "additive", lambda name, changed=changed: (changed, error))
+        assert not never_falls(feasible, "flops")
+
+
+@pytest.mark.parametrize("limits", [THREE, THREE[:1]])
+def test_pruning_changes_nothing_in_the_result(monkeypatch, limits):
+    course, grown = {}, {}
+    for prunes in (True, False):
+        if not prunes:
+            monkeypatch.setattr(GrowthLimits, "hopeless", lambda self, rows: np.zeros(len(rows), dtype=bool))
+        strategy = PNAS(K=6, first=8, surrogate=Known(), n_bridges=10_000)
+        count = []
+        monkeypatch.setattr(module, "children_in_parts", lambda s, p, c=count, **_: _counted(s, p, c))
+        trials = list(search(MACRO, Weighted(), strategy, n_trials=60, seed=0, costs=COSTS, limits=limits))
+        course[prunes], grown[prunes] = [str(trial.arch) for trial in trials], sum(count)
+    assert course[True] == course[False]
+    assert grown[True] < grown[False] / 2
+
+
+def _counted(space, parents, count):
+    for children in children_in_parts(space, parents):
+        count.append(len(children))
+        yield children
+
+
+def test_limits_under_which_all_are_reached_are_those_of_brute_force():
+    """Trained to the end, with every bridge kept, PNAS finds each network that meets the limits once."""
+    distinct = np.unique(MACRO.canonical(EVERY), axis=0)
+    tight = [
+        Limit("params", "<=", float(np.quantile(VALUES["params"], 0.15))),
+        Limit("intensity", ">=", float(np.quantile(VALUES["intensity"], 0.4))),
+    ]
+    feasible = FeasibleSet(MACRO, COSTS, tight)
+    expected = distinct[feasible.holds(distinct)]
+    assert 50 < len(expected) < 600
+    strategy = PNAS(K=800, first=1, n_simplest=1000, surrogate=Known(), n_bridges=10_000)
+    n = len(expected)
+    trials = list(search(MACRO, Weighted(), strategy, n_trials=n, seed=0, costs=COSTS, limits=tight))
+    assert {key(MACRO, MACRO.row(trial.arch)) for trial in trials} == {tuple(row) for row in expected.tolist()}
+
+
+# --- a break, failures ---
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_after_a_break_the_same_course_is_gone_on_with(tmp_path, parallel):
+    arguments = {"n_trials": 40, "seed": 5, "costs": COSTS, "limits": THREE, "parallel": parallel}
+    make = lambda: PNAS(K=6, first=8)  # noqa: E731
+    whole = [(t.number, str(t.arch)) for t in search(MACRO, Smooth(), make(), **arguments)]
+    path = tmp_path / "study.db"
+    running = search(MACRO, Smooth(), make(), study=Study(path, MACRO, cost="flops"), **arguments)
+    for _ in range(23):
+        next(running)
+    running.close()
+    list(search(MACRO, Smooth(), make(), study=Study(path, MACRO, cost="flops"), **arguments))
+    again = [(t.number, str(t.arch)) for t in Study(path, MACRO, cost="flops").trials()]
+    assert sorted(again) == sorted(whole)
+
+
+def test_failures_are_borne():
+    class Sometimes(Evaluator):
+        def evaluate(self, arch, *, epochs, seed):
+            if seed % 3:
+                raise FloatingPointError("diverged")
+            return {"accuracy_val": 0.1 + 0.03 * len(arch.genes)}
+
+    class Never(Evaluator):
+        def evaluate(self, arch, *, epochs, seed):
+            if len(arch.genes) > 1:
+                raise FloatingPointError("diverged")
+            return {"accuracy_val": 0.1}
+
+    for evaluator in (Sometimes(), Never()):
+        strategy = PNAS(K=5, first=10)
+        trials = list(search(CELLS, evaluator, strategy, n_trials=30, seed=2, costs=DeviceCosts(CELLS, TASK)))
+        assert len(trials) == 30
+        assert {trial.state for trial in trials} == {"complete", "failed"}
+        assert strategy.chosen().state == "complete"
+
+
+# --- bad input ---
+
+
+class Rootless(SearchSpace):
+    """A space that says nothing about growth."""
+
+    name, choices = "rootless", (3, 3)
+
+    def is_valid(self, population):
+        return self.in_range(population)
+
+    def layers(self, arch, task):
+        raise NotImplementedError
+
+
+class Barren(Rootless):
+    name = "barren"
+
+    def simplest(self, k, rng):
+        return np.array([[0, 0], [0, 1]])[:k]
+
+    def canonical(self, population):
+        return population
+
+
+def first_ask(strategy, space, costs=None, limits=()):
+    strategy.start(FeasibleSet(space, costs, limits), 0)
+    return strategy.ask(1)
+
+
+def test_a_space_that_cannot_grow_is_named():
+    with pytest.raises(InputError, match=r"rootless must give simplest\(\) and grow\(\).*does not give simplest"):
+        first_ask(PNAS(K=2), Rootless())
+    with pytest.raises(InputError, match=r"barren must give simplest\(\) and grow\(\).*does not give grow"):
+        first_ask(PNAS(K=2), Barren())
+
+
+def test_a_beam_larger_than_its_level_is_refused_before_anything_is_trained():
+    grown = len(np.unique(MACRO.canonical(MACRO.grow(MACRO.simplest(7, np.random.default_rng(0)))), axis=0)) - 6
+    assert len(first_ask(PNAS(K=grown, first=7), MACRO)) == 1
+    with pytest.raises(InputError, match=rf"K = {grown + 1} of each level, but only {grown} networks grow from the 7"):
+        first_ask(PNAS(K=grown + 1, first=7), MACRO)
+    few = RestrictedSpace(MACRO, MACRO.simplest(30, np.random.default_rng(0)))
+    with pytest.raises(InputError, match="begins with 31 networks, but nasbench_macro has 30"):
+        first_ask(PNAS(K=1, first=31), few)
+
+
+def test_limits_that_the_simplest_networks_violate_are_refused_before_anything_is_trained():
+    least = VALUES["params"].min()
+    assert len(first_ask(PNAS(K=6, first=7), MACRO, COSTS, [Limit("params", "<=", least)])) == 1
+    with pytest.raises(InfeasibleError, match=r"7 simplest networks miss them, and growth only adds: the least params"):
+        first_ask(PNAS(K=6, first=7), MACRO, COSTS, [Limit("params", "<=", least - 1)])
+    costs = DeviceCosts(PNAS_SPACE, TASK)
+    with pytest.raises(InfeasibleError, match="nothing that grew from its 20 simplest networks met them"):
+        first_ask(PNAS(K=6, first=20, n_bridges=5), PNAS_SPACE, costs, [Limit("params", "<=", 1)])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"K": 0}, {"K": 2, "first": 0}, {"K": 2, "first": 4, "n_simplest": 3}, {"levels": -1}]
+)
+def test_settings_that_make_no_search_are_refused(settings):
+    with pytest.raises(InputError, match="PNAS needs K and first of at least 1"):
+        PNAS(**settings)
+
+
+def test_a_cost_that_is_not_known_is_refused():
+    running = search(MACRO, Weighted(), PNAS(K=2, first=7, cost="flops"), n_trials=8, seed=0)
+    with pytest.raises(InputError, match="needs the costs of networks"):
+        list(running)
