@@ -79,6 +79,26 @@ def test_children_are_other_networks_of_the_table_and_are_as_the_operator_draws_
     assert restricted.proposed.share == pytest.approx((drawn > 0).mean(), rel=0.1)
 
 
+def test_growth_stays_in_the_table(restricted):
+    parents = restricted.rows[:40]
+    listed = {tuple(row) for row in restricted.rows.tolist()}
+    expected = {tuple(key) for row in parents for key in SPACE.canonical(SPACE.grow(row[None])).tolist()} & listed
+    children = restricted.grow(parents)
+    assert 10 < len(children) == len({tuple(child) for child in children.tolist()})
+    assert {tuple(child) for child in children.tolist()} == expected
+    assert restricted.grow(parents[:0]).shape == (0, 8)
+
+
+def test_the_simplest_rows_come_first_and_chance_decides_among_equals(restricted):
+    steps = restricted.rows.sum(axis=1)
+    rows = restricted.simplest(50, RNG(0))
+    assert rows.sum(axis=1).tolist() == sorted(steps)[:50]
+    assert np.array_equal(rows, restricted.simplest(50, RNG(0)))
+    other = restricted.simplest(50, RNG(1))
+    assert not np.array_equal(rows, other)
+    assert len(restricted.simplest(1000, RNG(0))) == 300
+
+
 def test_a_vector_outside_becomes_the_row_that_differs_in_the_fewest_genes(restricted):
     repaired = restricted.repair(EVERY)
     assert restricted.is_valid(repaired).all()

@@ -87,3 +87,30 @@ def test_the_generator_decides_which_networks_of_the_last_step_are_drawn():
     assert np.array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
     assert len(space.simplest(0, np.random.default_rng(0))) == 0
+
+
+@pytest.mark.parametrize("name", [*CHAINS, "pnas@1x8,b3", "nasnet@3x24,b2", "nasbench101"])
+def test_every_step_of_growth_raises_the_complexity(name):
+    space = get_space(name)
+    rows = space.simplest(20, np.random.default_rng(3))
+    found = space.complexity(rows)
+    assert (np.diff(found) >= 0).all()
+    for row, level in zip(rows, found, strict=True):
+        assert (space.complexity(space.grow(row[None])) == level + 1).all()
+
+
+def test_complexity_is_what_spaces_call_it():
+    """Steps from the smallest chain, blocks, vertices; of a space that says nothing, the genes that a row uses."""
+    assert get_space("nasbench_macro").complexity(np.array([[0] * 8, [0, 1, 2, 0, 0, 0, 0, 1]])).tolist() == [0, 4]
+    proxyless = get_space("proxyless")
+    largest = np.full((1, 22), 5)
+    largest[0, 0] = 2
+    steps, row = 0, proxyless.simplest(1, np.random.default_rng(0))
+    while len(grown := proxyless.grow(row)):
+        steps, row = steps + 1, grown[-1:]
+    assert proxyless.complexity(row).tolist() == [steps] == proxyless.complexity(largest).tolist()
+    cells = get_space("nasbench101")
+    assert cells.complexity(cells.numbered(np.array([0, cells.cardinality - 1]))).tolist() == [2, 7]
+    pnas = get_space("pnas@1x8,b3")
+    rows = pnas.sample(50, np.random.default_rng(0))
+    assert np.array_equal(pnas.complexity(rows), (rows >= 0).sum(axis=1) // 4)
