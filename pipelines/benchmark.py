@@ -23,6 +23,7 @@ from hwnas.execution import WorkerPool
 from hwnas.objectives import minimised
 from hwnas.search_loop import evaluation_seed
 from hwnas.strategies import (
+    EPNAS,
     NSGA2,
     IteratedPredictor,
     LocalSearch,
@@ -117,6 +118,7 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
     ),
     "iterated": lambda c: IteratedPredictor(),
     "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
+    "epnas": lambda c: EPNAS(),
 }
 
 

@@ -1,5 +1,6 @@
 """Search strategies: each proposes architectures and learns from results."""
 
+from .epnas import EPNAS
 from .evolution import RegularizedEvolution
 from .iterated_predictor import IteratedPredictor
 from .local_search import LocalSearch
@@ -7,9 +8,11 @@ from .neural_predictor import NeuralPredictor
 from .nsga2 import NSGA2
 from .optuna_sampler import OptunaSampler
 from .random_search import RandomSearch
+from .reward import SoftLimit, reward
 from .strategy import PhasedStrategy, Strategy
 
 __all__ = [
+    "EPNAS",
     "NSGA2",
     "IteratedPredictor",
     "LocalSearch",
@@ -18,5 +21,7 @@ __all__ = [
     "PhasedStrategy",
     "RandomSearch",
     "RegularizedEvolution",
+    "SoftLimit",
     "Strategy",
+    "reward",
 ]
