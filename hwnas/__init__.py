@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .feasible import FeasibleSet, InfeasibleError
     from .objectives import Limit
     from .pareto import hypervolume, soft_front
+    from .reward import SoftLimit, reward
     from .search_loop import search
     from .study import Study
     from .trial import Trial
@@ -19,11 +20,13 @@ _HOME = {
     "FeasibleSet": "feasible",
     "InfeasibleError": "feasible",
     "Limit": "objectives",
+    "SoftLimit": "reward",
     "Study": "study",
     "TabularEvaluator": "evaluation",
     "TrainingEvaluator": "evaluation",
     "Trial": "trial",
     "hypervolume": "pareto",
+    "reward": "reward",
     "search": "search_loop",
     "soft_front": "pareto",
 }
@@ -33,11 +36,13 @@ __all__ = [
     "FeasibleSet",
     "InfeasibleError",
     "Limit",
+    "SoftLimit",
     "Study",
     "TabularEvaluator",
     "TrainingEvaluator",
     "Trial",
     "hypervolume",
+    "reward",
     "search",
     "soft_front",
 ]

@@ -8,7 +8,6 @@ from .neural_predictor import NeuralPredictor
 from .nsga2 import NSGA2
 from .optuna_sampler import OptunaSampler
 from .random_search import RandomSearch
-from .reward import SoftLimit, reward
 from .strategy import PhasedStrategy, Strategy
 
 __all__ = [
@@ -21,7 +20,5 @@ __all__ = [
     "PhasedStrategy",
     "RandomSearch",
     "RegularizedEvolution",
-    "SoftLimit",
     "Strategy",
-    "reward",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +20,19 @@ REACH = 3.0  # standard deviations that an advantage counts at most
 BASELINE_DECAY = 0.9
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The network is so small that more threads cost ten times what they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class PolicyNetwork(nn.Module):
-    """A bidirectional LSTM over the genes: scores of every value of each gene, and of the two edits of the whole row."""
+    """A bidirectional LSTM over the genes: scores of every value of each gene, and of two edits of the whole row."""
 
     def __init__(self, genes: int, width: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -74,7 +87,7 @@ class EditPolicy:
 
     def probabilities(self, rows: Population, legal: NDArray[np.bool_]) -> Floats:
         """(n, edits), 0 for what is not legal; a row without legal edits has zeros."""
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             logs = self._log_probabilities(rows, legal)
         return np.asarray(np.where(legal, np.exp(logs.double().numpy()), 0.0))
 
@@ -88,11 +101,18 @@ class EditPolicy:
         """One step of REINFORCE: edits become likelier by how far their rewards (n,) are above the baseline."""
         if not len(rewards):
             return
+        with one_thread():
+            self._learn(choices, self._advantage(rewards))
+
+    def _advantage(self, rewards: Floats) -> Floats:
+        """How far above the moving average, in standard deviations; the average moves on."""
         mean, spread = float(rewards.mean()), float(rewards.std())
         baseline = mean if self._baseline is None else self._baseline
         self._baseline = BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * mean
         scale = max(spread, abs(mean - baseline), 1e-9)
-        advantage = np.clip((rewards - baseline) / scale, -REACH, REACH)
+        return np.asarray(np.clip((rewards - baseline) / scale, -REACH, REACH))
+
+    def _learn(self, choices: Choices, advantage: Floats) -> None:
         logs = self._log_probabilities(choices.rows, choices.legal)
         taken = logs[torch.arange(len(logs)), torch.from_numpy(choices.chosen)]
         entropy = -(logs.exp() * logs.masked_fill(~torch.from_numpy(choices.legal), 0.0)).sum(dim=1).mean()

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from hwnas.feasible import FeasibleSet
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
+from hwnas.reward import SoftLimit, kept_by_estimates
 from hwnas.trial import Trial
 from spaces import InputError, Population
 
 from .edit_policy import Choices, EditPolicy, Floats
 from .edits import Edits
 from .neural_predictor import cost_axis, soft_picks
-from .reward import SoftLimit, kept_share
 from .strategy import PhasedStrategy
 
 LEAST_TO_FIT = 3
@@ -55,6 +55,7 @@ class EPNAS(PhasedStrategy):
         n_simple: int = 5,
         n_random: int = 5,
         networks: int = 10,
+        fresh: int = 10,
         batch: int = 5,
         steps: int = 3,
         rollouts: int = 16,
@@ -75,6 +76,7 @@ class EPNAS(PhasedStrategy):
         self.n_simple = n_simple
         self.n_random = n_random
         self.networks = networks
+        self.fresh = fresh
         self.batch = batch
         self.steps = steps
         self.rollouts = rollouts
@@ -108,7 +110,10 @@ class EPNAS(PhasedStrategy):
         if fitted is None:
             return self.draw_after(first, self.batch, rng)
         parents = self._best(first, fitted)
-        walks = [self._walk(self._stacked([self._told_rows[i] for i in parents]), rng) for _ in range(self.updates)]
+        grown = self._stacked([self._told_rows[i] for i in parents])
+        walks = [
+            self._walk(np.concatenate([grown, self.feasible.sample(self.fresh, rng)]), rng) for _ in range(self.updates)
+        ]
         for walk in walks:
             walk.teach(self._policy, self._rewards(fitted.predict(walk.ends)[0], walk.ends))
         return self._screened(first, fitted, parents, walks, rng)
@@ -147,12 +152,8 @@ class EPNAS(PhasedStrategy):
 
     def _rewards(self, accuracies: Floats, rows: Population) -> Floats:
         """(n,) of networks that meet the hard limits; of an estimate the far end of its interval counts."""
-        rewards = np.maximum(accuracies, 0.0)
-        for each in self.soft:
-            assert self.feasible.costs is not None
-            low, high = self.feasible.costs.interval(each.limit.name, rows)
-            rewards = rewards * kept_share([each], {each.limit.name: high if each.limit.op == "<=" else low})
-        return np.asarray(rewards)
+        kept = 1.0 if self.feasible.costs is None else kept_by_estimates(self.soft, self.feasible.costs, rows)
+        return np.asarray(np.maximum(accuracies, 0.0) * kept)
 
     def _best(self, first: int, fitted: FittedSurrogate) -> NDArray[np.int64]:
         """Numbers of the trials of different networks before `first` with the highest mean rewards, the best first."""
@@ -197,7 +198,8 @@ class EPNAS(PhasedStrategy):
         for i, place in enumerate(picks):
             walk, at_step = divmod(int(place), len(walks[0].made[0]) * self.steps)
             self._made[first + i] = walks[walk].origin(*divmod(at_step, len(walks[0].made[0])))
-            self._parents[first + i] = int(parents[self._made[first + i].start])
+            if self._made[first + i].start < len(parents):
+                self._parents[first + i] = int(parents[self._made[first + i].start])
         lacking = self.batch - len(picks)
         others = self.draw_after(first, lacking, rng) if lacking else known[:0]
         return np.concatenate([rows[picks], others])
@@ -206,27 +208,30 @@ class EPNAS(PhasedStrategy):
         mean, std = fitted.predict(rows)
         hope = self._rewards(mean + self.beta * std, rows)
         if self.focus == 1.0:
-            return np.argsort(-hope, kind="stable")[: self.batch]
-        return soft_picks(cost_axis(self.feasible, rows), hope, self.batch, focus=self.focus)[0]
+            return np.asarray(np.argsort(-hope, kind="stable")[: self.batch])
+        picks, _ = soft_picks(cost_axis(self.feasible, rows), hope, self.batch, focus=self.focus)
+        return picks
 
     def _learn_from_trained(self) -> None:
         """The edits that led to each network of the last batch are worth what it turned out to be worth."""
-        accuracies = self.told_accuracies()
-        numbers = [number for number in self._made if self._made[number].choices.chosen.size]
+        numbers = [number for number, origin in self._made.items() if origin.edits]
         if not numbers:
             return
         rows = self._stacked([self._told_rows[number] for number in numbers])
-        rewards = self._rewards(np.maximum(accuracies[numbers], 0.0), rows)  # 0 where the training failed
-        choices = [self._made[number].choices for number in numbers]
-        self._policy.learn(Choices.join(choices), np.repeat(rewards, [len(each.chosen) for each in choices]))
+        failed_as_0 = np.maximum(self.told_accuracies()[numbers], 0.0)
+        edits = [self._made[number].edits for number in numbers]
+        self._policy.learn(
+            Choices.join([each for made in edits for each in made]),
+            np.repeat(self._rewards(failed_as_0, rows), [len(made) for made in edits]),
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class _Origin:
-    """How a network was made: from which of the networks that went on, and by which edits."""
+    """How a network was made: from which of the networks that went on, and by which edits, one after another."""
 
     start: int
-    choices: Choices
+    edits: list[Choices]
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +251,7 @@ class _Walk:
 
     @property
     def ends(self) -> Population:
-        return self.made[-1]
+        return np.asarray(self.made[-1])
 
     def teach(self, policy: EditPolicy, rewards: Floats) -> None:
         """Every edit is worth the reward (m,) of the network at the end, a void one 0."""
@@ -258,9 +263,9 @@ class _Walk:
         )
 
     def origin(self, step: int, row: int) -> _Origin:
-        made = [
+        edits = [
             each[np.array([row])]
             for each, void in zip(self.choices[: step + 1], self.voids, strict=False)
             if each.chosen[row] >= 0 and not void[row]
         ]
-        return _Origin(row // self.rollouts, Choices.join(made))
+        return _Origin(row // self.rollouts, edits)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hwnas.objectives import LIMITED, Limit, satisfies
 from spaces.errors import InputError
+
+from .objectives import LIMITED, Limit, satisfies
+
+if TYPE_CHECKING:
+    from latency import DeviceCosts
+    from spaces import Population
 
 DEFAULT_SHARE = 0.5
 _FORM = "write NAME<=NUMBER or NAME>=NUMBER, and after an @ the share that is kept, such as params<=1M@0.5"
@@ -72,6 +78,15 @@ def kept_share(soft: Sequence[SoftLimit], costs: Mapping[str, ArrayLike]) -> NDA
             raise InputError(f"the soft limit {each} needs {name}, which is not known here", hint="leave the limit out")
         share = share * each.share ** each.limit.violation(costs[name])
     return np.asarray(share, dtype=np.float64)
+
+
+def kept_by_estimates(soft: Sequence[SoftLimit], costs: DeviceCosts, population: Population) -> NDArray[np.float64]:
+    """`kept_share` of rows (n, genes) -> (n,); of an estimated quantity the far end of its 95 % interval counts."""
+    share = np.ones(len(population))
+    for each in soft:
+        low, high = costs.interval(each.limit.name, population)
+        share *= kept_share([each], {each.limit.name: high if each.limit.op == "<=" else low})
+    return share
 
 
 def reward(
