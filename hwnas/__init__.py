@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from .feasible import FeasibleSet, InfeasibleError
     from .objectives import Limit
     from .pareto import hypervolume, soft_front
-    from .reward import SoftLimit, reward
     from .search_loop import search
+    from .soft_limits import SoftLimit, reward
     from .study import Study
     from .trial import Trial
 
@@ -20,13 +20,13 @@ _HOME = {
     "FeasibleSet": "feasible",
     "InfeasibleError": "feasible",
     "Limit": "objectives",
-    "SoftLimit": "reward",
+    "SoftLimit": "soft_limits",
     "Study": "study",
     "TabularEvaluator": "evaluation",
     "TrainingEvaluator": "evaluation",
     "Trial": "trial",
     "hypervolume": "pareto",
-    "reward": "reward",
+    "reward": "soft_limits",
     "search": "search_loop",
     "soft_front": "pareto",
 }

@@ -14,11 +14,11 @@ import tomli_w
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from hwnas.objectives import Limit
-from hwnas.reward import SoftLimit
+from hwnas.soft_limits import SoftLimit
 from spaces import InputError
 from spaces.own_file import SpaceFile, full_name
 
-from .strategies import DEFAULT, SOFT, STRATEGIES
+from .strategies import DEFAULT, EDITS, SOFT, STRATEGIES
 
 MOST_SEED = 2**32 - 1  # what numpy's and scikit-learn's older generators take
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -101,6 +101,12 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
             raise InputError(
                 f"--soft-limit needs a strategy that weighs it ({', '.join(SOFT)}), got {self.strategy}",
                 hint="give --limit instead, which every strategy keeps",
+            )
+        if self.warm_start and self.strategy not in EDITS:
+            raise InputError(
+                f"--warm-start needs a strategy that makes networks from trained ones ({', '.join(EDITS)}), "
+                f"got {self.strategy}",
+                hint="leave it out",
             )
 
     @property

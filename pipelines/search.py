@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from hwnas.execution import WorkerPool, use_one_thread
 from hwnas.feasible import FeasibleSet, InfeasibleError
 from hwnas.pareto import is_non_dominated, spread_along
-from hwnas.reward import kept_by_estimates
 from hwnas.search_loop import SearchFailedError, evaluation_seed, search
+from hwnas.soft_limits import kept_by_estimates
 from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, fit_accuracy, graph_features
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
@@ -162,7 +162,8 @@ def _open_job(
     )
     pool = WorkerPool(workers)
     try:
-        evaluator = TrainingEvaluator(space, run.data, Recipe(), device=compute)
+        heritage = run.weights if config.warm_start else None
+        evaluator = TrainingEvaluator(space, run.data, Recipe(), device=compute, heritage=heritage)
         # Workers import torch while blocks are timed would disturb the timing, so the table comes first.
         costs = DeviceCosts(space, data.task, _table(config, run, space, data.task, listener))
         feasible = FeasibleSet(space, costs, config.parsed_limits)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from hwnas.reward import SoftLimit
+    from hwnas.soft_limits import SoftLimit
     from hwnas.strategies import Strategy
 
 DEFAULT = "neural-predictor"
@@ -112,7 +112,8 @@ STRATEGIES: dict[str, Callable[[Setting], Strategy]] = {
     "tpe": _tpe,
     "epnas": _epnas,
 }
-SOFT = ("epnas",)  # that know soft limits
+SOFT = ("epnas",)  # that weigh soft limits
+EDITS = ("epnas",)  # that say which trained network a proposal was made from
 
 
 def drawn_first(strategy: str, plan: Mapping[str, Any]) -> int:

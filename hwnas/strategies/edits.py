@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from hwnas.evaluation.restricted import RestrictedSpace
 from spaces import Population, SearchSpace
 from spaces.chain import ChainSpace
 
-REDRAWS = 8  # of an insertion that is no network
+REDRAWS = 16  # of an insertion that is no network
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,7 @@ class Edits:
     """
 
     space: SearchSpace
+    lengths: dict[int, int] = field(default_factory=dict)  # of a row, of its children
 
     @property
     def inner(self) -> SearchSpace:
@@ -83,45 +84,43 @@ class Edits:
         return np.asarray(may.reshape(len(population), -1))
 
     def _longer(self, population: Population, rng: np.random.Generator) -> tuple[Population, NDArray[np.bool_]]:
-        """Each row with more genes, drawn, up to the next length that makes a network."""
+        """Each row with as many genes more, drawn, as `grow` adds."""
+        used, genes = (population >= 0).sum(axis=1), np.arange(population.shape[1])
+        lengths = np.zeros(len(genes) + 1, dtype=np.int64)
+        for length in np.unique(used):
+            lengths[length] = self._next_length(population[used == length][0])
         children, found = population.copy(), np.zeros(len(population), dtype=np.bool_)
         for _ in range(REDRAWS):
-            left = np.flatnonzero(~found & (population[:, -1] < 0))
+            left = np.flatnonzero(~found & (lengths[used] > used))
             if not len(left):
                 break
             rows = population[left]
-            drawn = rng.integers(0, self.inner.choices, size=rows.shape)
-            cuts, longer = self._cut(np.where(rows >= 0, rows, drawn)), (rows >= 0).sum(axis=1)
-            good = cuts.valid & (cuts.lengths > longer[:, None])
-            has, at = good.any(axis=1), good.argmax(axis=1)
-            children[left[has]] = cuts.rows[has, at[has]]
-            found[left[has]] = True
+            drawn = np.where(rows >= 0, rows, rng.integers(0, self.inner.choices, size=rows.shape))
+            drawn[genes >= lengths[used[left]][:, None]] = -1
+            good = self.inner.is_valid(drawn)
+            children[left[good]] = drawn[good]
+            found[left[good]] = True
         return children, found
+
+    def _next_length(self, row: Population) -> int:
+        """The genes of the children of a row, which those of all rows of its length have; 0 where it has none."""
+        length = int((row >= 0).sum())
+        if length not in self.lengths:
+            children = self.inner.grow(row[None])
+            self.lengths[length] = int((children[0] >= 0).sum()) if len(children) else 0
+        return self.lengths[length]
 
     def _shorter(self, population: Population) -> tuple[Population, NDArray[np.bool_]]:
         """Each row cut to the longest part that is a network."""
-        cuts = self._cut(population)
-        good = cuts.valid & (cuts.lengths < (population >= 0).sum(axis=1)[:, None])
-        has, at = good.any(axis=1), good.shape[1] - 1 - good[:, ::-1].argmax(axis=1)
-        return np.where(has[:, None], cuts.rows[np.arange(len(population)), at], population), has
-
-    def _cut(self, rows: Population) -> _Cuts:
-        genes = rows.shape[1]
-        lengths = np.arange(1, genes + 1)
-        cut = np.where(np.arange(genes) < lengths[:, None], rows[:, None, :], -1)
-        valid = self.inner.is_valid(cut.reshape(-1, genes)).reshape(len(rows), genes)
-        return _Cuts(cut, valid, lengths)
+        n, genes = population.shape
+        lengths = np.arange(genes)
+        cuts = np.where(np.arange(genes) < lengths[:, None], population[:, None, :], -1)  # (n, lengths, genes)
+        good = self.inner.is_valid(cuts.reshape(-1, genes)).reshape(n, genes)
+        good &= lengths < (population >= 0).sum(axis=1)[:, None]
+        has, at = np.asarray(good.any(axis=1)), genes - 1 - good[:, ::-1].argmax(axis=1)
+        return np.where(has[:, None], cuts[np.arange(n), at], population), has
 
     def _tidy(self, rows: Population) -> Population:
         """Without what is dead, and in the order of the space's keys where those are rows."""
         rows = self.inner.repair(rows)
         return self.inner.canonical(rows) if isinstance(self.inner, ChainSpace) else rows
-
-
-@dataclass(frozen=True, eq=False)
-class _Cuts:
-    """Rows (n, lengths, genes) cut to 1, 2, ... genes, and which of them are networks (n, lengths)."""
-
-    rows: Population
-    valid: NDArray[np.bool_]
-    lengths: NDArray[np.int64]

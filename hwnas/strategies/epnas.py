@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.evaluation.restricted import RestrictedSpace
 from hwnas.feasible import FeasibleSet
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
-from hwnas.reward import SoftLimit, kept_by_estimates
+from hwnas.soft_limits import SoftLimit, kept_by_estimates
 from hwnas.trial import Trial
 from spaces import InputError, Population
+from spaces.chain import ChainSpace
 
 from .edit_policy import Choices, EditPolicy, Floats
 from .edits import Edits
@@ -21,19 +23,20 @@ from .strategy import PhasedStrategy
 
 LEAST_TO_FIT = 3
 MORE_SIMPLE = (1, 8, 64)  # times as many of the simplest networks are asked for, until enough meet the limits
+WALKED_PART = 8
 HIDDEN, LEARNING_RATE, ENTROPY = 32, 0.01, 0.02
 
 
 class EPNAS(PhasedStrategy):
     """Progressive search: `n_simple` of the simplest networks and `n_random` others, then `batch` at a time.
 
-    Before each batch the `networks` best so far (by the predictor's mean reward) are edited `steps` times each, in
-    `rollouts` independent ways, by a policy that reads the network as it stands: it inserts a layer, block or vertex,
-    removes one, or gives one another operation, kernel, expansion or input. Edits that leave the hard limits are void:
-    the network stays as it was, and the reward of the edit is 0. The policy learns by REINFORCE, `updates` times from
-    the predicted rewards of what it made, and once from the true rewards of what was trained of the last batch. Of all
-    networks that it made on the way, those that are new and have the highest hope, (mean + beta std) times what the
-    soft limits leave, are trained.
+    Before each batch the `networks` best so far (by the predictor's mean reward), in `rollouts` independent ways, and
+    `fresh` drawn ones are edited `steps` times by a policy that reads the network as it stands: it inserts a layer,
+    block or vertex, removes one, or gives one another operation, kernel, expansion or input. Edits that leave the hard
+    limits are void: the network stays as it was, and the reward of the edit is 0. The policy learns by REINFORCE,
+    `updates` times from the predicted rewards of what it made, and once from the true rewards of what was trained of
+    the last batch. Of all networks that it made on the way, those that are new and have the highest hope, (mean + beta
+    std) times what the soft limits leave, are trained.
 
     This is our reading: of EPNAS the parallel networks, REINFORCE with a moving average, the predictor that screens,
     the reward and its limits; of RENA the edits. Ours are the parameters, the state (one LSTM over genes), that the
@@ -55,7 +58,7 @@ class EPNAS(PhasedStrategy):
         n_simple: int = 5,
         n_random: int = 5,
         networks: int = 10,
-        fresh: int = 10,
+        fresh: int = 100,
         batch: int = 5,
         steps: int = 3,
         rollouts: int = 16,
@@ -99,7 +102,7 @@ class EPNAS(PhasedStrategy):
             entropy=ENTROPY,
             seed=seed,
         )
-        self._made: dict[int, _Origin] = {}  # of the networks of the last batch, by number
+        self._made: dict[int, list[Choices]] = {}  # the edits that made each network of the last batch, by number
         self._parents: dict[int, int] = {}
 
     def plan(self, first: int, rng: np.random.Generator) -> Population:
@@ -109,14 +112,20 @@ class EPNAS(PhasedStrategy):
         fitted = self._fit(first)
         if fitted is None:
             return self.draw_after(first, self.batch, rng)
-        parents = self._best(first, fitted)
+        parents = np.repeat(self._best(first, fitted), self._few(self.rollouts))
         grown = self._stacked([self._told_rows[i] for i in parents])
-        walks = [
-            self._walk(np.concatenate([grown, self.feasible.sample(self.fresh, rng)]), rng) for _ in range(self.updates)
-        ]
-        for walk in walks:
+        walks = []
+        for _ in range(self.updates):
+            drawn = self.feasible.sample(self._few(self.fresh), rng)
+            walk = self._walk(np.concatenate([grown, drawn]), rng)
             walk.teach(self._policy, self._rewards(fitted.predict(walk.ends)[0], walk.ends))
+            walks.append(walk)
         return self._screened(first, fitted, parents, walks, rng)
+
+    def _few(self, n: int) -> int:
+        """Fewer where the latency of every single network has to be estimated from its layers, which takes long."""
+        is_fast = isinstance(self.feasible.space, ChainSpace | RestrictedSpace)
+        return n if is_fast or n == 0 else -(-n // WALKED_PART)
 
     def parent(self, number: int) -> int | None:
         """The trial whose network was edited to make this proposal, None where it was drawn."""
@@ -164,8 +173,8 @@ class EPNAS(PhasedStrategy):
         return np.asarray(trained[distinct[np.argsort(-rewards, kind="stable")[: self.networks]]])
 
     def _walk(self, starts: Population, rng: np.random.Generator) -> _Walk:
-        """Edit every network `steps` times, in `rollouts` ways, by the policy as it is."""
-        rows = np.repeat(starts, self.rollouts, axis=0)
+        """Edit every network `steps` times, one edit after another, by the policy as it is."""
+        rows = starts
         everyone = np.arange(len(rows))
         choices, made, voids = [], [], []
         for _ in range(self.steps):
@@ -177,7 +186,7 @@ class EPNAS(PhasedStrategy):
             voids.append(~holds)
             rows = np.where(holds[:, None], after, rows)
             made.append(rows)
-        return _Walk(self.rollouts, choices, np.stack(made), np.stack(voids))
+        return _Walk(choices, np.stack(made), np.stack(voids))
 
     def _screened(
         self,
@@ -195,11 +204,11 @@ class EPNAS(PhasedStrategy):
         new = np.sort(at[at >= len(known)]) - len(known)
         picks = new[self._hopeful(fitted, rows[new])] if len(new) else new
         self._made = {}
-        for i, place in enumerate(picks):
-            walk, at_step = divmod(int(place), len(walks[0].made[0]) * self.steps)
-            self._made[first + i] = walks[walk].origin(*divmod(at_step, len(walks[0].made[0])))
-            if self._made[first + i].start < len(parents):
-                self._parents[first + i] = int(parents[self._made[first + i].start])
+        for number, place in enumerate(picks, start=first):
+            walk, step, row = np.unravel_index(place, (len(walks), *walks[0].voids.shape))
+            self._made[number] = walks[int(walk)].edits(int(step), int(row))
+            if row < len(parents):
+                self._parents[number] = int(parents[row])
         lacking = self.batch - len(picks)
         others = self.draw_after(first, lacking, rng) if lacking else known[:0]
         return np.concatenate([rows[picks], others])
@@ -214,12 +223,12 @@ class EPNAS(PhasedStrategy):
 
     def _learn_from_trained(self) -> None:
         """The edits that led to each network of the last batch are worth what it turned out to be worth."""
-        numbers = [number for number, origin in self._made.items() if origin.edits]
+        numbers = [number for number, edits in self._made.items() if edits]
         if not numbers:
             return
         rows = self._stacked([self._told_rows[number] for number in numbers])
         failed_as_0 = np.maximum(self.told_accuracies()[numbers], 0.0)
-        edits = [self._made[number].edits for number in numbers]
+        edits = [self._made[number] for number in numbers]
         self._policy.learn(
             Choices.join([each for made in edits for each in made]),
             np.repeat(self._rewards(failed_as_0, rows), [len(made) for made in edits]),
@@ -227,16 +236,8 @@ class EPNAS(PhasedStrategy):
 
 
 @dataclass(frozen=True, eq=False)
-class _Origin:
-    """How a network was made: from which of the networks that went on, and by which edits, one after another."""
-
-    start: int
-    edits: list[Choices]
-
-
-@dataclass(frozen=True, eq=False)
 class _Walk:
-    """Edits of m = networks * rollouts rows, step after step.
+    """Edits of m rows, step after step.
 
     Attributes:
         choices: of each step.
@@ -244,7 +245,6 @@ class _Walk:
         voids: (steps, m) where a step left the limits, and so made nothing.
     """
 
-    rollouts: int
     choices: list[Choices]
     made: Population
     voids: NDArray[np.bool_]
@@ -262,10 +262,10 @@ class _Walk:
             np.concatenate([each[which] for each, which in zip(worth, chose, strict=True)]),
         )
 
-    def origin(self, step: int, row: int) -> _Origin:
-        edits = [
+    def edits(self, step: int, row: int) -> list[Choices]:
+        """Those that made the network of a row after a step, one after another."""
+        return [
             each[np.array([row])]
             for each, void in zip(self.choices[: step + 1], self.voids, strict=False)
             if each.chosen[row] >= 0 and not void[row]
         ]
-        return _Origin(row // self.rollouts, edits)

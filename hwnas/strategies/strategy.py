@@ -61,6 +61,11 @@ class Strategy(ABC):
     def propose(self, k: int, rng: np.random.Generator) -> Population | None:
         """Proposal k, (genes,), or None while it has to wait for trials."""
 
+    def parent(self, number: int) -> int | None:
+        """The earlier trial whose network was changed a little to make proposal `number`; None where there is none."""
+        del number
+        return None
+
     def told_rows(self) -> Population:
         """The rows of all trials told so far."""
         return self._stacked(self._told_rows)

@@ -15,6 +15,7 @@ from hwnas.execution import WorkerPool
 from hwnas.predictors import RidgePredictor
 from hwnas.predictors.surrogate import GaussianProcess
 from hwnas.strategies import (
+    EPNAS,
     NSGA2,
     IteratedPredictor,
     LocalSearch,
@@ -55,6 +56,7 @@ MAKERS = {
     "optuna nsga2": lambda: OptunaSampler("nsga2", BOTH, population=6),
     "predictor": lambda: NeuralPredictor(n_random=10, n_chosen=6, J=None, predictor=RidgePredictor()),
     "iterated": lambda: IteratedPredictor(n_random=6, batch=4, n_candidates=400),
+    "epnas": lambda: EPNAS(networks=4, rollouts=3, fresh=10, batch=4),
     "thompson": lambda: IteratedPredictor(n_random=6, batch=4, n_candidates=400, acquisition="thompson"),
 }
 
@@ -77,7 +79,7 @@ def test_after_a_break_the_same_course_is_gone_on_with(tmp_path, name):
         assert course(Study(path, MACRO, cost="flops").trials()) == course(whole)
 
 
-@pytest.mark.parametrize("name", ["evolution", "nsga2", "tpe", "iterated"])
+@pytest.mark.parametrize("name", ["evolution", "nsga2", "tpe", "iterated", "epnas"])
 def test_the_course_does_not_depend_on_which_evaluation_ends_first(name):
     space = get_space("proxyless@w0.25")
     costs = DeviceCosts(space, Task(8, 10, 1))
