@@ -1,8 +1,8 @@
 """What a child gains from starting with its parent's weights: after short trainings, and for ranking.
 
-Of each seed one parent is trained, then children that are some edits away, three times each: short from random weights,
-short from the parent's, and long from random weights. Printed and written: the mean accuracies, and Kendall's tau of the
-short ones with the long one over the children of a seed.
+Of each seed one parent is trained, then children that are some edits away, three times each: short from random
+weights, short from the parent's, and long from random weights. Printed and written: the mean accuracies, and Kendall's
+tau of the short ones with the long one over the children of a seed.
 
 Run: python benchmarks/warm_start.py --data digits --seeds 5 --out benchmarks/results/warm_start_digits.csv
 """

@@ -118,7 +118,7 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
     ),
     "iterated": lambda c: IteratedPredictor(),
     "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
-    "epnas": lambda c: EPNAS(),
+    "epnas": lambda c: EPNAS(focus=1.0 if c.aim == "accuracy" else 0.0),
 }
 
 

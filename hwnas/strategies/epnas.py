@@ -44,8 +44,8 @@ class EPNAS(PhasedStrategy):
 
     Args:
         soft: limits that may be missed at a price; those of the feasible set are hard.
-        focus: share of a batch that goes to the highest hope; the others lie on the soft front, spread along the cost
-            axis.
+        focus: share of a batch, and of the networks that go on, that has the highest hope or reward; the others lie on
+            the soft front, spread along the cost axis.
         surrogate: a `GaussianProcess` by default.
 
     Source: Zhou et al., EPNAS: Efficient Progressive Neural Architecture Search, 1907.04648; Zhou et al., RENA:
@@ -112,7 +112,7 @@ class EPNAS(PhasedStrategy):
         fitted = self._fit(first)
         if fitted is None:
             return self.draw_after(first, self.batch, rng)
-        parents = np.repeat(self._best(first, fitted), self._few(self.rollouts))
+        parents = np.repeat(self._going_on(first, fitted), self._few(self.rollouts))
         grown = self._stacked([self._told_rows[i] for i in parents])
         walks = []
         for _ in range(self.updates):
@@ -136,7 +136,8 @@ class EPNAS(PhasedStrategy):
         fitted = self._fit(len(self.told))
         if fitted is None:
             return super().chosen()
-        return self.told[int(self._best(len(self.told), fitted)[0])]
+        numbers, rewards = self._trained(len(self.told), fitted)
+        return self.told[int(numbers[np.argmax(rewards)])]
 
     def _first_networks(self, rng: np.random.Generator) -> Population:
         space, inner = self.feasible.space, self._edits.inner
@@ -164,13 +165,18 @@ class EPNAS(PhasedStrategy):
         kept = 1.0 if self.feasible.costs is None else kept_by_estimates(self.soft, self.feasible.costs, rows)
         return np.asarray(np.maximum(accuracies, 0.0) * kept)
 
-    def _best(self, first: int, fitted: FittedSurrogate) -> NDArray[np.int64]:
-        """Numbers of the trials of different networks before `first` with the highest mean rewards, the best first."""
+    def _going_on(self, first: int, fitted: FittedSurrogate) -> NDArray[np.int64]:
+        """The numbers of the trials before `first` whose networks are edited further."""
+        numbers, rewards = self._trained(first, fitted)
+        rows = self._stacked([self._told_rows[i] for i in numbers])
+        return np.asarray(numbers[self._picks(rows, rewards, self.networks)])
+
+    def _trained(self, first: int, fitted: FittedSurrogate) -> tuple[NDArray[np.int64], Floats]:
+        """The numbers of the trials of different networks before `first` that succeeded, and their mean rewards."""
         trained: NDArray[np.int64] = np.flatnonzero(np.isfinite(self.told_accuracies()[:first]))
         rows = self.rows_before(first)[trained]
         distinct = np.unique(self.feasible.space.canonical(rows), axis=0, return_index=True)[1]
-        rewards = self._rewards(fitted.predict(rows[distinct])[0], rows[distinct])
-        return np.asarray(trained[distinct[np.argsort(-rewards, kind="stable")[: self.networks]]])
+        return trained[distinct], self._rewards(fitted.predict(rows[distinct])[0], rows[distinct])
 
     def _walk(self, starts: Population, rng: np.random.Generator) -> _Walk:
         """Edit every network `steps` times, one edit after another, by the policy as it is."""
@@ -215,10 +221,12 @@ class EPNAS(PhasedStrategy):
 
     def _hopeful(self, fitted: FittedSurrogate, rows: Population) -> NDArray[np.int64]:
         mean, std = fitted.predict(rows)
-        hope = self._rewards(mean + self.beta * std, rows)
+        return self._picks(rows, self._rewards(mean + self.beta * std, rows), self.batch)
+
+    def _picks(self, rows: Population, worth: Floats, n: int) -> NDArray[np.int64]:
         if self.focus == 1.0:
-            return np.asarray(np.argsort(-hope, kind="stable")[: self.batch])
-        picks, _ = soft_picks(cost_axis(self.feasible, rows), hope, self.batch, focus=self.focus)
+            return np.asarray(np.argsort(-worth, kind="stable")[:n])
+        picks, _ = soft_picks(cost_axis(self.feasible, rows), worth, min(n, len(rows)), focus=self.focus)
         return picks
 
     def _learn_from_trained(self) -> None:
