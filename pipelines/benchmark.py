@@ -27,6 +27,7 @@ from hwnas.predictors.surrogate import GaussianProcess
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.search_loop import evaluation_seed
 from hwnas.strategies import (
+    EPNAS,
     NSGA2,
     PNAS,
     IteratedPredictor,
@@ -131,6 +132,7 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
     "pnas-lstm": lambda c: PNAS(surrogate=SequenceSurrogate("lstm"), **_growth(c)),
     "pnas-gcn": lambda c: PNAS(surrogate=GraphSurrogate(GCNPredictor()), **_growth(c)),
     "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
+    "epnas": lambda c: EPNAS(focus=1.0 if c.aim == "accuracy" else 0.0),
 }
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from spaces import InputError, Task
 
 from .progress import TerminalListener
+from .strategies import DEFAULT, STRATEGIES
 
 STARTED = time.monotonic()
 DONE, FAILED, BAD_INPUT, INFEASIBLE = 0, 1, 2, 3
@@ -41,6 +42,17 @@ Resolution = Annotated[int | None, typer.Option(help="Image size in pixels. Defa
 Limits = Annotated[
     list[str] | None,
     typer.Option("--limit", help="Such as 'latency_ms<=3' or 'params<=2M'; repeat for several at once."),
+]
+SoftLimits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--soft-limit",
+        help="Such as 'params<=1M@0.5': may be missed, but half of the accuracy counts at twice as many; repeatable.",
+    ),
+]
+StrategyName = Annotated[str, typer.Option("--strategy", help=f"What proposes networks: {', '.join(STRATEGIES)}.")]
+WarmStart = Annotated[
+    bool, typer.Option("--warm-start", help="Start edited networks from the weights of what they were made from.")
 ]
 Budget = Annotated[str | None, typer.Option(help="How long the whole run may take: 90s, 3m, 1h30m.")]
 Trials = Annotated[int | None, typer.Option(help="How many networks to try, instead of a budget.")]
@@ -70,6 +82,9 @@ def search_command(
     device_table: DeviceTable = None,
     budget: Budget = None,
     trials: Trials = None,
+    strategy: StrategyName = DEFAULT,
+    soft_limit: SoftLimits = None,
+    warm_start: WarmStart = False,
     space: Space = None,
     resolution: Resolution = None,
     data_root: DataRoot = Path("data"),
@@ -96,6 +111,9 @@ def frontier_command(
     device_table: DeviceTable = None,
     budget: Budget = None,
     trials: Trials = None,
+    strategy: StrategyName = DEFAULT,
+    soft_limit: SoftLimits = None,
+    warm_start: WarmStart = False,
     space: Space = None,
     resolution: Resolution = None,
     data_root: DataRoot = Path("data"),
@@ -401,6 +419,7 @@ def _search(job: str, settings: dict[str, Any], run: Path | None, as_json: bool)
     from .run_folder import RunFolder, new_run_path
 
     settings["limits"] = tuple(settings.pop("limit") or ())
+    settings["soft_limits"] = tuple(settings.pop("soft_limit") or ())
     budget = settings.pop("budget")
     settings["budget_s"] = parse_duration(budget) if budget is not None else None
     settings["data_root"] = str(settings["data_root"])

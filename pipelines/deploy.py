@@ -102,7 +102,9 @@ def choose(models: Mapping[str, Mapping[str, Any]], pick: str, limits: Sequence[
         return min(models, key=lambda name: (_violation(limits, models[name]), name))
     if pick == "fastest":
         return min(meeting, key=lambda name: (known_ms(meeting[name]), name))
-    return max(meeting, key=lambda name: (meeting[name]["accuracy_val"], -known_ms(meeting[name])))
+    # What soft limits leave of the accuracy; models of earlier versions know no soft limits.
+    worth = {name: model.get("kept_share", 1.0) * model["accuracy_val"] for name, model in meeting.items()}
+    return max(meeting, key=lambda name: (worth[name], -known_ms(meeting[name])))
 
 
 def limits_met(limits: Sequence[Limit], model: Mapping[str, Any]) -> dict[str, bool | None]:

@@ -6,7 +6,7 @@ import concurrent.futures as cf
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from hwnas.feasible import FeasibleSet, InfeasibleError
 from hwnas.pareto import is_non_dominated, spread_along
 from hwnas.predictors.surrogate_adapter import graph_features
 from hwnas.search_loop import SearchFailedError, evaluation_seed, search
+from hwnas.soft_limits import kept_by_estimates
 from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, choose_accuracy
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
@@ -44,6 +45,7 @@ from .plan import EXPORT_S, Plan, TrainingSpeed, Workload, plan_budget, plan_tri
 from .predictor_choice import record_of, sentence
 from .progress import Listener
 from .run_folder import RunFolder, read_json, write_json
+from .strategies import NEURAL_PREDICTOR, STRATEGIES, Setting
 
 if TYPE_CHECKING:
     from hwnas.evaluation import TrainingEvaluator
@@ -176,7 +178,8 @@ def _open_job(
     )
     pool = WorkerPool(workers)
     try:
-        evaluator = TrainingEvaluator(space, run.data, Recipe(), device=compute)
+        heritage = run.weights if config.warm_start else None
+        evaluator = TrainingEvaluator(space, run.data, Recipe(), device=compute, heritage=heritage)
         # Workers import torch while blocks are timed would disturb the timing, so the table comes first.
         costs = DeviceCosts(space, data.task, _table(config, run, space, data.task, listener))
         feasible = FeasibleSet(space, costs, config.parsed_limits)
@@ -228,17 +231,31 @@ def _table(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task, li
 
 def _search_stages(job: Job) -> tuple[Plan, Workload | None]:
     plan, work = _first_plan(job)
-    plan = _run_trials(job, plan, replace(plan, n_chosen=0), "random networks")
+    first, later = _titles(job, plan)
+    plan = _run_trials(job, plan, replace(plan, n_chosen=0), first)
     if job.config.budget_s is not None and work is not None and not read_json(job.run.plan).get("chosen_planned"):
         trained = [trial for trial in job.study.trials() if trial.state == "complete"]
         slowdown = _slowdown(work, plan, trained)
         work = work.faster(slowdown)
         plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work)
         _save_plan(job, plan, chosen_planned=True, slowdown=slowdown)
-    fits = sum(trial.state == "complete" for trial in job.study.trials()[: plan.n_random]) >= LEAST_TO_FIT
-    more = f"more random networks (a predictor needs {LEAST_TO_FIT} trained ones)"
-    plan = _run_trials(job, plan, plan, "networks that the predictor picked" if fits else more)
+    plan = _run_trials(job, plan, plan, later())
     return plan, work
+
+
+def _titles(job: Job, plan: Plan) -> tuple[str, Callable[[], str]]:
+    """What the trials of both parts of the plan are; of the second once those of the first are known."""
+    if job.config.strategy != NEURAL_PREDICTOR:
+        title = f"networks by {job.config.strategy}"
+        return title, lambda: f"more {title}"
+
+    def later() -> str:
+        trained = sum(trial.state == "complete" for trial in job.study.trials()[: plan.n_random])
+        if trained >= LEAST_TO_FIT:
+            return "networks that the predictor picked"
+        return f"more random networks (a predictor needs {LEAST_TO_FIT} trained ones)"
+
+    return "random networks", later
 
 
 def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
@@ -358,14 +375,16 @@ def _save_plan(job: Job, plan: Plan, **more: Any) -> None:
 def _show_plan(job: Job, plan: Plan) -> None:
     ends = f", ends about {plan.ends_after_s:.0f} s after the start" if plan.ends_after_s else ""
     job.listener.say(
-        f"plan: {_trials_said(plan)}, {_many(plan.epochs, 'epoch')} each, then "
+        f"plan: {_trials_said(job, plan)}, {_many(plan.epochs, 'epoch')} each, then "
         f"{_many(plan.finalists, 'final training')} of about {_many(plan.final_epochs, 'epoch')}, on "
         f"{job.evaluator.device} with {_many(job.pool.workers, 'worker')}{ends}"
     )
 
 
-def _trials_said(plan: Plan) -> str:
+def _trials_said(job: Job, plan: Plan) -> str:
     """As far as the plan can know: fewer random networks than a predictor needs may still fail."""
+    if job.config.strategy != NEURAL_PREDICTOR:
+        return f"about {_many(plan.n_trials, 'network')} by {job.config.strategy}"
     if plan.n_random < LEAST_TO_FIT or not plan.n_chosen:
         return _many(plan.n_trials, "random network")
     return f"{_many(plan.n_random, 'random network')} and about {_many(plan.n_chosen, 'picked one')}"
@@ -382,8 +401,8 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
     if missing <= 0:
         write_csv(job.run.trials, trial_rows(job.study.trials()))  # it may have been killed before it did
         return plan
-    strategy = NeuralPredictor(
-        n_random=plan.n_random, n_chosen=plan.n_chosen, focus=0.5 if job.config.job == "search" else 0.0
+    strategy = STRATEGIES[job.config.strategy](
+        Setting(plan.n_random, plan.n_chosen, job.pool.workers, job.config.job, job.config.parsed_soft_limits)
     )
     best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
     is_told = False
@@ -490,16 +509,17 @@ def _distinct(trials: Sequence[Trial], space: SearchSpace) -> list[Trial]:
 def _scores(job: Job, trials: list[Trial]) -> NDArray[np.float64]:
     """Observed validation accuracy, smoothed: half of it is what a predictor fitted to all trials says.
 
-    One short training is noisy, and the predictor has seen the networks like it.
+    One short training is noisy, and the predictor has seen the networks like it. Soft limits take their share.
     """
+    rows = np.stack([job.space.row(trial.arch) for trial in trials])
+    kept = kept_by_estimates(job.config.parsed_soft_limits, job.costs, rows)
     observed = np.array([trial.values["accuracy_val"] for trial in trials])
     strategy = NeuralPredictor(n_random=1, n_chosen=0)
     choice = choose_accuracy(strategy.predictor, job.feasible, trials, seed=job.config.seed)
     if choice is None:
-        return observed
-    rows = np.stack([job.space.row(trial.arch) for trial in trials])
+        return np.asarray(kept * observed)
     predicted, _ = choice.fitted.predict(job.space.graphs(rows), graph_features(job.feasible, rows))
-    return np.asarray((observed + predicted) / 2)
+    return np.asarray(kept * (observed + predicted) / 2)
 
 
 def _preference(kind: str, scores: NDArray[np.float64], cost: NDArray[np.float64], n: int) -> NDArray[np.int64]:
@@ -570,7 +590,9 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
 def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
     values = finalist.trial.values
     assert job.costs.table is not None
-    (low,), (high,) = job.costs.table.interval_ms(job.space.row(finalist.trial.arch)[None])
+    row = job.space.row(finalist.trial.arch)[None]
+    (low,), (high,) = job.costs.table.interval_ms(row)
+    (kept,) = kept_by_estimates(job.config.parsed_soft_limits, job.costs, row)
     record = {
         "name": finalist.name,
         "arch": str(finalist.trial.arch),
@@ -579,6 +601,7 @@ def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
         "latency_ms_estimated": values["latency_ms_estimated"],
         "latency_ms_estimated_interval": [float(low), float(high)],
         **finalist.latency.record,
+        "kept_share": float(kept),
         **{k: values[k] for k in ("params", "flops", "bytes", "intensity", "weight_bytes", "peak_memory_bytes")},
     }
     return {**record, "meets_limits": all_met(limits_met(job.config.parsed_limits, record))}

@@ -116,18 +116,8 @@ class NeuralPredictor(Strategy):
         if self.J is None:
             top = np.argsort(-mean, kind="stable")[: self.n_chosen]
             return Picks(rows[top], mean[top], cost[top], len(top), choice)
-        front = soft_front(cost, mean, J=self.J)
-        best = np.argsort(-np.where(front, mean, -np.inf), kind="stable")
-        best = best[: min(round(self.focus * self.n_chosen), int(front.sum()))]
-        rest = front.copy()
-        rest[best] = False
-        spread = spread_along(cost, mean, min(self.n_chosen - len(best), int(rest.sum())), mask=rest)
-        chosen = np.concatenate([best, spread]).astype(np.int64)
-        if len(chosen) < self.n_chosen:
-            left = np.ones(len(rows), dtype=np.bool_)
-            left[chosen] = False
-            chosen = np.concatenate([chosen, spread_along(cost, mean, self.n_chosen - len(chosen), mask=left)])
-        return Picks(rows[chosen], mean[chosen], cost[chosen], int(front.sum()), choice)
+        chosen, front_size = soft_picks(cost, mean, self.n_chosen, J=self.J, focus=self.focus)
+        return Picks(rows[chosen], mean[chosen], cost[chosen], front_size, choice)
 
 
 @dataclass(frozen=True)
@@ -139,6 +129,28 @@ class Picks:
     cost: NDArray[np.float64]
     front_size: int
     choice: PredictorChoice | None
+
+
+def soft_picks(
+    cost: NDArray[np.float64], mean: NDArray[np.float64], n: int, *, J: int = 6, focus: float
+) -> tuple[NDArray[np.int64], int]:
+    """Which n networks of the soft front to train, and how many the front holds.
+
+    The share `focus` of the picks goes to the highest means, the others spread along the cost; where the front is too
+    small, along that of all.
+    """
+    front = soft_front(cost, mean, J=J)
+    best = np.argsort(-np.where(front, mean, -np.inf), kind="stable")
+    best = best[: min(round(focus * n), int(front.sum()))]
+    rest = front.copy()
+    rest[best] = False
+    spread = spread_along(cost, mean, min(n - len(best), int(rest.sum())), mask=rest)
+    chosen = np.concatenate([best, spread]).astype(np.int64)
+    if len(chosen) < n:
+        left = np.ones(len(mean), dtype=np.bool_)
+        left[chosen] = False
+        chosen = np.concatenate([chosen, spread_along(cost, mean, n - len(chosen), mask=left)])
+    return chosen, int(front.sum())
 
 
 def fit_accuracy(

@@ -160,11 +160,7 @@ class PNAS(PhasedStrategy):
         return Children(self._chosen_of(best, k), bridges.rows)
 
     def _cost(self, rows: Population) -> Floats:
-        if self.cost is None:
-            return np.zeros(len(rows))
-        if self.feasible.costs is None:
-            raise InputError(f"PNAS with the cost {self.cost} needs the costs of networks, and none were given")
-        return self.feasible.costs.one(self.cost, rows)
+        return np.zeros(len(rows)) if self.cost is None else self.feasible.cost(self.cost, rows)
 
     def _kept(self, ranked: Ranked, k: int) -> Ranked:
         """What may still be chosen, whatever else comes: the k best, and the soft front, whose members stay on it only

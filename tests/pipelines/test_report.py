@@ -529,6 +529,9 @@ def test_picture_of_estimates_has_all_calibration_networks_and_finals(made, text
             "job": "search",
             "data": "x",
             "budget_s": 5400.5,
+            "strategy": "epnas",
+            "soft_limits": ("params<=1M@0.8", "intensity>=2"),
+            "warm_start": True,
             "resolution": 64,
             "epochs": 2,
             "final_epochs": 9,
@@ -550,6 +553,7 @@ def test_the_command_to_run_again_asks_for_the_same(fields):
     read |= {
         "job": job,
         "limits": tuple(context.params["limit"] or ()),
+        "soft_limits": tuple(context.params["soft_limit"] or ()),
         "data_root": str(read["data_root"]),
         "budget_s": None if budget is None else parse_duration(budget),
     }

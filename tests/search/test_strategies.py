@@ -13,6 +13,7 @@ from hwnas.execution import WorkerPool
 from hwnas.pareto import is_non_dominated
 from hwnas.predictors import RidgePredictor
 from hwnas.strategies import (
+    EPNAS,
     NSGA2,
     IteratedPredictor,
     LocalSearch,
@@ -53,6 +54,7 @@ MAKERS = {
     "optuna nsga2": lambda: OptunaSampler("nsga2", BOTH, population=6),
     "predictor": lambda: NeuralPredictor(n_random=10, n_chosen=6, J=None, predictor=RidgePredictor()),
     "iterated": lambda: IteratedPredictor(n_random=6, batch=4, n_candidates=400),
+    "epnas": lambda: EPNAS(networks=4, rollouts=3, fresh=10, batch=4),
     "thompson": lambda: IteratedPredictor(n_random=6, batch=4, n_candidates=400, acquisition="thompson"),
     "iterated front": lambda: IteratedPredictor(BOTH, n_random=6, batch=4, n_candidates=400),
 }
@@ -76,7 +78,7 @@ def test_after_a_break_the_same_course_is_gone_on_with(tmp_path, name):
         assert course(Study(path, MACRO, cost="flops").trials()) == course(whole)
 
 
-@pytest.mark.parametrize("name", ["evolution", "nsga2", "tpe", "iterated"])
+@pytest.mark.parametrize("name", ["evolution", "nsga2", "tpe", "iterated", "epnas"])
 def test_the_course_does_not_depend_on_which_evaluation_ends_first(name):
     space = get_space("proxyless@w0.25")
     costs = DeviceCosts(space, Task(8, 10, 1))
