@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.feasible import FeasibleSet, InfeasibleError
-from hwnas.growth import GrowthLimits, children_in_parts
+from hwnas.growth import GrowthLimits, children_in_parts, first_of_each
 from hwnas.pareto import soft_front, spread_along
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
 from hwnas.trial import Trial
@@ -105,7 +105,7 @@ class PNAS(PhasedStrategy):
         return self.told[complete[int(np.argmax(mean))]]
 
     def _begin(self, rng: np.random.Generator) -> Population:
-        """The first level; where limits leave fewer than `first` of it, what grows into them comes next."""
+        """The first level; where limits leave nothing of it, the first level above that they leave something of."""
         simplest = self._checked_simplest(rng)
         hopeless, met = self._limits.hopeless(simplest), self.feasible.holds(simplest)
         self._simplest = simplest[~hopeless]
@@ -114,9 +114,9 @@ class PNAS(PhasedStrategy):
         allowed = np.flatnonzero(met)
         is_trained[rng.choice(allowed, size=min(self.first, len(allowed)), replace=False)] = True
         rows, self._others = simplest[is_trained], simplest[~is_trained & ~hopeless]
-        while len(rows) < self.first and len(self._others):
-            found = self._best(self._others, rows, None, rng, self.first - len(rows))
-            rows, self._others = np.concatenate([rows, found.rows]), found.bridges
+        while not len(rows) and len(self._others):
+            found = self._best(self._others, rows, None, rng, self.first)
+            rows, self._others = found.rows, found.bridges
         if not len(rows):
             self._refuse(f"nothing that grew from its {len(simplest)} simplest networks met them")
         return rows
@@ -192,7 +192,8 @@ class PNAS(PhasedStrategy):
             )
         keys = found = space.canonical(simplest)
         for children in children_in_parts(space, simplest, at_once=4 * self.K):
-            found = np.unique(np.concatenate([found, space.canonical(children)]), axis=0)
+            found = np.concatenate([found, space.canonical(children)])
+            found = found[first_of_each(found)]
             if len(found) >= len(keys) + self.K:
                 return simplest
         raise InputError(
@@ -253,11 +254,10 @@ class Ranked:
     def first_ones(self, k: int) -> Ranked:
         """The k best of different networks; keys break ties, so that the order of parts does not matter."""
         order = np.lexsort((*self.keys.T[::-1], self.score))
-        first = np.unique(self.keys[order], axis=0, return_index=True)[1]
-        return self.at(order[np.sort(first)[:k]])
+        return self.at(order[first_of_each(self.keys[order])[:k]])
 
 
 def _not_among(known: Population, keys: Population) -> NDArray[np.int64]:
     """The places of the first of each kind of key that is not known."""
-    first = np.unique(np.concatenate([known, keys]), axis=0, return_index=True)[1]
-    return np.sort(first[first >= len(known)]) - len(known)
+    first = first_of_each(np.concatenate([known, keys]))
+    return first[first >= len(known)] - len(known)

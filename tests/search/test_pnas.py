@@ -10,7 +10,7 @@ from fake_evaluators import Smooth
 from hwnas import FeasibleSet, InfeasibleError, Limit, Study, search
 from hwnas.evaluation import RestrictedSpace
 from hwnas.evaluation.evaluator import Evaluator
-from hwnas.growth import GrowthLimits, children_in_parts, never_falls
+from hwnas.growth import GrowthLimits, children_in_parts, first_of_each, never_falls
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
 from hwnas.strategies import PNAS
 from hwnas.strategies import pnas as module
@@ -144,6 +144,21 @@ def test_children_come_in_parts_of_about_one_size():
     assert sorted(map(tuple, np.concatenate(parts))) == sorted(map(tuple, MACRO.grow(parents)))
     assert max(map(len, parts)) < 400
     assert list(children_in_parts(MACRO, parents[:0])) == []
+
+
+def test_the_first_of_equal_rows_is_found_whatever_the_hash(monkeypatch):
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 3, size=(2000, 5))
+    expected = np.sort(np.unique(keys, axis=0, return_index=True)[1])
+    assert np.array_equal(first_of_each(keys), expected)
+    assert len(first_of_each(keys[:0])) == 0
+
+    class Bad:
+        def integers(self, high, size):
+            return np.zeros(size, dtype=np.int64)  # all factors are 1 then, and rows of one sum collide
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Bad())
+    assert np.array_equal(first_of_each(keys), expected)
 
 
 def test_after_the_last_level_the_children_of_all_that_was_trained_follow():
