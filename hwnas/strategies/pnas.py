@@ -41,7 +41,7 @@ class PNAS(PhasedStrategy):
         first: trained networks of the first level, drawn from `n_simplest`; K by default.
         n_simplest: networks of the first level, `first` by default.
         levels: the most steps of growth; None for as many as the space has.
-        surrogate: a `GaussianProcess` by default; the paper's are `MLPSurrogate` and `LSTMSurrogate`.
+        surrogate: a `GaussianProcess` by default; the paper's are those of `SequenceSurrogate`.
         cost: the second objective, as costs are named; None where accuracy is the only one.
         J: softness of the front.
 
@@ -77,6 +77,8 @@ class PNAS(PhasedStrategy):
 
     def start(self, feasible: FeasibleSet, seed: int) -> None:
         super().start(feasible, seed)
+        if self.cost is not None and feasible.costs is None:
+            raise InputError(f"PNAS with the cost {self.cost} needs the costs of networks, and none were given")
         self._limits = GrowthLimits(feasible)
         self._steps = 0
         self._grows = True
@@ -162,13 +164,15 @@ class PNAS(PhasedStrategy):
     def _cost(self, rows: Population) -> Floats:
         if self.cost is None:
             return np.zeros(len(rows))
-        if self.feasible.costs is None:
-            raise InputError(f"PNAS with the cost {self.cost} needs the costs of networks, and none were given")
+        assert self.feasible.costs is not None
         return self.feasible.costs.one(self.cost, rows)
 
     def _kept(self, ranked: Ranked, k: int) -> Ranked:
-        """What may still be chosen, whatever else comes: the k best, and the soft front, whose members stay on it only
-        if they are on that of a part."""
+        """What may still be chosen, whatever else comes: the k best, and the soft front.
+
+        Fewer than J rows of all dominate a member of the soft front, so fewer than J of a part do. And if at least J
+        of a part dominate a row, at least J that are kept do: dominance is transitive.
+        """
         if self.cost is None:
             return ranked.first_ones(k)
         ranked = ranked.first_ones(len(ranked.rows))

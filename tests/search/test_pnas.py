@@ -176,6 +176,32 @@ def test_after_the_last_level_the_children_of_all_that_was_trained_follow():
     assert len({str(trial.arch) for trial in trials}) == 30
 
 
+@pytest.mark.parametrize("J", [1, 3])
+def test_of_two_objectives_the_soft_front_of_a_level_is_trained(J):
+    """All children of the level by brute force, the front by counting who dominates."""
+    strategy = PNAS(K=8, first=30, surrogate=Known(), cost="flops", J=J)
+    trials = list(search(MACRO, Weighted(), strategy, n_trials=38, seed=0, costs=COSTS))
+    rows = np.stack([MACRO.row(trial.arch) for trial in trials])
+    known = {key(MACRO, row) for row in rows[:30]}
+    children = np.array(sorted({key(MACRO, child) for child in MACRO.grow(rows[:30])} - known))
+    mean, flops = children @ WEIGHTS[:8], COSTS.one("flops", children)
+    dominated_by = (
+        (mean[None] >= mean[:, None])
+        & (flops[None] <= flops[:, None])
+        & ((mean[None] > mean[:, None]) | (flops[None] < flops[:, None]))
+    ).sum(axis=1)
+    front = {tuple(child) for child in children[dominated_by < J].tolist()}
+    picked = [key(MACRO, row) for row in rows[30:]]
+    assert len(picked) == 8 == len(set(picked))
+    if len(front) >= 8:
+        assert set(picked) <= front
+        assert max(np.array(row) @ WEIGHTS[:8] for row in picked) == mean.max()
+        assert np.ptp(COSTS.one("flops", np.array(picked))) > 0.6 * np.ptp(flops[dominated_by < J])
+    else:  # the whole front, then the highest means of the others
+        others = sorted(set(map(tuple, children.tolist())) - front, key=lambda k: (-(np.array(k) @ WEIGHTS[:8]), k))
+        assert set(picked) == front | set(others[: 8 - len(front)])
+
+
 def test_what_a_surrogate_hopes_least_is_not_trained():
     asked = {}
     for sign in (1.0, -1.0):
@@ -412,6 +438,5 @@ def test_settings_that_make_no_search_are_refused(settings):
 
 
 def test_a_cost_that_is_not_known_is_refused():
-    running = search(MACRO, Weighted(), PNAS(K=2, first=7, cost="flops"), n_trials=8, seed=0)
-    with pytest.raises(InputError, match="needs the costs of networks"):
-        list(running)
+    with pytest.raises(InputError, match="the cost flops needs the costs of networks"):
+        first_ask(PNAS(K=2, first=7, cost="flops"), MACRO)
