@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import concurrent.futures as cf
 import contextlib
-import multiprocessing
+import csv
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from hwnas.study import write_csv
 from latency import Timing, build_onnx, measure
 from latency.device import Device
 from latency.reference import reference_model, stored_reference_ms
@@ -28,17 +28,27 @@ def wide_sample(space: SearchSpace, task: Task, n: int, rng: np.random.Generator
     return AdditiveSampler(space.allowed, [Interval(flops)]).sample(n, rng, spread=True)
 
 
-def in_new_process(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """What `fn` returns when nothing else has run in its process."""
-    with cf.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(fn, *args, **kwargs).result()
+def reference_ms(task: Task) -> float:
+    """What is stored of this device; to be asked for before the processes that measure, which do not ask."""
+    return stored_reference_ms(task, Device.here(), np.random.default_rng(0))
 
 
-def measure_rows(space: SearchSpace, task: Task, rows: Population, seed: int) -> list[Timing]:
-    """Each network beside the reference alone, with random weights."""
+def measure_rows(space: SearchSpace, task: Task, rows: Population, known_ms: float, seed: int) -> list[Timing]:
+    """Each network beside the reference alone, which takes so long, with random weights."""
     rng = np.random.default_rng([1, seed])
     models = [build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in rows]
-    return measure(models, reference_model(task), stored_reference_ms(task, Device.here(), rng), rng=rng)
+    return measure(models, reference_model(task), known_ms, rng=rng)
+
+
+def write_some(path: Path, rows: Sequence[Mapping[str, object]], *, by: Sequence[str]) -> None:
+    """Write rows in the place of those that are equal in the columns `by`; all others stay as they are."""
+    kept: list[Mapping[str, object]] = []
+    if path.exists():
+        ours = {tuple(str(row[name]) for name in by) for row in rows}
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if tuple(row[name] for name in by) not in ours]
+    path.parent.mkdir(exist_ok=True)
+    write_csv(path, [dict(row) for row in (*kept, *rows)])
 
 
 @contextlib.contextmanager

@@ -3,12 +3,15 @@
     python benchmarks/latency_learned.py --space darts@8x16 --keep darts.jsonl     # measures, about 3 minutes
     python benchmarks/latency_learned.py --from darts.jsonl nasnet.jsonl           # learns again from what was kept
 
-Networks to learn from are those that `spread_rows` names, networks to judge by are random ones; each is timed beside
+Networks to learn from are those that `spread_rows` names, networks to judge by are random ones (of chains, from the
+whole range of multiply-adds); each is timed beside
 the reference alone, the two kinds in processes of their own, by the protocol of latency/rounds.py. Prices of layers are
 learned from n networks that `most_telling` chooses, and from n random ones. Beside them, from the same random ones:
 flops, scaled, and a table with an entry for each value of each gene (ridge). The truth's own error is that of the mean
 of a network's visits, as they scatter. What was kept without networks to judge by is split at random, two thirds to
-learn from. Prints means over draws, with the 95 % interval of the mean where draws differ.
+learn from. Prints means over draws, with the 95 % interval of the mean where draws differ. The rows of a space and
+resolution in results/latency_learned.csv are replaced by those of the same; all others stay. `--all` measures every
+space that the file tells of.
 """
 
 from __future__ import annotations
@@ -21,12 +24,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from latency_common import wide_sample, write_some
 from latency_help import averaged, half_interval
 from numpy.typing import NDArray
 from scipy import stats
 
 from hwnas.execution import WorkerPool
-from hwnas.study import write_csv
 from latency import Device, build_onnx
 from latency.model import spread_rows
 from latency.prices import fit_prices, most_telling
@@ -38,6 +41,13 @@ from spaces.tally import LayerForm
 RESULTS = Path(__file__).with_name("results")
 BY = ("space", "resolution", "device", "noise", "judged", "model", "networks")
 SIZES = (10, 30, 100)
+EVERY = (  # that results/latency_learned.csv tells of: space, resolution, classes
+    ("darts@8x16", 32, 10),
+    ("nasnet@2x192", 32, 10),
+    ("nasbench101", 32, 10),
+    ("proxyless", 96, 1000),
+    ("proxyless", 224, 1000),
+)
 DRAWS = 10
 VISITS, ROUNDS = {"train": 4, "test": 6}, 5
 RIDGE = 1e-2
@@ -182,6 +192,25 @@ def show(found: Sequence[Mapping[str, object]]) -> None:
                 print(f"{n:4d} {model:16s} {', '.join(text)}")
 
 
+def measured(name: str, task: Task, train: int, test: int, seed: int) -> list[dict[str, object]]:
+    """What is kept of networks to learn from and of others to judge by, each kind in a process of its own."""
+    space, rng = get_space(name), np.random.default_rng(seed)
+    rows = {"train": spread_rows(space, task, train, rng), "test": wide_sample(space, task, test, rng)}
+    kept: list[dict[str, object]] = []
+    for number, (tag, some) in enumerate(rows.items()):
+        with WorkerPool(1) as pool:
+            kept += pool.submit(measure, space.name, task, some, tag, number).result()
+    return kept
+
+
+def conclude(kept: Sequence[Mapping[str, object]]) -> None:
+    """Judge, show and store what was kept, each space and resolution for itself."""
+    for place in dict.fromkeys((each["space"], each["res"]) for each in kept):
+        found = judge(Measured.of([each for each in kept if (each["space"], each["res"]) == place]))
+        show(found)
+        write_some(RESULTS / "latency_learned.csv", averaged(found, BY), by=("space", "resolution"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="darts@8x16")
@@ -190,31 +219,20 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=100)
     parser.add_argument("--test", type=int, default=50)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--keep", type=Path, help="a new file for what is measured, one JSON object a network")
+    parser.add_argument("--all", action="store_true", help="every space of EVERY, instead of --space")
+    parser.add_argument("--keep", type=Path, help="a file to append what is measured to, one JSON object a network")
     parser.add_argument("--from", dest="kept", type=Path, nargs="+", help="what was kept before; nothing is measured")
     asked = parser.parse_args()
-    found = []
     if asked.kept:
         for path in asked.kept:
-            found += judge(Measured.of([json.loads(line) for line in path.read_text().splitlines()]))
-    else:
-        space, task, rng = (
-            get_space(asked.space),
-            Task(asked.resolution, asked.classes),
-            np.random.default_rng(asked.seed),
-        )
-        rows = {"train": spread_rows(space, task, asked.train, rng), "test": space.sample(asked.test, rng)}
-        kept: list[dict[str, object]] = []
-        for seed, (tag, some) in enumerate(rows.items()):
-            with WorkerPool(1) as pool:
-                kept += pool.submit(measure, space.name, task, some, tag, seed).result()
+            conclude([json.loads(line) for line in path.read_text().splitlines()])
+        return
+    for name, resolution, classes in EVERY if asked.all else [(asked.space, asked.resolution, asked.classes)]:
+        kept = measured(name, Task(resolution, classes), asked.train, asked.test, asked.seed)
         if asked.keep:
-            asked.keep.write_text("".join(json.dumps(each) + "\n" for each in kept))
-        found = judge(Measured.of(kept))
-    for place in dict.fromkeys((row["space"], row["resolution"]) for row in found):
-        show([row for row in found if (row["space"], row["resolution"]) == place])
-    RESULTS.mkdir(exist_ok=True)
-    write_csv(RESULTS / "latency_learned.csv", averaged(found, BY))
+            with asked.keep.open("a") as file:
+                file.writelines(json.dumps(each) + "\n" for each in kept)
+        conclude(kept)
 
 
 if __name__ == "__main__":

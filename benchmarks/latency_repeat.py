@@ -2,27 +2,37 @@
 
     uv run python benchmarks/latency_repeat.py --resolution 96
     uv run python benchmarks/latency_repeat.py --resolution 96 --busy 1
+    uv run python benchmarks/latency_repeat.py --coverage          # of other spaces, at 32 px
 
 Prints, for every network, its latency in each process and the 95 % interval that one process states, and over all of
 them: the relative difference between processes, the rank correlation, and how often one process's interval holds
 the mean of the others.
+
+With `--coverage` it is only asked how often the stated 95 % intervals hold, with networks of spaces and seeds by which
+nothing of the protocol was set (`BETWEEN_PROCESSES` was, by 20 ProxylessNAS networks, seed 0): a process's interval is
+for what many processes would find, of which the mean of the others is an estimate with an error of its own; that is
+allowed for, and how often intervals of just the right width would hold is printed beside. Processes take turns: each
+measures a network once before any measures it again, so that the machine's drift is in all of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from latency_common import busy, in_new_process, measure_rows, wide_sample
+from latency_common import busy, measure_rows, reference_ms, wide_sample, write_some
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from hwnas.study import write_csv
-from latency import Device
-from spaces import Task, get_space
+from latency import Device, Timing
+from latency.rounds import in_new_process
+from latency.runtime import BETWEEN_PROCESSES
+from spaces import SearchSpace, Task, get_space
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -34,6 +44,61 @@ def repeats(ms: NDArray[np.float64]) -> str:
     return f"median {np.median(differences):.2%}, worst {differences.max():.1%}, Spearman {rank:.3f} or more"
 
 
+COVERAGE_SPACES = ("darts@8x16", "nasnet@2x192", "proxyless@w0.5")
+COVERAGE_TASK, COVERAGE_SEED = Task(32, 10), 100
+
+
+def measured_by_turns(
+    space: SearchSpace, task: Task, n: int, processes: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(processes, networks) logarithms of latencies, and halves of their stated intervals."""
+    rows, known_ms = wide_sample(space, task, n, np.random.default_rng(seed)), reference_ms(task)
+    timings: list[list[Timing]] = [
+        [in_new_process(measure_rows, space, task, row[None], known_ms, process)[0] for process in range(processes)]
+        for row in rows
+    ]
+    logs = np.log([[timing.latency_ms for timing in of_one] for of_one in timings]).T
+    halves = np.array([[np.log(t.latency_ms_interval[1] / t.latency_ms) for t in of_one] for of_one in timings]).T
+    return logs, halves
+
+
+def coverage(logs: NDArray[np.float64], halves: NDArray[np.float64]) -> tuple[float, float]:
+    """How often an interval holds the mean of the other processes, its width enlarged by that mean's own error.
+
+    Returns:
+        The share, and by what factor intervals would have to be wider (or narrower, below 1) to hold 95 %.
+    """
+    n = len(logs)
+    away = np.abs(logs - (logs.sum(axis=0) - logs) / (n - 1)) / np.sqrt(1 + 1 / (n - 1))
+    return float(np.mean(away <= halves)), float(np.quantile(away / halves, 0.95))
+
+
+def report_coverage(names: Sequence[str], task: Task, n: int, processes: int, beside: int, seed: int) -> None:
+    for name in names:
+        with busy(beside):
+            logs, halves = measured_by_turns(get_space(name), task, n, processes, seed)
+        share, factor = coverage(logs, halves)
+        between = float(np.sqrt(logs.var(axis=0, ddof=1).mean()))
+        print(
+            f"{name} at {task.resolution} px, {n} networks, {processes} processes, {beside} busy: stated 95 % hold "
+            f"{share:.1%}; {factor:.2f} times as wide would hold 95 %; deviation between processes {between:.2%}"
+        )
+        line = {
+            "space": name,
+            "resolution": task.resolution,
+            "busy": beside,
+            "seed": seed,
+            "networks": n,
+            "processes": processes,
+            "held": share,
+            "factor_for_95": factor,
+            "between_processes": between,
+            "added_for_processes": BETWEEN_PROCESSES,
+            "device": str(Device.here()),
+        }
+        write_some(RESULTS / "latency_coverage.csv", [line], by=("space", "resolution", "busy", "seed"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="proxyless")
@@ -43,12 +108,19 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=20)
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--busy", type=int, default=0, help="processes beside it that never rest")
+    parser.add_argument("--coverage", action="store_true", help="only how often intervals hold, in other spaces")
+    parser.add_argument("--spaces", nargs="+", default=COVERAGE_SPACES, help="for --coverage")
+    parser.add_argument("--seed", type=int, default=COVERAGE_SEED, help="for --coverage")
     asked = parser.parse_args()
+    if asked.coverage:
+        report_coverage(asked.spaces, COVERAGE_TASK, asked.networks, asked.processes, asked.busy, asked.seed)
+        return
     space, task = get_space(asked.space), Task(asked.resolution, asked.classes, asked.channels)
     rows = wide_sample(space, task, asked.networks, np.random.default_rng(0))
+    known_ms = reference_ms(task)
     started = time.monotonic()
     with busy(asked.busy):
-        timings = [in_new_process(measure_rows, space, task, rows, seed) for seed in range(asked.processes)]
+        timings = [in_new_process(measure_rows, space, task, rows, known_ms, seed) for seed in range(asked.processes)]
     seconds = (time.monotonic() - started) / asked.processes / asked.networks
     ms = np.array([[timing.latency_ms for timing in each] for each in timings])  # (processes, networks)
     ends = np.array([[timing.latency_ms_interval for timing in each] for each in timings])

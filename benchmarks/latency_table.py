@@ -4,9 +4,10 @@
     uv run python benchmarks/latency_table.py --resolution 224 --busy 1
 
 A table is measured as a search does it; other networks, from the whole range of multiply-adds, are measured in other
-processes, five in each, by the protocol of latency/runtime.py. Printed: the errors, how often the table's own
-interval holds what was measured, the same for multiply-adds scaled by the very networks that calibrate the table, how
-long the table took, and how fast it estimates.
+processes by the protocol of latency/runtime.py. The two take turns: after each visit of the table's networks some of
+the others are measured, so that a machine that drifts is the same for both. Printed: the errors, how often the
+table's own interval holds what was measured, the same for multiply-adds scaled by the very networks that calibrate the
+table, how long the table took, and how fast it estimates.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-from latency_common import busy, in_new_process, measure_rows, wide_sample
+from latency_common import busy, measure_rows, reference_ms, wide_sample
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from hwnas.study import write_csv
-from latency import Device, calibration_of
-from pipelines.latencies import measure_model
-from spaces import Task, get_space
+from latency import Device, LatencyModel, Timing, calibration_of, fit_latency_model, plan_latency_model
+from latency.measuring import PLAN_VISITS, joined, visit_in_processes
+from latency.reference import reference_model
+from latency.rounds import in_new_process
+from spaces import Population, SearchSpace, Task, get_space
 
 RESULTS = Path(__file__).with_name("results")
 MILLION = 1_000_000
@@ -35,6 +38,23 @@ def errors(name: str, estimated: NDArray[np.float64], measured: NDArray[np.float
         f"{name}: mean error {error.mean():.2%}, within 5 % {np.mean(error <= 0.05):.1%}, within 10 % "
         f"{np.mean(error <= 0.1):.1%}, worst {error.max():.1%}, Spearman {spearmanr(estimated, measured).statistic:.3f}"
     )
+
+
+def measured_by_turns(
+    space: SearchSpace, task: Task, calibration: Population, rows: Population, seed: int
+) -> tuple[LatencyModel, list[Timing], float]:
+    """The table, the truth of the rows, and the seconds that the table took."""
+    plan, reference, known_ms = plan_latency_model(space, task, calibration), reference_model(task), reference_ms(task)
+    rng = np.random.default_rng([seed, 1, 1])
+    visits: list[dict[str, float]] = []
+    timings: list[Timing] = []
+    seconds = 0.0
+    for i, piece in enumerate(np.array_split(rows, PLAN_VISITS)):
+        started = time.monotonic()
+        visits.append(visit_in_processes(plan, reference, rng))
+        seconds += time.monotonic() - started
+        timings += in_new_process(measure_rows, space, task, piece, known_ms, i)
+    return fit_latency_model(space, plan, Device.here(), known_ms, joined(visits)), timings, seconds
 
 
 def main() -> None:
@@ -54,11 +74,7 @@ def main() -> None:
     keys, known = space.canonical(rows), space.canonical(calibration)
     rows = rows[~(keys[:, None] == known).all(axis=2).any(axis=1)][: asked.networks]
     with busy(asked.busy):
-        started = time.monotonic()
-        table = measure_model(space, task, Device.here(), seed=asked.seed)
-        seconds = time.monotonic() - started
-        pieces = np.array_split(rows, len(rows) // 5)
-        timings = [t for i, piece in enumerate(pieces) for t in in_new_process(measure_rows, space, task, piece, i)]
+        table, timings, seconds = measured_by_turns(space, task, calibration, rows, asked.seed)
     measured = np.array([timing.latency_ms for timing in timings])
     estimated = table.estimate_ms(rows)
     low, high = table.interval_ms(rows)

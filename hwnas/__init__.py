@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .objectives import Limit
     from .pareto import hypervolume, soft_front
     from .search_loop import search
+    from .soft_limits import SoftLimit, reward
     from .study import Study
     from .trial import Trial
 
@@ -19,11 +20,13 @@ _HOME = {
     "FeasibleSet": "feasible",
     "InfeasibleError": "feasible",
     "Limit": "objectives",
+    "SoftLimit": "soft_limits",
     "Study": "study",
     "TabularEvaluator": "evaluation",
     "TrainingEvaluator": "evaluation",
     "Trial": "trial",
     "hypervolume": "pareto",
+    "reward": "soft_limits",
     "search": "search_loop",
     "soft_front": "pareto",
 }
@@ -33,11 +36,13 @@ __all__ = [
     "FeasibleSet",
     "InfeasibleError",
     "Limit",
+    "SoftLimit",
     "Study",
     "TabularEvaluator",
     "TrainingEvaluator",
     "Trial",
     "hypervolume",
+    "reward",
     "search",
     "soft_front",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency import DeviceCosts
+from latency.counts import COUNTED
 from spaces import InputError, Population, SearchSpace
 from spaces.additive import AdditiveSampler, Interval, extremes
 from spaces.chain import ChainSpace
@@ -19,6 +20,7 @@ from .objectives import Limit, contradiction
 DRAWS = 20_000  # random rows that are tried before a search gives up on limits that no table can decide
 WALKED_DRAWS = 1000  # the same, and rounds, where each row's latency is estimated by walking its records: 2 to 5 ms
 WALKED_ROUNDS = 3
+SPARE = 50_000  # rows beyond those asked for that are drawn of sums, since other limits may refuse some
 DESCENT_ROUNDS = 60
 DESCENT_ROWS = 400
 DISTINCT_ROUNDS = 8
@@ -56,6 +58,21 @@ class FeasibleSet:
             met[rows] = limit.holds(high if limit.op == "<=" else low)
         return met
 
+    def cost(self, name: str, population: Population) -> NDArray[np.float64]:
+        """(n, genes) -> (n,): a cost that is known before training, latency as it is estimated.
+
+        Raises:
+            InputError: if it is not known.
+        """
+        if self.costs is None:
+            raise InputError(f"the cost {name} needs a task and, for latency, a device; none were given")
+        if name in ("latency_ms", "latency_ms_estimated"):
+            low, high = self.costs.interval("latency_ms", population)
+            return (low + high) / 2
+        if name not in COUNTED:
+            raise InputError(f"{name} is not known before training", hint=f"known are {', '.join(COUNTED)}, latency_ms")
+        return self.costs.one(name, population)
+
     def violation(self, population: Population) -> NDArray[np.float64]:
         """(n, genes) -> (n,): the sum of the relative violations of all limits, 0 where all hold."""
         total = np.zeros(len(population))
@@ -75,7 +92,7 @@ class FeasibleSet:
             return self._sample_by_drawing(n, rng)
         kept = np.empty((0, len(self.space.choices)), dtype=np.int64)
         for _ in range(50):
-            drawn = self._sampler.sample(max(256, 2 * n), rng, spread=True)
+            drawn = self._sampler.sample(max(256, min(2 * n, n + SPARE)), rng, spread=True)
             kept = np.concatenate([kept, drawn[self.holds(drawn)]])
             if len(kept) >= n:
                 return kept[:n]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -94,7 +95,16 @@ def search(
             told += 1
         arch = space.arch(rows[0])
         if asked not in recorded:
-            running[_submit(executor, evaluator, arch, epochs, evaluation_seed(seed, asked))] = asked, arch
+            parent = strategy.parent(asked)
+            trial = partial(
+                evaluator.evaluate_trial,
+                arch,
+                epochs=epochs,
+                seed=evaluation_seed(seed, asked),
+                number=asked,
+                parent=None if parent is None else (parent, finished[parent].arch),
+            )
+            running[_submit(executor, trial)] = asked, arch
         elif recorded[asked].arch != arch:
             raise InputError(
                 f"trial {asked} of this run must be {arch}, but {recorded[asked].arch} is recorded",
@@ -110,14 +120,12 @@ def evaluation_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _submit(
-    executor: cf.Executor | None, evaluator: Evaluator, arch: Arch, epochs: float, seed: int
-) -> cf.Future[Mapping[str, float]]:
+def _submit(executor: cf.Executor | None, trial: Callable[[], Mapping[str, float]]) -> cf.Future[Mapping[str, float]]:
     if executor is not None:
-        return executor.submit(evaluator.evaluate, arch, epochs=epochs, seed=seed)
+        return executor.submit(trial)
     future: cf.Future[Mapping[str, float]] = cf.Future()
     try:
-        future.set_result(evaluator.evaluate(arch, epochs=epochs, seed=seed))
+        future.set_result(trial())
     except Exception as error:
         future.set_exception(error)
     return future

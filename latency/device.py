@@ -6,17 +6,31 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnxruntime
 
-PROTOCOL = 2  # of measuring: numbers of another are never mixed with these
+from .rounds import LEAST_FLUSH, flush_bytes
+
+PROTOCOL = 3  # of measuring: numbers of another are never mixed with these
+# What /proc/cpuinfo says of each core that tells processors of one name apart; on x86, then on ARM.
+KINDS = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU variant", "CPU part", "CPU revision")
 
 
 @dataclass(frozen=True)
 class Device:
-    """Everything that a latency depends on besides the network. Numbers of different fingerprints are never mixed."""
+    """Everything that a latency depends on besides the network. Numbers of different fingerprints are never mixed.
+
+    Nothing of it changes by itself when the machine starts again.
+
+    Attributes:
+        cpu: its name, and what kinds of core it has.
+        cores: that this process may run on.
+        system: with the distribution or release, but not the kernel's version, which updates change.
+        flush_bytes: of the buffer that is written between runs.
+    """
 
     cpu: str
     cores: int
@@ -24,17 +38,19 @@ class Device:
     provider: str
     onnxruntime: str
     system: str
+    flush_bytes: int = LEAST_FLUSH
 
     @classmethod
     def here(cls, *, threads: int = 1, provider: str = "CPUExecutionProvider") -> Device:
         """This machine, with ONNX Runtime's provider of this name."""
         return cls(
             cpu=_cpu_model(),
-            cores=os.cpu_count() or 1,
+            cores=len(allowed_cores()),
             threads=threads,
             provider=provider,
             onnxruntime=onnxruntime.__version__,
-            system=f"{platform.system()} {platform.machine()}",
+            system=" ".join([platform.system(), platform.machine(), _release()]).strip(),
+            flush_bytes=flush_bytes(),
         )
 
     @property
@@ -50,11 +66,37 @@ class Device:
         return f"{self.cpu} ({self.cores} cores, {threads}{of}), ONNX Runtime {self.onnxruntime}, {self.system}"
 
 
+def allowed_cores() -> Set[int]:
+    """Numbers of the cores that this process may run on, where the system tells; else of all."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
 def _cpu_model() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):
-                return " ".join(line.split(":", 1)[1].split())
+        return cpu_of(Path("/proc/cpuinfo").read_text(), allowed_cores())
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine() or "unknown CPU"
+
+
+def cpu_of(cpuinfo: str, cores: Set[int]) -> str:
+    """The processor's or the board's name, and the kinds of those cores, as Linux tells them."""
+    told = [
+        {key.strip(): " ".join(value.split()) for key, _, value in (line.partition(":") for line in part.splitlines())}
+        for part in cpuinfo.split("\n\n")
+    ]
+    ours = [each for each in told if each.get("processor", "").isdecimal() and int(each["processor"]) in cores]
+    names = [each[key] for key in ("model name", "Model") for each in (*ours, *told) if each.get(key)]
+    kinds = {" ".join(each[key] for key in KINDS if key in each) for each in ours} - {""}
+    return ", ".join([*names[:1], " + ".join(sorted(kinds))]).strip(", ") or platform.machine() or "unknown CPU"
+
+
+def _release() -> str:
+    if platform.system() != "Linux":
+        return platform.release().partition(".")[0]
+    try:
+        told = platform.freedesktop_os_release()
     except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine() or "unknown CPU"
+        return ""
+    return f"{told['ID']} {told.get('VERSION_ID', '')}".strip()

@@ -29,12 +29,12 @@ from spaces.own_file import SpaceFile
 from . import kit_main
 from .device import Device
 from .kit_main import KIT, KIT_FILE, MAIN_FILE, NETWORKS_FILE, REFERENCE, RESULT, VERSION, digest
-from .measuring import MeasuringPlan
+from .measuring import LEAST_PLAN_VISITS, PLAN_ROUNDS, PLAN_VISITS, MeasuringPlan, network_name
 from .model import LatencyModel
 from .modelling import calibration_of, fit_latency_model, plan_latency_model
 from .onnx_graph import write_atomically
-from .reference import reference_model
-from .rounds import LEAST_VISITS
+from .reference import keep_reference, reference_model
+from .runtime import ReferenceTime
 
 LEAST_PYTHON = (3, 10)
 PERIOD = 1024  # after so many values a weight begins anew, so that networks of random weights can be packed
@@ -63,15 +63,6 @@ class _Told(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class _Visits(_Told):
-    visits: Annotated[int, Field(ge=LEAST_VISITS)]
-    rounds: Count
-
-
-class _Group(_Visits):
-    networks: list[str]
-
-
 class _Task(_Told):
     resolution: int
     classes: int
@@ -89,7 +80,9 @@ class KitPlan(_Told):
     task: _Task
     seed: int
     calibration: list[str]
-    groups: list[_Group]
+    visits: Annotated[int, Field(ge=LEAST_PLAN_VISITS)]
+    rounds: Count
+    groups: list[list[str]]
     files: dict[str, str]
 
 
@@ -100,6 +93,7 @@ class _Device(_Told):
     provider: str
     onnxruntime: str
     system: str
+    flush_bytes: Count
 
 
 class KitResult(_Told):
@@ -113,7 +107,7 @@ class KitResult(_Told):
     versions: dict[str, str]
     kit: KitPlan
     reference_ms: Positive
-    reference_visits_ms: list[Positive]
+    reference_ms_interval: Annotated[list[Positive], Field(min_length=2, max_length=2)]
     log_ratios: dict[str, list[LogRatio]]
     digest: str
 
@@ -141,7 +135,9 @@ def write_kit(out: Path, space: SearchSpace, task: Task, *, seed: int, own: Spac
         "task": asdict(task),
         "seed": seed,
         "calibration": [space.format(row) for row in plan.calibration],
-        "groups": _groups(plan),
+        "visits": PLAN_VISITS,
+        "rounds": PLAN_ROUNDS,
+        "groups": [list(map(network_name, group)) for group in plan.groups],
         "files": {NETWORKS_FILE: sha256(networks).hexdigest(), MAIN_FILE: sha256(source.encode()).hexdigest()},
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -150,10 +146,6 @@ def write_kit(out: Path, space: SearchSpace, task: Task, *, seed: int, own: Spac
     write_atomically(out / "README.txt", _readme(out, kit).encode())
     write_atomically(out / KIT_FILE, json.dumps(kit, indent=1).encode())  # last: without it a folder is no kit
     return kit
-
-
-def _groups(plan: MeasuringPlan) -> list[dict[str, Any]]:
-    return [{"networks": list(group.names), "visits": group.visits, "rounds": group.rounds} for group in plan.groups]
 
 
 def _archive(plan: MeasuringPlan, rng: np.random.Generator) -> bytes:
@@ -178,7 +170,7 @@ def _add(archive: zipfile.ZipFile, name: str, model: bytes) -> None:
 
 
 def _readme(out: Path, kit: Mapping[str, Any]) -> str:
-    runs = sum(kit_main.runs_of(group, len(group["networks"])) for group in kit["groups"])
+    runs = kit["visits"] * kit_main.runs_of(kit, kit["groups"])
     return README.format(
         **kit["task"],
         space=kit["space"],
@@ -296,21 +288,24 @@ def read_result(path: Path, kit_folder: Path | None = None) -> KitResult:
 
 
 def _check_complete(path: Path, result: KitResult) -> None:
-    wanted = {name: group.visits for group in result.kit.groups for name in group.networks}
+    wanted = [name for group in result.kit.groups for name in group]
     missing = [name for name in wanted if name not in result.log_ratios]
     if missing:
         raise InputError(
             f"{path} must hold {len(wanted)} networks of its kit, but {len(missing)} are missing ({missing[0]})",
             hint=f"run {MAIN_FILE} again",
         )
-    for name, visits in wanted.items():
-        if len(result.log_ratios[name]) != visits:
-            came = len(result.log_ratios[name])
+    for name in wanted:
+        came, visits = len(result.log_ratios[name]), result.kit.visits
+        if came != visits:
             raise InputError(f"{path} must hold {visits} visits of network {name}, got {came}", hint="measure again")
 
 
 def import_result(result: KitResult, *, space: str | None = None) -> LatencyModel:
     """The latency model of the device that a kit was run on.
+
+    Where that is this very device, the reference latency that is stored for it holds for the kit too; what the kit
+    found is stored where none is.
 
     Args:
         space: the file of a person's own space, which no kit carries.
@@ -325,7 +320,7 @@ def import_result(result: KitResult, *, space: str | None = None) -> LatencyMode
         raise InputError(f"--space must be {kit.space}, which the kit is of, got {opened.name}")
     calibration = np.stack([opened.row(opened.parse(text)) for text in kit.calibration])
     plan = plan_latency_model(opened, task, calibration)
-    unknown = [name for group in plan.groups for name in group.names if name not in result.log_ratios]
+    unknown = [name for group in plan.groups for name in map(network_name, group) if name not in result.log_ratios]
     if unknown:
         raise InputError(
             f"the networks of {kit.space} must be those that the kit was made with, but {len(unknown)} are others now",
@@ -333,7 +328,11 @@ def import_result(result: KitResult, *, space: str | None = None) -> LatencyMode
         )
     log_ratios = {name: np.array(ratios) for name, ratios in result.log_ratios.items()}
     device = Device(**result.device.model_dump())
-    return fit_latency_model(opened, plan, device, result.reference_ms, log_ratios)
+    reference_ms = result.reference_ms
+    if device == Device.here(threads=device.threads, provider=device.provider):
+        low, high = result.reference_ms_interval
+        reference_ms = keep_reference(task, device, ReferenceTime(reference_ms, (low, high)))
+    return fit_latency_model(opened, plan, device, reference_ms, log_ratios)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

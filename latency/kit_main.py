@@ -1,7 +1,7 @@
-"""The main part of a kit's `measure.py`, which is this file behind `rounds.py` and `device.py`.
+"""The main part of a kit's `measure.py`, which is this file behind `rounds.py`, `runtime.py` and `device.py`.
 
-It measures all networks of the kit beside the reference network, and writes one JSON file. Any ONNX file can be
-measured in the same way, with `--models`. Everything else about the kit is in `latency/kit.py`.
+It measures all networks of the kit beside the reference network, and writes one JSON file; where it is interrupted, it
+goes on later. Any ONNX file can be measured in the same way, with `--models`. The rest of kits is in `latency/kit.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,22 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from .device import Device
-from .rounds import DisturbedError, ProviderError, Setting, open_session, run_rounds
-from .runtime import REFERENCE_ROUNDS, REFERENCE_VISITS, measure, measure_reference
+from .device import Device, allowed_cores
+from .rounds import DisturbedError, ProviderError, Setting, in_new_process, open_session, pieces, run_rounds
+from .runtime import (
+    REFERENCE_PROCESSES,
+    REFERENCE_ROUNDS,
+    REFERENCE_VISITS,
+    drift_remark,
+    measure,
+    measure_reference,
+)
 
-VERSION = 1  # of what a kit and its result hold
-KIT, RESULT, MODELS_RESULT = "hwnas kit", "hwnas kit result", "hwnas kit models"
+VERSION = 2  # of what a kit and its result hold
+KIT, RESULT, MODELS_RESULT, BEGUN = "hwnas kit", "hwnas kit result", "hwnas kit models", "hwnas kit begun"
 KIT_FILE, NETWORKS_FILE, MAIN_FILE = "kit.json", "networks.zip", "measure.py"
 REFERENCE = "reference"
-REFERENCE_RUNS = REFERENCE_VISITS * REFERENCE_ROUNDS
+REFERENCE_RUNS = REFERENCE_PROCESSES * REFERENCE_VISITS * REFERENCE_ROUNDS
 
 
 class KitError(Exception):
@@ -48,21 +56,26 @@ def main(argv: Sequence[str] | None = None, *, folder: Path | None = None) -> in
     try:
         kit = Kit(folder or Path(__file__).resolve().parent)
         out = given.out or kit.folder / ("models.json" if given.models else "result.json")
-        check_out(out, overwrite=given.overwrite)
+        check_out(out, MODELS_RESULT if given.models else RESULT, overwrite=given.overwrite)
         device = device_here(given.threads)
         for path in given.models or ():
             check_runs(path, str(path))
         print(f"{MAIN_FILE}: measuring on {device}", file=sys.stderr)
-        result = measure_files(kit, given.models, device) if given.models else measure_kit(kit, device)
-        write_result(out, result)
+        begun = Begun(kit, device)
+        write_sealed(out, measure_files(kit, given.models, begun) if given.models else measure_kit(kit, begun))
+        if not given.models:
+            begun.forget_visits()  # the result has them
     except (KitError, DisturbedError, ProviderError) as error:
         print(f"{MAIN_FILE}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"{MAIN_FILE}: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         return 2
+    except BrokenProcessPool:
+        print(f"{MAIN_FILE}: a process that measured was killed, maybe for lack of memory", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print(f"\n{MAIN_FILE}: interrupted, nothing was written", file=sys.stderr)
+        print(f"\n{MAIN_FILE}: interrupted; the same command goes on from the last whole visit", file=sys.stderr)
         return 1
     print(f"{MAIN_FILE}: wrote {out}", file=sys.stderr)
     return 0
@@ -81,7 +94,7 @@ class Kit:
         try:
             self.plan: dict[str, Any] = json.loads((folder / KIT_FILE).read_text(encoding="utf-8"))
             kind, version = self.plan["format"], self.plan["version"]
-            self.plan["files"], self.plan["groups"], self.plan["seed"]
+            self.plan["files"], self.plan["groups"], self.plan["visits"], self.plan["rounds"], self.plan["seed"]
         except (ValueError, KeyError, TypeError) as error:
             raise KitError(f"{folder / KIT_FILE} is damaged ({error!r}): copy the kit again") from None
         if (kind, version) != (KIT, VERSION):
@@ -103,24 +116,30 @@ def digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Before anything is measured."""
+def check_out(out: Path, kind: str, *, overwrite: bool) -> None:
+    """Before anything is measured; only what is of the same kind is replaced."""
     if out.exists() and not overwrite:
         raise KitError(f"{out} exists already: give --overwrite to replace it, or another --out")
+    if out.exists() and (read_sealed(out) or {}).get("format") != kind:
+        raise KitError(f"{out} must be a {kind} to be replaced by one, and is none: give another --out")
     if not out.parent.is_dir():
         raise KitError(f"{out.parent} must be a folder to write {out.name} to, and there is none")
 
 
 def device_here(threads: int) -> Device:
     """This machine with so many threads."""
-    cores = os.cpu_count() or 1
+    cores = len(allowed_cores())
     if not 1 <= threads <= cores:
-        raise KitError(f"--threads must be from 1 to the {cores} cores of this machine, got {threads}")
+        raise KitError(f"--threads must be from 1 to the {cores} cores that it may run on, got {threads}")
     return Device.here(threads=threads)
 
 
-def check_runs(model: bytes | Path, name: str) -> None:
-    """Only a network of one float32 input, its sizes known except for that of the batch, can be timed on one image."""
+def check_runs(model: bytes | Path, name: str, batches: Sequence[int] = (1,)) -> None:
+    """Only a network of one float32 input, its sizes known except for that of the batch, can be timed on images.
+
+    Raises:
+        KitError: if it is another, does not run, or takes other batches than these.
+    """
     if isinstance(model, Path) and not model.is_file():
         raise KitError(f"{name} must be an ONNX file, and there is none")
     try:
@@ -128,10 +147,12 @@ def check_runs(model: bytes | Path, name: str) -> None:
         inputs = session.get_inputs()
         came = ", ".join(f"{spec.name}: {spec.type} {spec.shape}" for spec in inputs) or "none"
         is_image = len(inputs) == 1 and inputs[0].type == "tensor(float)" and len(inputs[0].shape) > 0
-        if is_image and isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] != 1:
-            raise KitError(f"{name} must take one image at a time, but takes batches of {inputs[0].shape[0]}")
+        batch = inputs[0].shape[0] if is_image else None
+        if isinstance(batch, int) and any(each != batch for each in batches):
+            asked = ", ".join(map(str, batches))
+            raise KitError(f"{name} takes batches of {batch}, so the batch must be {batch}; got {asked}")
         if is_image and all(isinstance(size, int) for size in inputs[0].shape[1:]):
-            shape = [size if isinstance(size, int) else 1 for size in inputs[0].shape]
+            shape = [size if isinstance(size, int) else batches[0] for size in inputs[0].shape]
             session.run(None, {inputs[0].name: np.zeros(shape, dtype=np.float32)})
             return
     except KitError:
@@ -162,44 +183,94 @@ class Progress:
             )
 
 
-def runs_of(plan: Mapping[str, int], models: int) -> int:
-    """How often something runs, the reference network beside the models included."""
-    return plan["visits"] * plan["rounds"] * (models + 1)
+def runs_of(plan: Mapping[str, Any], groups: Sequence[Sequence[str]]) -> int:
+    """How often something runs in one visit of these groups, the reference network beside the others included."""
+    return int(plan["rounds"]) * sum(len(group) + 1 for group in groups)
 
 
-def measure_kit(kit: Kit, device: Device) -> dict[str, Any]:
+class Begun:
+    """What this device has measured of a kit so far, in a file beside it: nothing is measured twice, or lost.
+
+    Attributes:
+        stored: the reference's own latency, one value for all that this device measures; and the visits that no result
+            holds yet.
+    """
+
+    def __init__(self, kit: Kit, device: Device) -> None:
+        self.kit, self.device = kit, device
+        self.path = kit.folder / f"begun-{device.fingerprint}.json"
+        found = read_sealed(self.path) if self.path.exists() else {}
+        self.stored: dict[str, Any] = found or {}
+        if found is None or (found and (found.get("format"), found.get("kit_id")) != (BEGUN, kit.id)):
+            raise KitError(f"{self.path} is damaged, or of another kit: remove it; what it held is measured again")
+
+    def reference_ms(self, rng: np.random.Generator) -> float:
+        """The reference network's own latency, measured the first time it is asked for."""
+        if not self.stored:
+            setting = Setting(self.device.threads, self.device.provider)
+            found = measure_reference(self.kit.model(REFERENCE), rng, setting=setting)
+            self.stored = {**said_of(BEGUN, self.kit, self.device), "reference_ms": found.ms, "visits": []}
+            self.stored["reference_ms_interval"] = list(found.interval)
+            self._write()
+        return float(self.stored["reference_ms"])
+
+    def add(self, visit: Mapping[str, float]) -> None:
+        """Log ratios of all networks, by name."""
+        self.stored["visits"].append(visit)
+        self._write()
+
+    def forget_visits(self) -> None:
+        self.stored["visits"] = []
+        self._write()
+
+    def _write(self) -> None:
+        write_sealed(self.path, {key: value for key, value in self.stored.items() if key != "digest"})
+
+
+def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     """All that the kit asks for: what `hwnas device import` reads."""
-    groups = kit.plan["groups"]
-    progress = Progress(sum(runs_of(group, len(group["networks"])) for group in groups) + REFERENCE_RUNS)
+    device, groups, visits = begun.device, kit.plan["groups"], kit.plan["visits"]
     rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
-    reference = kit.model(REFERENCE)
-    check_runs(reference, "the kit's reference network")
-    reference_ms = measure_reference(reference, rng, setting=setting)  # first, in a process that has done nothing else
+    check_runs(kit.model(REFERENCE), "the kit's reference network")
+    left = visits - len(begun.stored.get("visits", []))
+    progress = Progress(left * runs_of(kit.plan, groups) + REFERENCE_RUNS)
+    reference_ms = begun.reference_ms(rng)
     progress.advance(REFERENCE_RUNS)
-    log_ratios: dict[str, list[float]] = {}
-    visits_ms: list[float] = []
-    for group in groups:
-        models = [kit.model(name) for name in group["networks"]]
-        raw = run_rounds([reference, *models], visits=group["visits"], rounds=group["rounds"], rng=rng, setting=setting)
-        log_ratios.update(zip(group["networks"], raw.log_ratios().tolist(), strict=True))
-        visits_ms += raw.quartiles_ms()[0].tolist()
-        progress.advance(runs_of(group, len(models)))
+    for _ in range(left):
+        visit: dict[str, float] = {}
+        for piece in pieces(list(map(len, groups)), rng):
+            part = [groups[i] for i in piece]
+            visit.update(in_new_process(kit_visit, kit, part, setting, *rng.spawn(1)))
+            progress.advance(runs_of(kit.plan, part))
+        begun.add(visit)
+    made = begun.stored["visits"]
     return {
         **said_of(RESULT, kit, device),
         "kit": kit.plan,
         "reference_ms": reference_ms,
-        "reference_visits_ms": visits_ms,
-        "log_ratios": log_ratios,
+        "reference_ms_interval": begun.stored["reference_ms_interval"],
+        "log_ratios": {name: [visit[name] for visit in made] for name in made[0]},
     }
 
 
-def measure_files(kit: Kit, files: Sequence[Path], device: Device) -> dict[str, Any]:
-    """Latencies of ONNX files beside the reference network; they are printed too."""
-    rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
+def kit_visit(
+    kit: Kit, groups: Sequence[Sequence[str]], setting: Setting, rng: np.random.Generator
+) -> dict[str, float]:
+    """One visit of each network of these groups, by this process: log ratios by name."""
     reference = kit.model(REFERENCE)
-    reference_ms = known_reference_ms(kit, device)
-    if reference_ms is None:
-        reference_ms = measure_reference(reference, rng, setting=setting)
+    found: dict[str, float] = {}
+    for group in groups:
+        models = [kit.model(name) for name in group]
+        raw = run_rounds([reference, *models], visits=1, rounds=kit.plan["rounds"], rng=rng, setting=setting)
+        found.update(zip(group, raw.log_ratios()[:, 0].tolist(), strict=True))
+    return found
+
+
+def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, Any]:
+    """Latencies of ONNX files beside the reference network; they are printed too."""
+    device = begun.device
+    rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
+    reference, reference_ms = kit.model(REFERENCE), begun.reference_ms(rng)
     rows = []
     for path in files:
         (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
@@ -209,19 +280,12 @@ def measure_files(kit: Kit, files: Sequence[Path], device: Device) -> dict[str, 
             f"{path}: {number} (95 %: {low:.4g} to {high:.4g}), warm {timing.warm_ms:.4g} ms, "
             f"wall clock p50 {timing.wall_p50_ms:.4g} ms, p90 {timing.wall_p90_ms:.4g} ms"
         )
+        remark = drift_remark(reference_ms, timing.reference_now_ms)
+        if remark:
+            print(f"{path}: {remark}", file=sys.stderr)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         rows.append({"file": str(path), "sha256": sha256, **timing.record()})
     return {**said_of(MODELS_RESULT, kit, device), "reference_ms": reference_ms, "models": rows}
-
-
-def known_reference_ms(kit: Kit, device: Device) -> float | None:
-    """What an earlier run of this kit found on this device, or None: a device has one value for all its latencies."""
-    try:
-        known = json.loads((kit.folder / "result.json").read_text(encoding="utf-8"))
-        same = (known["kit_id"], known["fingerprint"]) == (kit.id, device.fingerprint)
-        return float(known["reference_ms"]) if same else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def said_of(kind: str, kit: Kit, device: Device) -> dict[str, Any]:
@@ -240,12 +304,22 @@ def said_of(kind: str, kit: Kit, device: Device) -> dict[str, Any]:
     }
 
 
-def write_result(out: Path, result: Mapping[str, Any]) -> None:
-    """Sealed by its digest, and under its name only when it is whole."""
+def write_sealed(out: Path, values: Mapping[str, Any]) -> None:
+    """With their digest, and under its name only when it is whole."""
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        part.write_text(json.dumps({**result, "digest": digest(result)}, indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps({**values, "digest": digest(values)}, indent=1) + "\n", encoding="utf-8")
         part.replace(out)
     finally:
         if part.exists():
             part.unlink()
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What `write_sealed` wrote, or None where that is not what the file holds."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        rest = {key: value for key, value in values.items() if key != "digest"}
+        return values if values["digest"] == digest(rest) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 
 import numpy as np
@@ -13,31 +14,12 @@ from numpy.typing import NDArray
 from spaces import Network, Population, Task
 
 from .onnx_graph import build_onnx
-from .rounds import run_rounds
+from .rounds import in_new_process, pieces, run_rounds
 
-PIECE = 6  # networks that one process measures alone
+PLAN_VISITS, LEAST_PLAN_VISITS, PLAN_ROUNDS = 6, 2, 5
 LogRatios = Mapping[
     str, NDArray[np.float64]
 ]  # by `network_name`: (visits,) logarithms of the time over the reference's
-
-
-@dataclass(frozen=True)
-class Group:
-    """Networks that run in the same rounds, beside the reference network.
-
-    Attributes:
-        visits, rounds: how often each is loaded, and runs each time.
-        share: of a budget that this group may use.
-    """
-
-    networks: tuple[Network, ...]
-    visits: int
-    rounds: int
-    share: float
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(map(network_name, self.networks))
 
 
 @dataclass(frozen=True)
@@ -47,25 +29,19 @@ class MeasuringPlan:
     Attributes:
         space: the full name.
         calibration: (n, genes) rows whose whole networks are among those measured.
+        groups: networks that run in the same rounds, beside the reference network.
     """
 
     space: str
     task: Task
     calibration: Population
-    groups: tuple[Group, ...]
+    groups: tuple[tuple[Network, ...], ...]
 
-    def parts(self) -> list[MeasuringPlan]:
-        """The same in pieces, each for a process of its own: networks together stay so, six are measured alone."""
-        together = [(group,) for group in self.groups if len(group.networks) > 1]
-        alone = [group for group in self.groups if len(group.networks) == 1]
-        pieces = [tuple(alone[i : i + PIECE]) for i in range(0, len(alone), PIECE)]
-        return [replace(self, groups=groups) for groups in (*together, *pieces)]
-
-    def models(self, group: Group, rng: np.random.Generator) -> dict[str, bytes]:
+    def models(self, group: tuple[Network, ...], rng: np.random.Generator) -> dict[str, bytes]:
         """ONNX models by name, with random weights; one that reads the image normalises it, as deployed ones do."""
         return {
             network_name(network): build_onnx(network, rng, normalise=network[0].shape == self.task.input_shape)
-            for network in group.networks
+            for network in group
         }
 
 
@@ -80,15 +56,41 @@ def measure_plan(
 ) -> dict[str, NDArray[np.float64]]:
     """Measure everything on this machine: log ratios by the name of a network.
 
+    All networks are visited once, then all again: what comes and goes with the time, and what differs between
+    processes, is in the visits of each network, and moves no network against the others.
+
     Args:
-        budget_s: make fewer visits so that all of it takes about this long.
+        budget_s: make fewer visits than 6, but at least 2, so that all of it takes about this long.
     """
-    measured: dict[str, NDArray[np.float64]] = {}
+    started = time.monotonic()
+    visits: list[dict[str, float]] = []
+    while len(visits) < PLAN_VISITS:
+        after_next_s = (time.monotonic() - started) * (1 + 1 / max(len(visits), 1))
+        if budget_s is not None and len(visits) >= LEAST_PLAN_VISITS and after_next_s > budget_s:
+            break
+        visits.append(visit_in_processes(plan, reference, rng))
+    return joined(visits)
+
+
+def joined(visits: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
+    """(visits,) log ratios by the name of a network, from those of each visit."""
+    return {name: np.array([visit[name] for visit in visits]) for name in visits[0]}
+
+
+def visit_in_processes(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> dict[str, float]:
+    """One visit of each network of a plan, where nothing else has run: log ratios by the name of a network."""
+    visit: dict[str, float] = {}
+    for piece in pieces(list(map(len, plan.groups)), rng):
+        part = replace(plan, groups=tuple(plan.groups[i] for i in piece))
+        visit |= in_new_process(visit_once, part, reference, *rng.spawn(1))
+    return visit
+
+
+def visit_once(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> dict[str, float]:
+    """One visit of each network of a plan, by this process."""
+    measured: dict[str, float] = {}
     for group in plan.groups:
         models = plan.models(group, rng)
-        share_s = None if budget_s is None else group.share * budget_s
-        raw = run_rounds(
-            [reference, *models.values()], visits=group.visits, rounds=group.rounds, rng=rng, budget_s=share_s
-        )
-        measured.update(zip(models, raw.log_ratios(), strict=True))
+        raw = run_rounds([reference, *models.values()], visits=1, rounds=PLAN_ROUNDS, rng=rng)
+        measured.update(zip(models, raw.log_ratios()[:, 0].tolist(), strict=True))
     return measured

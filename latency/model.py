@@ -19,14 +19,12 @@ from spaces.additive import AdditiveCost
 from spaces.tally import ROWS_AT_ONCE, Tally, TallyOneByOne
 
 from .device import PROTOCOL, Device
-from .measuring import Group, LogRatios, MeasuringPlan, measure_plan, network_name
+from .measuring import LogRatios, MeasuringPlan, measure_plan, network_name
 from .prices import LayerPrices, fit_prices, learned_prices, most_telling
-from .rounds import ROUNDS_A_VISIT
 from .runtime import BETWEEN_PROCESSES
 
 LEARNED_NETWORKS = 30
 LEAST_NETWORKS = 6  # below, no error can be stated
-VISITS = 8
 DRAWN = 600  # random rows of which the measured ones are chosen
 
 
@@ -136,7 +134,7 @@ class LearnedLatency(LatencyModel):
         """Wider for networks that are unlike the measured ones."""
         parts = [self.prices.interval(counts, self.tally.forms) for counts in self._counted(population)]
         low, high = np.concatenate([np.zeros((2, 0)), *map(np.array, parts)], axis=1)
-        # Prices were learned in one process; what is asked of them will be measured in others.
+        # What is asked of the prices will be measured in one process, not in several as they were.
         middle, half = np.sqrt(low * high), np.hypot(np.log(high / low) / 2, BETWEEN_PROCESSES)
         return middle * np.exp(-half), middle * np.exp(half)
 
@@ -247,10 +245,7 @@ def learned_plan(space: SearchSpace, task: Task, calibration: Population) -> Mea
     check_enough(space, calibration)
     # Each beside the reference alone, as a file is measured at the end: in rounds of many, small networks are faster.
     networks = [space.layers(space.arch(row), task) for row in calibration]
-    share = 1 / len(networks)
-    return MeasuringPlan(
-        space.name, task, calibration, tuple(Group((network,), VISITS, ROUNDS_A_VISIT, share) for network in networks)
-    )
+    return MeasuringPlan(space.name, task, calibration, tuple((network,) for network in networks))
 
 
 def fit_learned(

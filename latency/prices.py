@@ -18,9 +18,9 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
+from scipy.special import stdtrit
 
 from spaces.tally import LayerForm
 
@@ -142,13 +142,13 @@ class LayerPrices:
     def relative_error(self) -> float:
         """Half-width of a 95 % interval that would hold for a network like the measured ones, as a share."""
         n = len(self.measured_ms)
-        return float(stats.t.ppf(0.975, n - 1) * np.sqrt(np.mean(self.left_out**2)))
+        return float(stdtrit(n - 1, 0.975) * np.sqrt(np.mean(self.left_out**2)))
 
     @cached_property
     def _reach(self) -> float:
         """Standard deviations of half an interval; more than usual where those left out scatter by more than stated."""
         surprise = float(np.mean(self.left_out**2 * self._precision))
-        return float(stats.t.ppf(0.975, len(self.measured_ms) - 1) * np.sqrt(max(1.0, surprise)))
+        return float(stdtrit(len(self.measured_ms) - 1, 0.975) * np.sqrt(max(1.0, surprise)))
 
     def _shares(self, counts: Floats, cross: Floats) -> Floats:
         """(n,) times as shares of the typical one."""

@@ -15,7 +15,7 @@ from spaces.proxyless import ProxylessSpace
 from .device import Device
 from .onnx_graph import build_onnx, write_atomically
 from .rounds import Setting
-from .runtime import measure_reference
+from .runtime import ReferenceTime, measure_reference
 
 WEIGHT_SEED = 0  # latency does not depend on the weights, so one fixed file serves everywhere
 
@@ -37,30 +37,57 @@ def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) ->
     Raises:
         InputError: if the file that stores it is damaged.
     """
-    path = home() / "devices" / f"{device.fingerprint}.json"
-    key = "x".join(map(str, task.input_shape)) + f"-{task.classes}"
-    known = _read(path)
-    if key not in known:
-        setting = Setting(device.threads, device.provider)
-        measured = measure_reference(reference_model(task), rng, setting=setting)
-        # Read again: another process may have stored this or another task's while this one measured. The first stays.
-        known = {key: measured, **_read(path)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        record = {"device": asdict(device), "reference_ms": known}
-        write_atomically(path, json.dumps(record, indent=1).encode())
-    return known[key]
+    known = stored_references(device).get(_key(task))
+    if known is not None:
+        return known.ms
+    setting = Setting(device.threads, device.provider)
+    return keep_reference(task, device, measure_reference(reference_model(task), rng, setting=setting))
 
 
-def _read(path: Path) -> dict[str, float]:
+def keep_reference(task: Task, device: Device, measured: ReferenceTime) -> float:
+    """Store what was measured, unless another is stored already: a device has one value for all its latencies.
+
+    Returns:
+        What is stored then, in ms.
+    """
+    known = {_key(task): measured, **stored_references(device)}
+    record = {
+        "device": asdict(device),
+        "reference_ms": {key: each.ms for key, each in known.items()},
+        "reference_ms_interval": {key: each.interval for key, each in known.items()},
+    }
+    path = _path(device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(record, indent=1).encode())
+    return known[_key(task)].ms
+
+
+def stored_references(device: Device) -> dict[str, ReferenceTime]:
+    """All that is stored of a device, by task.
+
+    Raises:
+        InputError: if the file that stores it is damaged.
+    """
+    path = _path(device)
     if not path.exists():
         return {}
     try:
-        return {key: float(ms) for key, ms in json.loads(path.read_text())["reference_ms"].items()}
+        stored = json.loads(path.read_text())
+        intervals = {key: (float(low), float(high)) for key, (low, high) in stored["reference_ms_interval"].items()}
+        return {key: ReferenceTime(float(ms), intervals[key]) for key, ms in stored["reference_ms"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} must hold what was measured of this device, but is damaged: {error}",
             hint="remove it; it is measured again then",
         ) from None
+
+
+def _path(device: Device) -> Path:
+    return home() / "devices" / f"{device.fingerprint}.json"
+
+
+def _key(task: Task) -> str:
+    return "x".join(map(str, task.input_shape)) + f"-{task.classes}"
 
 
 def home() -> Path:

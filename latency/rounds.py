@@ -3,26 +3,32 @@
 This file stands alone (numpy, ONNX Runtime and the standard library), since a kit carries it to machines where nothing
 else of this project is.
 
-Networks run in rounds, each once a round in random order, with the caches flushed before every run. A few rounds make a
-visit: for each visit every network is loaded anew. Where its weights and maps happen to lie in memory moves a small
-network's time by some percent, as much as another process does, and no number of runs of one loaded network averages
-that out; visits do.
+Networks run in rounds, each once a round in random order, with the caches flushed before every run: a buffer is written
+that is twice as large as the machine's largest cache, but at least 64 MiB and at most 128. A few rounds make a visit:
+for each visit every network is loaded anew. Where its weights and maps happen to lie in memory moves a small network's
+time by some percent, as much as another process does, and no number of runs of one loaded network averages that out;
+visits do.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 CPU_PROVIDER = "CPUExecutionProvider"
-FLUSH_BYTES = 64 * 2**20
+CPUS = Path("/sys/devices/system/cpu")
+LEAST_FLUSH, MOST_FLUSH = 64 * 2**20, 128 * 2**20  # some servers have 480 MiB of cache: 4 s for a hundred runs
 QUANTILE = 0.25
 ROUNDS_A_VISIT = 8
 LEAST_VISITS = 3
@@ -30,6 +36,7 @@ LEAST_RUNS = 3  # of a network in a visit that were not interrupted, for those t
 SLOW_ROUND = 1.2  # the reference, times its lower quartile of the visit; on a quiet or a fully busy machine 1.1
 INTERRUPTED = 1.1  # wall clock over CPU time of a run
 TRIES = 3  # visits that are made for each that is wanted, where the machine is disturbed
+T = TypeVar("T")
 
 
 class DisturbedError(RuntimeError):
@@ -38,6 +45,16 @@ class DisturbedError(RuntimeError):
 
 class ProviderError(RuntimeError):
     """ONNX Runtime does not run a network where it was told to."""
+
+
+def flush_bytes(cpus: Path = CPUS) -> int:
+    """How large the buffer is that flushes the caches of this machine; where the system does not tell, the least."""
+    caches = [size.read_text().strip() for size in cpus.glob("cpu[0-9]*/cache/index*/size")]
+    largest = max((int(size[:-1]) for size in caches if size.endswith("K")), default=0)
+    return min(max(2 * largest * 2**10, LEAST_FLUSH), MOST_FLUSH)
+
+
+FLUSH_BYTES = flush_bytes()
 
 
 @dataclass(frozen=True)
@@ -223,6 +240,35 @@ def _visit(
         if warm_runs
     ]
     return cpu, wall, np.array(warm).reshape(len(models), -1)
+
+
+def in_new_process(fn: Callable[..., T], *args: Any) -> T:
+    """What `fn` returns where nothing else has run: memory that a process has used makes networks faster."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent) as pool:
+        return pool.submit(fn, *args).result()
+
+
+def _end_with_parent() -> None:
+    """In a process of a pool: without it, the process would wait for ever where the one that started it is killed."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def pieces(sizes: Sequence[int], rng: np.random.Generator) -> list[list[int]]:
+    """Which groups of so many networks one process visits, one after another: those of one network, in random order.
+
+    Groups of several have processes of their own. Each visit draws another order, since what a process has run before
+    makes networks faster.
+    """
+    alone: list[int] = rng.permutation(np.flatnonzero(np.equal(sizes, 1))).tolist()
+    return [*([i] for i, size in enumerate(sizes) if size > 1), *([alone] if alone else [])]
 
 
 def run_once(model: bytes | Path, setting: Setting, rng: np.random.Generator) -> None:

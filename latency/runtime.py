@@ -12,7 +12,7 @@ Like `latency/rounds.py` this file is part of every kit, and needs nothing but n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .rounds import DEFAULT_SETTING, LEAST_VISITS, QUANTILE, Rounds, Setting, run_rounds
+from .rounds import DEFAULT_SETTING, LEAST_VISITS, QUANTILE, Rounds, Setting, in_new_process, run_rounds
 
 WARM_RUNS = 4
 # Half of a 95 % interval, for what visits of one process share; see benchmarks/latency_repeat.py.
@@ -28,7 +28,8 @@ BETWEEN_PROCESSES = 0.015
 PRECISION = 0.0125
 FIRST_VISITS, MOST_VISITS = 6, 24
 UNSTEADY = 0.1  # half of an interval from which on a number is none
-REFERENCE_VISITS, REFERENCE_ROUNDS = 16, 12
+NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
+REFERENCE_PROCESSES, REFERENCE_VISITS, REFERENCE_ROUNDS = 6, 3, 12
 # 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
 STUDENT_T = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788),
@@ -84,6 +85,36 @@ class Timing:
         return self.latency_ms_interval[1] <= self.latency_ms * math.exp(UNSTEADY)
 
 
+def drift_remark(reference_ms: float, reference_now_ms: float) -> str:
+    """What a person should know of a machine that is not as it was when its reference latency was stored, or ""."""
+    drift = reference_now_ms / reference_ms - 1
+    if abs(drift) <= NOTABLE_DRIFT:
+        return ""
+    return (
+        f"this machine now runs {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
+        "latency was stored; latencies are given as of then"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceTime:
+    """The reference network's own latency on a device.
+
+    Attributes:
+        ms: the median over processes.
+        interval: 95 % at least, of what the median over many processes would be: the least and the greatest of six hold
+            a median with 1 - 2/2^6 = 97 %, however they are distributed.
+    """
+
+    ms: float
+    interval: tuple[float, float]
+
+    @classmethod
+    def of(cls, processes_ms: Sequence[float]) -> ReferenceTime:
+        """From what each process found."""
+        return cls(float(np.median(processes_ms)), (float(min(processes_ms)), float(max(processes_ms))))
+
+
 def measure(
     models: Sequence[bytes | Path],
     reference: bytes,
@@ -132,19 +163,19 @@ def measure(
 
 
 def measure_reference(
-    reference: bytes,
-    rng: np.random.Generator,
-    *,
-    setting: Setting = DEFAULT_SETTING,
-    enough: Callable[[Rounds], bool] | None = None,
-) -> float:
-    """The reference network's own latency in ms, caches flushed, with nothing to take a ratio to.
+    reference: bytes, rng: np.random.Generator, *, setting: Setting = DEFAULT_SETTING
+) -> ReferenceTime:
+    """The reference network's own latency, caches flushed, with nothing to take a ratio to.
 
-    The lower quartile of several visits: other work can only make a visit slower.
+    Found in several processes: one alone may be 3 to 9 % off, whatever it does.
     """
-    raw = run_rounds(
-        [reference], visits=REFERENCE_VISITS, rounds=REFERENCE_ROUNDS, rng=rng, setting=setting, enough=enough
-    )
+    drawn = rng.spawn(REFERENCE_PROCESSES)
+    return ReferenceTime.of([in_new_process(reference_once, reference, each, setting) for each in drawn])
+
+
+def reference_once(reference: bytes, rng: np.random.Generator, setting: Setting) -> float:
+    """In ms, by this process: the lower quartile of its visits, since other work can only make a visit slower."""
+    raw = run_rounds([reference], visits=REFERENCE_VISITS, rounds=REFERENCE_ROUNDS, rng=rng, setting=setting)
     return float(np.quantile(raw.quartiles_ms()[0], QUANTILE))
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.optimize import nnls
+from scipy.special import stdtrit
 
 from spaces import InputError, Network, Population, SearchSpace, Task
 from spaces.additive import AdditiveCost, AdditiveSampler, Interval
@@ -24,14 +24,12 @@ from spaces.chain import ChainSpace, Fragments
 from spaces.layers import NetworkBuilder
 
 from .device import Device
-from .measuring import Group, LogRatios, MeasuringPlan, measure_plan, network_name
+from .measuring import LogRatios, MeasuringPlan, measure_plan, network_name
 from .model import LatencyModel, check_enough, stored_fields
-from .rounds import ROUNDS_A_VISIT
 from .runtime import BETWEEN_PROCESSES
 
 CONTEXT_CHANNELS = 8
-BLOCK_VISITS, BLOCK_ROUNDS = 6, 5
-CALIBRATION_NETWORKS, CALIBRATION_DRAWN, CALIBRATION_VISITS = 24, 500, 6
+CALIBRATION_NETWORKS, CALIBRATION_DRAWN = 24, 500
 PROCESS_DEVIATION = BETWEEN_PROCESSES / 1.96  # the standard deviation of what makes half an interval
 BLOCK_SPREAD = 0.1  # standard deviation of a block's own deviation; 0.1 to 0.4 give about the same errors
 
@@ -129,17 +127,13 @@ def table_plan(space: SearchSpace, task: Task, calibration: Population) -> Measu
     check_enough(space, calibration)
     blocks, contexts = _timed_blocks(space.fragments(task))
     timed = tuple(dict.fromkeys([*blocks.values(), *contexts.values()]))
-    share = 0.5 / len(calibration)
     # Each beside the reference alone, as a file is measured at the end: in rounds of many, small networks are faster.
     whole = [(space.layers(space.arch(row), task),) for row in calibration]
     return MeasuringPlan(
         space.name,
         task,
         calibration,
-        (
-            Group(timed, BLOCK_VISITS, BLOCK_ROUNDS, share=0.5),
-            *(Group(network, CALIBRATION_VISITS, ROUNDS_A_VISIT, share) for network in whole),
-        ),
+        (timed, *whole),
     )
 
 
@@ -150,19 +144,20 @@ def fit_table(
     assert isinstance(space, ChainSpace)
     task, rows = plan.task, plan.calibration
     blocks = _BlockTimes(space, task, reference_ms, log_ratios)
-    ratios = [log_ratios[network_name(space.layers(space.arch(row), task))] for row in rows]
-    measured = reference_ms * np.exp([each.mean() for each in ratios])
-    errors = np.hypot([each.std(ddof=1) / np.sqrt(len(each)) for each in ratios], PROCESS_DEVIATION)
+    ratios = np.stack([log_ratios[network_name(space.layers(space.arch(row), task))] for row in rows])
+    measured = reference_ms * np.exp(ratios.mean(axis=1))
+    # Of all networks together: two or three visits of one alone say little about how it scatters.
+    error = np.hypot(np.sqrt(ratios.var(axis=1, ddof=1).mean() / ratios.shape[1]), PROCESS_DEVIATION)
     shares = blocks.shares(rows)
 
     def fit(which: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
-        return fit_prices(shares[which], measured[which], errors[which])
+        return fit_multiples(shares[which], measured[which], float(error))
 
     prices, constant = fit(np.ones(len(rows), dtype=np.bool_))
     others = ~np.eye(len(rows), dtype=np.bool_)
     left_out = np.array([shares[i] @ p + k for i, (p, k) in enumerate(map(fit, others))])
     log_errors = np.log(measured / left_out)
-    # All of them were measured in one process; what is asked of the table will be measured in others.
+    # What is asked of the table will be measured in one process, not in several.
     scatter = np.sqrt(np.mean(log_errors**2) + PROCESS_DEVIATION**2)
     return LatencyTable(
         device=device,
@@ -170,13 +165,13 @@ def fit_table(
         task=task,
         reference_ms=reference_ms,
         cost=blocks.cost(prices) + AdditiveCost(constant, np.zeros_like(blocks.cost(prices).table)),
-        relative_error=float(stats.t.ppf(0.975, len(rows) - 1) * scatter),
+        relative_error=float(stdtrit(len(rows) - 1, 0.975) * scatter),
         calibration=tuple(zip(measured.tolist(), left_out.tolist(), strict=True)),
     )
 
 
-def fit_prices(
-    shares: NDArray[np.float64], measured_ms: NDArray[np.float64], relative_errors: NDArray[np.float64]
+def fit_multiples(
+    shares: NDArray[np.float64], measured_ms: NDArray[np.float64], relative_error: float
 ) -> tuple[NDArray[np.float64], float]:
     """What each piece costs as a multiple of what was timed for it, and what a network costs beside its pieces.
 
@@ -187,7 +182,7 @@ def fit_prices(
     Args:
         shares: (n, pieces) milliseconds that were timed for each piece, as often as the network has it.
         measured_ms: (n,) whole networks.
-        relative_errors: (n,) standard errors of these.
+        relative_error: standard error of each of these.
     Returns:
         (pieces,) multiples, none negative, and the constant in ms.
     """
@@ -196,7 +191,7 @@ def fit_prices(
     factor, constant = nnls(whole, np.ones(len(measured_ms)))[0]
     left = 1 - whole @ (factor, constant)
     of_pieces = factor * BLOCK_SPREAD * relative
-    covariance = of_pieces @ of_pieces.T + np.diag(relative_errors**2)
+    covariance = of_pieces @ of_pieces.T + relative_error**2 * np.eye(len(measured_ms))
     deviations = BLOCK_SPREAD * of_pieces.T @ np.linalg.solve(covariance, left)
     return np.maximum(factor * (1 + deviations), 0.0), float(constant)
 

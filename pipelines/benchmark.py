@@ -23,10 +23,11 @@ from hwnas.execution import WorkerPool
 from hwnas.objectives import minimised
 from hwnas.predictors import GCNPredictor
 from hwnas.predictors.sequence import SequenceSurrogate
-from hwnas.predictors.surrogate import GaussianProcess
+from hwnas.predictors.surrogate import ProcessAndTrees
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.search_loop import evaluation_seed
 from hwnas.strategies import (
+    EPNAS,
     NSGA2,
     PNAS,
     IteratedPredictor,
@@ -119,14 +120,19 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
     "optuna-nsga2": lambda c: OptunaSampler("nsga2", c.objectives, population=10),
     "optuna-gp": lambda c: OptunaSampler("gp", c.objectives),
     "neural-predictor": lambda c: NeuralPredictor(
-        n_random=min(ONE_SHOT_RANDOM, math.ceil(c.trials / 2)), n_chosen=c.trials, n_candidates=100_000, J=None
+        n_random=min(ONE_SHOT_RANDOM, math.ceil(c.trials / 2)),
+        n_chosen=c.trials,
+        n_candidates=100_000,
+        J=None,
+        fallback=False,
     ),
-    "iterated": lambda c: IteratedPredictor(),
-    "pnas": lambda c: PNAS(surrogate=GaussianProcess(), **_growth(c)),
+    "iterated": lambda c: IteratedPredictor(c.objectives),
+    "pnas": lambda c: PNAS(surrogate=ProcessAndTrees(), **_growth(c)),
     "pnas-mlp": lambda c: PNAS(surrogate=SequenceSurrogate("mlp"), **_growth(c)),
     "pnas-lstm": lambda c: PNAS(surrogate=SequenceSurrogate("lstm"), **_growth(c)),
     "pnas-gcn": lambda c: PNAS(surrogate=GraphSurrogate(GCNPredictor()), **_growth(c)),
     "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
+    "epnas": lambda c: EPNAS(focus=1.0 if c.aim == "accuracy" else 0.0),
 }
 
 
@@ -184,6 +190,7 @@ class SeedRun:
         judged: (trials,) of the network that was the most accurate one so far, by what judges.
         chosen: the text of the network that the strategy chose at the end, and what it saw and what judges of it.
         inside: the share of what operators drew that was in the table; None where they drew nothing.
+        to_best: how many were trained when the network that the whole table says is the best was; None if it was not.
     """
 
     strategy: str
@@ -195,6 +202,7 @@ class SeedRun:
     chosen_accuracy: float
     chosen_judged: float
     inside: float | None
+    to_best: int | None
 
 
 def run_seed(comparison: Comparison, name: str, seed: int) -> SeedRun:
@@ -210,17 +218,24 @@ def run_seed(comparison: Comparison, name: str, seed: int) -> SeedRun:
     best = _first_best(accuracies)
     (chosen_judged,) = evaluator.judge(evaluator.space.row(chosen.arch)[None])
     proposed = evaluator.restricted.proposed
+    yardstick = Yardstick(comparison, benchmark, evaluator)
     return SeedRun(
         name,
         seed,
         accuracies.tolist(),
-        Yardstick(comparison, benchmark, evaluator).curve(trials).tolist(),
+        yardstick.curve(trials).tolist(),
         evaluator.judge(rows[best]).tolist(),
         str(chosen.arch),
         float(chosen.values["accuracy_val"]),
         float(chosen_judged),
         proposed.share if proposed.drawn else None,
+        _first_at(accuracies, yardstick.best_accuracy),
     )
+
+
+def _first_at(accuracies: Floats, wanted: float) -> int | None:
+    found = np.flatnonzero(accuracies >= wanted)
+    return int(found[0]) + 1 if len(found) else None
 
 
 def look_up(
@@ -261,6 +276,11 @@ class Yardstick:
             return np.maximum.accumulate([trial.values["accuracy_val"] for trial in trials])
         F = minimised([trial.values for trial in trials], self.comparison.objectives)
         return self._hypervolumes(F) if self.comparison.aim == "hypervolume" else self._front_shares(F)
+
+    @property
+    def best_accuracy(self) -> float:
+        table = self.benchmark.table
+        return float(table.read(self.evaluator.accuracy, np.arange(len(table.rows))).max())
 
     def _hypervolumes(self, F: Floats) -> Floats:
         reference = self._reference
@@ -407,9 +427,18 @@ def summary(comparison: Comparison, benchmark: TabularBenchmark, runs: Sequence[
                 "judged_low": judged["low"][0],
                 "judged_high": judged["high"][0],
                 "share_inside": float(np.mean(shares)) if shares else None,
+                "found_best": sum(run.to_best is not None for run in own),
+                "to_best_median": _quantile([run.to_best for run in own], 0.5),
+                "to_best_worst": _quantile([run.to_best for run in own], 1.0),
             }
         )
     return {"table": benchmark.name, "networks": len(benchmark.table.rows), "curves": curves, "chosen": chosen}
+
+
+def _quantile(numbers: Sequence[int | None], q: float) -> float | None:
+    """Of how many were trained; None where that many searches did not get there."""
+    found = float(np.quantile([math.inf if n is None else n for n in numbers], q, method="higher"))
+    return found if math.isfinite(found) else None
 
 
 def with_interval(values: Floats) -> dict[str, list[Any]]:
@@ -478,9 +507,16 @@ def print_comparison(outcome: Mapping[str, Any]) -> None:
     for row in outcome["chosen"]:
         reach = "" if row["judged_low"] is None else f" (95 %: {row['judged_low']:.4f} to {row['judged_high']:.4f})"
         inside = "" if row["share_inside"] is None else f"; {row['share_inside']:.1%} of what was drawn is in the table"
-        print(f"{row['strategy']:<26}{row['judged']:.4f}{reach}{inside}")
+        print(f"{row['strategy']:<26}{row['judged']:.4f}{reach}{inside}; {_to_best(row)}")
 
 
 def _cell(curve: Mapping[str, Any], place: int) -> str:
     reach = "" if curve["low"][place] is None else f" +- {curve['high'][place] - curve['mean'][place]:.4f}"
     return f"{curve['mean'][place]:.4f}{reach}"
+
+
+def _to_best(row: Mapping[str, Any]) -> str:
+    if not row["found_best"]:
+        return "none found the best network of the table"
+    median, worst = (f"{n:.0f}" if n else "more" for n in (row["to_best_median"], row["to_best_worst"]))
+    return f"{row['found_best']} of {row['seeds']} found the best network, after {median} trained, the last {worst}"

@@ -17,6 +17,7 @@ from rich.console import Console
 from spaces import InputError, Task
 
 from .progress import TerminalListener
+from .strategies import DEFAULT, STRATEGIES
 
 STARTED = time.monotonic()
 DONE, FAILED, BAD_INPUT, INFEASIBLE = 0, 1, 2, 3
@@ -42,6 +43,17 @@ Limits = Annotated[
     list[str] | None,
     typer.Option("--limit", help="Such as 'latency_ms<=3' or 'params<=2M'; repeat for several at once."),
 ]
+SoftLimits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--soft-limit",
+        help="Such as 'params<=1M@0.5': may be missed, but half of the accuracy counts at twice as many; repeatable.",
+    ),
+]
+StrategyName = Annotated[str, typer.Option("--strategy", help=f"What proposes networks: {', '.join(STRATEGIES)}.")]
+WarmStart = Annotated[
+    bool, typer.Option("--warm-start", help="Start edited networks from the weights of what they were made from.")
+]
 Budget = Annotated[str | None, typer.Option(help="How long the whole run may take: 90s, 3m, 1h30m.")]
 Trials = Annotated[int | None, typer.Option(help="How many networks to try, instead of a budget.")]
 Epochs = Annotated[
@@ -55,7 +67,9 @@ DeviceTable = Annotated[
     typer.Option(help="Latency table to use instead of measuring: of this device, or of another, made by a kit."),
 ]
 Seed = Annotated[int, typer.Option(help="Decides everything that is drawn.")]
-TrainDevice = Annotated[str, typer.Option("--device", help="Where to train: auto, cpu, cuda, cuda:1, mps.")]
+TrainDevice = Annotated[
+    str, typer.Option("--device", help="Where to train: auto, cpu, cuda, cuda:1, mps. Latency is of the CPU.")
+]
 Workers = Annotated[int | None, typer.Option(help="Trainings at once. Default: one a core; 2 on a GPU.")]
 Run = Annotated[Path | None, typer.Option(help="Run folder; an existing one is gone on with. Default: a new one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -68,6 +82,9 @@ def search_command(
     device_table: DeviceTable = None,
     budget: Budget = None,
     trials: Trials = None,
+    strategy: StrategyName = DEFAULT,
+    soft_limit: SoftLimits = None,
+    warm_start: WarmStart = False,
     space: Space = None,
     resolution: Resolution = None,
     data_root: DataRoot = Path("data"),
@@ -94,6 +111,9 @@ def frontier_command(
     device_table: DeviceTable = None,
     budget: Budget = None,
     trials: Trials = None,
+    strategy: StrategyName = DEFAULT,
+    soft_limit: SoftLimits = None,
+    warm_start: WarmStart = False,
     space: Space = None,
     resolution: Resolution = None,
     data_root: DataRoot = Path("data"),
@@ -155,7 +175,7 @@ def profile_command(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Count and measure networks on this device."""
+    """Count and measure networks on this device; the one command that measures other providers than the CPU."""
 
     def work() -> dict[str, Any]:
         from .profile import print_profile, profile
@@ -186,6 +206,16 @@ def bench_command(
     strategy: Annotated[
         list[str] | None, typer.Option(help="Repeat for several. Default: random, evolution20, iterated.")
     ] = None,
+    predictor: Annotated[
+        list[str] | None, typer.Option(help="Judge predictors instead of strategies; repeat for several.")
+    ] = None,
+    n: Annotated[
+        list[int] | None, typer.Option("--n", help="Networks that predictors learn from; repeatable. Default: 172.")
+    ] = None,
+    levels: Annotated[
+        bool, typer.Option("--levels", help="Judge predictors on networks one size larger than what they learn from.")
+    ] = False,
+    no_costs: Annotated[bool, typer.Option("--no-costs", help="With --levels: hide params and flops.")] = False,
     trials: Annotated[int, typer.Option(help="Networks that each search may train.")] = 100,
     seeds: Annotated[int, typer.Option(help="Searches of each strategy, with the seeds 0, 1, ...")] = 10,
     objective: Annotated[
@@ -205,56 +235,52 @@ def bench_command(
     out: Annotated[
         Path | None, typer.Option(help="Folder for CSV and picture; an existing one is gone on with.")
     ] = None,
-    predictor: Annotated[
-        list[str] | None, typer.Option(help="With --levels: mlp, lstm, gcn, gp, trees, ridge; repeatable.")
-    ] = None,
-    levels: Annotated[
-        bool, typer.Option("--levels", help="Compare predictors on networks one size larger than they learned from.")
-    ] = False,
-    trained: Annotated[int, typer.Option(help="With --levels: networks of each size that are learned from.")] = 256,
-    no_costs: Annotated[bool, typer.Option("--no-costs", help="With --levels: hide params and flops.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare search strategies on a table of trained networks, many seeds each; or predictors, with --levels."""
+    """Compare search strategies, or predictors, on a table of trained networks, many seeds each."""
 
     def work() -> dict[str, Any]:
-        if levels:
-            return compare_levels()
+        if predictor and strategy:
+            raise InputError("a comparison is of strategies or of predictors", hint="give one of the two options")
+        if levels and not predictor:
+            raise InputError("--levels compares predictors", hint="name them, such as --predictor mlp --predictor lstm")
+        if predictor:
+            return rank_by_levels(predictor) if levels else judge_predictors(predictor)
+        return compare_strategies()
+
+    def judge_predictors(names: list[str]) -> dict[str, Any]:
+        from .predictor_quality import judge_all, print_qualities
+
+        outcome = judge_all(table, names, n or [172], range(seeds), data=str(data_root), noisy=noisy, **execution())
+        if not as_json:
+            print_qualities(outcome)
+        return outcome
+
+    def rank_by_levels(names: list[str]) -> dict[str, Any]:
+        from .levels import LevelTest, print_levels, rank_levels
+
+        if n is not None and len(n) > 1:
+            raise InputError(f"--levels learns from one number of networks, got {len(n)}", hint="give --n once")
+        test = LevelTest(table, str(data_root), noisy, n[0] if n else 256, not no_costs)
+        outcome = rank_levels(test, names, range(seeds), **execution())
+        if not as_json:
+            print_levels(outcome)
+        return outcome
+
+    def compare_strategies() -> dict[str, Any]:
         from .benchmark import Comparison, compare, print_comparison
 
-        if predictor:
-            raise InputError("--predictor needs --levels", hint="strategies are compared by --strategy")
         comparison = Comparison(
             table, str(data_root), noisy, trials, objective, tuple(cost or ("flops",)), tuple(limit or ())
         )
-        outcome = compare(
-            comparison,
-            strategy or ("random", "evolution20", "iterated"),
-            range(seeds),
-            out=out,
-            workers=workers or os.cpu_count() or 1,
-            listener=TerminalListener(Console(stderr=True)),
-        )
+        outcome = compare(comparison, strategy or ("random", "evolution20", "iterated"), range(seeds), **execution())
         if not as_json:
             print_comparison(outcome)
         return outcome
 
-    def compare_levels() -> dict[str, Any]:
-        from .levels import LevelTest, print_levels, rank_levels
-
-        if strategy:
-            raise InputError("--levels compares predictors, not strategies", hint="leave --strategy out")
-        outcome = rank_levels(
-            LevelTest(table, str(data_root), noisy, trained, not no_costs),
-            predictor or ("mlp", "lstm", "gcn"),
-            range(seeds),
-            out=out,
-            workers=workers or os.cpu_count() or 1,
-            listener=TerminalListener(Console(stderr=True)),
-        )
-        if not as_json:
-            print_levels(outcome)
-        return outcome
+    def execution() -> dict[str, Any]:
+        listener = TerminalListener(Console(stderr=True))
+        return {"out": out, "workers": workers or os.cpu_count() or 1, "listener": listener}
 
     _guarded(as_json, work)
 
@@ -324,17 +350,17 @@ def device_measure_command(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a latency table of this device for a space, to be used by many searches."""
+    """Measure a latency table of this device's CPU for a space, one thread, to be used by many searches."""
 
     def work() -> dict[str, Any]:
         from .config import parse_duration
-        from .devices import measure_device, print_file
+        from .devices import measure_device, print_measured
 
         budget_s = None if budget is None else parse_duration(budget)
         task = Task(resolution, classes, channels)
         outcome = measure_device(space, task, seed=seed, budget_s=budget_s, out=out)
         if not as_json:
-            print_file(outcome)
+            print_measured(outcome)
         return outcome
 
     _guarded(as_json, work)
@@ -393,6 +419,7 @@ def _search(job: str, settings: dict[str, Any], run: Path | None, as_json: bool)
     from .run_folder import RunFolder, new_run_path
 
     settings["limits"] = tuple(settings.pop("limit") or ())
+    settings["soft_limits"] = tuple(settings.pop("soft_limit") or ())
     budget = settings.pop("budget")
     settings["budget_s"] = parse_duration(budget) if budget is not None else None
     settings["data_root"] = str(settings["data_root"])
@@ -414,7 +441,7 @@ def _search(job: str, settings: dict[str, Any], run: Path | None, as_json: bool)
     outcome = run_search(config, path, TerminalListener(Console(stderr=True)), started=STARTED)
     if not as_json:
         _print_outcome(outcome)
-    if not outcome["meets_limits"]:
+    if outcome["meets_limits"] is False:
         raise _MissedError(outcome)
     return outcome
 

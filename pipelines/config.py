@@ -14,8 +14,11 @@ import tomli_w
 from pydantic import BaseModel, Field, PositiveInt, ValidationError
 
 from hwnas.objectives import Limit
+from hwnas.soft_limits import SoftLimit
 from spaces import InputError
 from spaces.own_file import SpaceFile, full_name
+
+from .strategies import DEFAULT, EDITS, SOFT, STRATEGIES
 
 MOST_SEED = 2**32 - 1  # what numpy's and scikit-learn's older generators take
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -39,6 +42,9 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     space: str  # of a person's own space, the absolute path and the class
     space_sha256: str | None = None  # of that file's text
     limits: tuple[str, ...] = ()
+    soft_limits: tuple[str, ...] = ()
+    strategy: str = DEFAULT
+    warm_start: bool = False
     device_table: str | None = None  # the absolute path of the latency table of the device that is searched for
     device_table_sha256: str | None = None
     budget_s: Positive | None = None
@@ -70,12 +76,14 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
                 raise InputError(f"--device-table {path} cannot be read: {error.strerror}") from None
             fields["device_table"] = str(path)
         fields["limits"] = tuple(str(Limit.parse(text)) for text in fields.get("limits", ()))
+        fields["soft_limits"] = tuple(str(SoftLimit.parse(text)) for text in fields.get("soft_limits", ()))
         try:
             config = cls(**fields)
         except ValidationError as error:
             first = error.errors()[0]
             field = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
             raise InputError(f"{field}: {first['msg'].lower()}, got {first['input']!r}") from None
+        config._check_strategy()
         if (config.budget_s is None) == (config.trials is None):
             raise InputError(
                 "exactly one of --budget and --trials says how long to search",
@@ -83,9 +91,31 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
             )
         return config
 
+    def _check_strategy(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise InputError(
+                f"--strategy must be one of {', '.join(STRATEGIES)}, got {self.strategy!r}",
+                hint=f"without it, {DEFAULT} searches",
+            )
+        if self.soft_limits and self.strategy not in SOFT:
+            raise InputError(
+                f"--soft-limit needs a strategy that weighs it ({', '.join(SOFT)}), got {self.strategy}",
+                hint="give --limit instead, which every strategy keeps",
+            )
+        if self.warm_start and self.strategy not in EDITS:
+            raise InputError(
+                f"--warm-start needs a strategy that makes networks from trained ones ({', '.join(EDITS)}), "
+                f"got {self.strategy}",
+                hint="leave it out",
+            )
+
     @property
     def parsed_limits(self) -> tuple[Limit, ...]:
         return tuple(Limit.parse(text) for text in self.limits)
+
+    @property
+    def parsed_soft_limits(self) -> tuple[SoftLimit, ...]:
+        return tuple(SoftLimit.parse(text) for text in self.soft_limits)
 
     def space_file(self) -> SpaceFile | None:
         """The file of a person's own space, or None where the space is one of this project.

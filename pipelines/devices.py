@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,23 @@ from latency import Device, LatencyModel
 from latency.kit import import_result, read_result, write_kit
 from latency.kit_main import MAIN_FILE, MODELS_RESULT, RESULT
 from latency.onnx_graph import write_atomically
-from latency.reference import home
+from latency.reference import home, stored_references
 from spaces import InputError, Task, get_space
 from spaces.own_file import SpaceFile
 
-from .latencies import FROM_HERE, FROM_KIT, measure_model, read_stored_table
+from .latencies import FROM_HERE, FROM_KIT, measure_model, read_any_table, read_stored_table
 from .run_folder import read_json
 
 
 def show_here() -> dict[str, Any]:
     """This device, and what is stored about it."""
     device = Device.here()
-    stored = home() / "devices" / f"{device.fingerprint}.json"
+    stored = stored_references(device)
     return {
         "device": _described(device),
         "providers": onnxruntime.get_available_providers(),
-        "reference_ms": read_json(stored)["reference_ms"] if stored.exists() else {},
+        "reference_ms": {task: known.ms for task, known in stored.items()},
+        "reference_ms_interval": {task: list(known.interval) for task, known in stored.items()},
         "tables": sorted(map(str, (home() / "tables").glob(f"*-{device.fingerprint}.json"))),
         "home": str(home()),
     }
@@ -73,7 +75,10 @@ def measure_device(
 
     Args:
         out: by default a file under $HWNAS_HOME/tables, named for space, task and device.
+    Raises:
+        InputError: if `out` is something else than a latency model, or one that a kit measured.
     """
+    started = time.monotonic()
     if seed < 0:
         raise InputError(f"--seed must be 0 or more, got {seed}")
     opened, device = get_space(space, task), Device.here()
@@ -81,8 +86,9 @@ def measure_device(
         name = f"{opened.name}-{task.resolution}px-{task.channels}-{task.classes}-{device.fingerprint}"
         out = home() / "tables" / f"{re.sub(r'[^A-Za-z0-9@.,_-]', '_', name)}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-    _check_out(out)
-    return _write(out, measure_model(opened, task, device, seed=seed, budget_s=budget_s), FROM_HERE)
+    _check_out(out, lambda stored: stored.get("origin", FROM_HERE) == FROM_HERE)
+    made = _write(out, measure_model(opened, task, device, seed=seed, budget_s=budget_s), FROM_HERE)
+    return {**made, "budget_s": budget_s, "seconds": time.monotonic() - started}
 
 
 def make_kit(out: Path, space: str, task: Task, *, seed: int) -> dict[str, Any]:
@@ -99,7 +105,7 @@ def make_kit(out: Path, space: str, task: Task, *, seed: int) -> dict[str, Any]:
         "folder": str(out),
         "space": kit["space"],
         "task": kit["task"],
-        "networks": sum(len(group["networks"]) for group in kit["groups"]),
+        "networks": sum(map(len, kit["groups"])),
         "bytes": sum(file.stat().st_size for file in out.iterdir()),
         "next": f"copy {out} to the device, and run `python {MAIN_FILE}` in it",
     }
@@ -109,21 +115,31 @@ def import_kit(result: Path, out: Path, *, kit: Path | None = None, space: str |
     """Make the latency model of the device that a kit was run on.
 
     Raises:
-        InputError: if the result is not what the kit wrote there, or `out` is something else than a latency model.
+        InputError: if the result is not what the kit wrote there, or `out` is something else than a latency model that
+            a kit gave for the same processor, space and task.
     """
-    _check_out(out)
-    return _write(out, import_result(read_result(result, kit), space=space), FROM_KIT)
+    read = read_result(result, kit)
+    of = (FROM_KIT, read.device.cpu, read.kit.space, read.kit.task.model_dump())
+    _check_out(out, lambda s: (s.get("origin", FROM_HERE), s["device"]["cpu"], s["space"], s["task"]) == of)
+    return _write(out, import_result(read, space=space), FROM_KIT)
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: Path, may_be_replaced: Callable[[Mapping[str, Any]], bool]) -> None:
     """A latency model may be replaced by a newer one; nothing else may."""
     if not out.parent.is_dir():
         raise InputError(f"{out.parent} must be a folder, and there is none", hint="make it, or give another --out")
     if out.exists():
         try:
-            read_stored_table(out)
+            stored = read_any_table(out)
         except InputError:
             raise InputError(f"{out} exists and is no latency table", hint="give another --out") from None
+        if not may_be_replaced(stored):
+            by = "a kit" if stored.get("origin") == FROM_KIT else "hwnas"
+            raise InputError(
+                f"{out} exists and is another table: of {stored['space']}, {stored['task']['resolution']} px, "
+                f"by {by} on {stored['device']['cpu']}",
+                hint="give another --out, or remove that one",
+            )
 
 
 def _write(out: Path, model: LatencyModel, origin: str) -> dict[str, Any]:
@@ -142,10 +158,11 @@ def _described(device: Device) -> dict[str, Any]:
 def print_here(outcome: Mapping[str, Any]) -> None:
     """For people."""
     _print_device(outcome["device"])
-    print(f"providers      {', '.join(outcome['providers'])}")
+    print(f"providers      {', '.join(outcome['providers'])} (for hwnas profile; tables are of the CPU)")
     print(f"stored in      {outcome['home']}")
     for task, ms in outcome["reference_ms"].items():
-        print(f"reference      {ms:.4g} ms for {task}")
+        low, high = outcome["reference_ms_interval"][task]
+        print(f"reference      {ms:.4g} ms (95 %: {low:.4g} to {high:.4g}) for {task}")
     for table in outcome["tables"]:
         print(f"table          {table}")
 
@@ -163,7 +180,18 @@ def print_file(outcome: Mapping[str, Any]) -> None:
     print(f"measured       {low:.4g} to {high:.4g} ms; the reference {outcome['reference_ms']:.4g} ms")
 
 
+def print_measured(outcome: Mapping[str, Any]) -> None:
+    """For people: a file that was just measured."""
+    print_file(outcome)
+    budget_s, seconds = outcome["budget_s"], outcome["seconds"]
+    over = budget_s is not None and seconds > budget_s
+    print(f"took           {seconds:.0f} s" + (f", {seconds - budget_s:.0f} s more than the budget" if over else ""))
+    if over:
+        print("               (two visits of every network are the least, and a new device's reference comes first)")
+
+
 def _print_device(device: Mapping[str, Any]) -> None:
     print(f"device         {device['cpu']}, {device['cores']} cores, {device['threads']} thread(s) used")
+    print(f"flushed by     {device['flush_bytes'] // 2**20} MiB between runs")
     print(f"runtime        ONNX Runtime {device['onnxruntime']}, {device['provider']}, {device['system']}")
     print(f"fingerprint    {device['fingerprint']}")

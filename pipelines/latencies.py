@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwnas.execution import WorkerPool
 from latency import (
@@ -30,15 +29,16 @@ from latency import (
     plan_latency_model,
     read_latency_model,
 )
+from latency.device import PROTOCOL
 from latency.kit_main import MAIN_FILE
 from latency.reference import reference_model, stored_reference_ms
+from latency.runtime import drift_remark
 from spaces import Arch, InputError, SearchSpace, Task
 
 from .config import RunConfig
 from .run_folder import RunFolder, read_json
 
 FINAL_VISITS = 8
-NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
 FROM_KIT, FROM_HERE = "kit", "here"
 
 
@@ -102,13 +102,7 @@ class MeasuredHere(Latencies):
         return self._of(timing, "model.onnx, in a process of its own", device)
 
     def remark(self, record: Mapping[str, Any]) -> str:
-        drift = record["reference_now_ms"] / record["reference_ms"] - 1
-        if abs(drift) <= NOTABLE_DRIFT:
-            return ""
-        return (
-            f"this machine now runs {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
-            "latency was stored; latencies are given as of then"
-        )
+        return drift_remark(record["reference_ms"], record["reference_now_ms"])
 
     def to_measure(self) -> None:
         return None
@@ -185,42 +179,47 @@ def measure_archs(
 def measure_model(
     space: SearchSpace, task: Task, device: Device, *, seed: int, budget_s: float | None = None
 ) -> LatencyModel:
-    """The latency model of this device, measured in several processes of their own, as files are at the end.
-
-    Memory that a process has used makes networks faster; and all that one process measures may be some percent off
-    together, which is evened out, and seen in the stated error, only where others measure the rest.
-    """
-    with WorkerPool(1) as pool:
-        purpose = np.random.default_rng([seed, 1, 0])
-        reference_ms = pool.submit(stored_reference_ms, task, device, purpose).result()
+    """The latency model of this device, measured in processes of their own, as files are at the end."""
+    reference_ms = stored_reference_ms(task, device, np.random.default_rng([seed, 1, 0]))
     rng = np.random.default_rng([seed, 1, 1])  # its own: the reference draws only where none is stored
     plan = plan_latency_model(space, task, calibration_of(space, task, rng))
-    log_ratios: dict[str, NDArray[np.float64]] = {}
-    parts = plan.parts()
-    for part, drawn in zip(parts, rng.spawn(len(parts)), strict=True):
-        with WorkerPool(1) as pool:
-            log_ratios |= pool.submit(measure_plan, part, reference_model(task), drawn, budget_s=budget_s).result()
+    log_ratios = measure_plan(plan, reference_model(task), rng, budget_s=budget_s)
     return fit_latency_model(space, plan, device, reference_ms, log_ratios)
 
 
 def latencies_of(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task) -> Latencies:
     """How a run gets its latencies, by what is stored with it."""
-    table, here = read_json(run.table), Device.here()
-    device = Device(**table["device"])
-    if config.device_table is not None and device != here:
+    table = read_json(run.table)
+    if not _is_of(table, Device.here()) and table.get("origin") == FROM_KIT:
         return EstimatedElsewhere(space, open_model(config, run, space, task))
-    return MeasuredHere(space, task, float(table["reference_ms"]) if device == here else None)
+    return MeasuredHere(space, task, float(table["reference_ms"]) if _is_of(table, Device.here()) else None)
 
 
 def open_model(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task) -> LatencyModel:
     """The latency model that is stored with a run.
 
     Raises:
-        InputError: if it is of another device, which only the one that was given may be.
+        InputError: if it is of another device, which only a kit's may be, or of another protocol.
     """
-    text, here = run.table.read_text(), Device.here()
-    device = here if config.device_table is None else Device(**json.loads(text)["device"])
-    return read_latency_model(text, space=space, task=task, device=device)
+    stored, here = read_json(run.table), Device.here()
+    if not _is_of(stored, here) and (stored.get("origin") != FROM_KIT or _protocol(stored) != PROTOCOL):
+        from .report import rerun_command  # which needs this module
+
+        was = f"on {Device(**stored['device'])}" if _protocol(stored) == PROTOCOL else "by another version of hwnas"
+        raise InputError(
+            f"the latencies of {run.path} were measured {was}, and cannot be mixed with those of {here}",
+            hint="go on there, or begin a new run: " + rerun_command(config).replace(" \\\n    ", " "),
+        )
+    return read_latency_model(json.dumps(stored), space=space, task=task, device=Device(**stored["device"]))
+
+
+def _protocol(stored: Mapping[str, Any]) -> int:
+    return int(stored.get("protocol", 1))
+
+
+def _is_of(stored: Mapping[str, Any], device: Device) -> bool:
+    """Whether a table's numbers are of this device, by today's protocol."""
+    return _protocol(stored) == PROTOCOL and Device(**stored["device"]) == device
 
 
 def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str | None = None) -> str:
@@ -273,11 +272,25 @@ def read_stored_table(path: Path) -> dict[str, Any]:
     """What the file of a latency model says, of whatever device, space and task.
 
     Raises:
-        InputError: if it is damaged.
+        InputError: if it is damaged, or was measured by another protocol.
     """
+    stored = read_any_table(path)
+    if _protocol(stored) != PROTOCOL:
+        made = (stored.get("origin", FROM_HERE), stored["space"], Task(**stored["task"]))
+        raise InputError(
+            f"{path} must be measured by protocol {PROTOCOL}, but was by {_protocol(stored)}, of another hwnas",
+            hint=f"make a new one: {remake_command(path, *made)}",
+        )
+    return stored
+
+
+def read_any_table(path: Path) -> dict[str, Any]:
+    """`read_stored_table`, by whatever protocol it was measured."""
     stored = read_json(path)
     try:
-        Device(**stored["device"]), Task(**stored["task"])
+        stored["device"]["cpu"], stored["space"], Task(**stored["task"])
+        if _protocol(stored) == PROTOCOL:
+            Device(**stored["device"])
         numbers = [stored["reference_ms"], stored["relative_error"], *np.ravel(stored["calibration"])]
         values = np.ravel(stored["variances"]) if stored.get("kind") == "learned" else np.ravel(stored["table_ms"])
         if not np.isfinite(np.array([*numbers, *values], dtype=float)).all() or min(numbers[:2]) <= 0:

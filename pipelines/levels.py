@@ -14,25 +14,15 @@ from numpy.typing import NDArray
 
 from hwnas import FeasibleSet
 from hwnas.execution import WorkerPool
-from hwnas.predictors import GCNPredictor, RidgePredictor, TreesPredictor, quality
-from hwnas.predictors.sequence import SequenceSurrogate
-from hwnas.predictors.surrogate import GaussianProcess, Surrogate
-from hwnas.predictors.surrogate_adapter import GraphSurrogate
+from hwnas.predictors import quality
 from hwnas.study import write_csv
 from latency import DeviceCosts
 from spaces import InputError
 
 from .benchmark import open_table, with_interval
+from .predictor_quality import surrogate_named
 from .progress import Listener
 
-PREDICTORS: dict[str, Surrogate] = {
-    "mlp": SequenceSurrogate("mlp"),
-    "lstm": SequenceSurrogate("lstm"),
-    "gcn": GraphSurrogate(GCNPredictor()),
-    "gp": GaussianProcess(),
-    "trees": GraphSurrogate(TreesPredictor()),
-    "ridge": GraphSurrogate(RidgePredictor()),
-}
 MEASURES = ("spearman_trained", "kendall_trained", "spearman_larger", "kendall_larger")
 LEAST_OF_LEVEL = 100  # networks; levels of fewer are taken together with the next
 MOST_PREDICTED = 10_000  # networks of the larger level, as in the paper
@@ -95,7 +85,7 @@ def ranks_of_seed(test: LevelTest, name: str, seed: int) -> list[list[float]]:
         learned = rng.permutation(level.places)[: test.trained]
         asked = rng.permutation(larger.places)[:MOST_PREDICTED]
         accuracies = benchmark.table.read(column, learned)
-        fitted = PREDICTORS[name].fit(space.rows[learned], accuracies, feasible=feasible, seed=seed)
+        fitted = surrogate_named(name, len(learned)).fit(space.rows[learned], accuracies, feasible=feasible, seed=seed)
         known = quality(*fitted.predict(space.rows[learned]), accuracies)
         beyond = quality(*fitted.predict(space.rows[asked]), benchmark.table.read(column, asked))
         found.append([known.spearman, known.kendall_tau, beyond.spearman, beyond.kendall_tau])
@@ -119,11 +109,8 @@ def rank_levels(
     Raises:
         InputError: if something is not there, or the table has one level only.
     """
-    unknown = [name for name in names if name not in PREDICTORS]
-    if unknown or not names:
-        raise InputError(
-            f"there is no predictor {', '.join(unknown) or 'named'}", hint=f"there are {', '.join(PREDICTORS)}"
-        )
+    for name in names:
+        surrogate_named(name, test.trained)
     if not seeds or test.trained < 10:
         raise InputError(f"levels need at least one seed and 10 trained networks, got {len(seeds)} and {test.trained}")
     benchmark = open_table(test.table, test.data, test.noisy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,14 +16,19 @@ from rich.text import Text
 
 from hwnas.execution import WorkerPool
 from latency import Device, build_onnx, count, measure
+from latency.device import allowed_cores
+from latency.kit_main import KitError, check_runs
 from latency.memory import peak_resident_bytes
-from latency.onnx_counts import count_file
+from latency.onnx_counts import count_file, file_bytes
 from latency.reference import reference_model, stored_reference_ms
 from latency.rounds import CPU_PROVIDER, Setting, open_session
+from latency.runtime import drift_remark
 from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
 
 MOST_IMAGES = 4096  # of a batch
 LATENCY_COLUMNS = ("latency ms (95 %)", "warm ms", "wall p50, p90 ms")
+COLUMNS = ("network", *LATENCY_COLUMNS, "flops", "params", "intensity", "peak MiB", "model MiB")
+WIDEST = 1000
 COUNTED_OR_SAID = {
     "resolution",
     "classes",
@@ -57,7 +61,8 @@ def profile(
             a network's own `latency_ms`; all are among its `latencies`.
         provider: ONNX Runtime's name of what computes.
     Returns:
-        The device, and a row for each network. What needs no measuring is for one image.
+        The device, and a row for each network. What needs no measuring is for one image. `task` is None for files that
+        are for other things than to classify square images, and `input` is what they read.
     Raises:
         InputError: if a name is none of these, a file is no ONNX model with one float32 input of known size, or an
             option is out of its range.
@@ -75,28 +80,32 @@ def profile(
     own = None if space is None else get_space(space, asked)
     rows: list[dict[str, Any]] = []
     models: list[bytes | Path] = []
+    tasks: list[Task] = []  # whose reference network stands beside each
     for name in names:
         if name.endswith(".onnx"):
             row, path = _of_file(Path(name), batches)
             models.append(path)
-            task = task_of_file(path) or asked
+            own_task = task_of_file(path)
+            row["task"], task = None if own_task is None else asdict(own_task), own_task or asked
         else:
             task = PUBLISHED[name].task if name in PUBLISHED and nothing_asked else asked
             row, model = _of_arch(name, task, rng, own)
             models.append(model)
-        rows.append({**row, "task": asdict(task)})
-    for row, each in zip(rows, models, strict=True):
-        latencies = [_measured(each, Task(**row["task"]), setting, rng) for setting in settings]
+            row["task"] = asdict(task)
+        rows.append(row)
+        tasks.append(task)
+    for row, each, task in zip(rows, models, tasks, strict=True):
+        latencies = [_measured(each, task, setting, rng) for setting in settings]
         row.update(latencies[0], latencies=latencies, peak_resident_bytes=_peak_resident_bytes(each, settings[0]))
     device = Device.here(threads=settings[0].threads, provider=provider)
     return {"device": {**asdict(device), "fingerprint": device.fingerprint}, "networks": rows}
 
 
 def _settings(threads: Sequence[int], batches: Sequence[int], provider: str) -> list[Setting]:
-    cores = os.cpu_count() or 1
+    cores = len(allowed_cores())
     for each in threads:
         if not 1 <= each <= cores:
-            raise InputError(f"--threads must be 1 to {cores}, the cores of this machine; got {each}")
+            raise InputError(f"--threads must be 1 to {cores}, the cores that it may run on; got {each}")
     for each in batches:
         if not 1 <= each <= MOST_IMAGES:
             raise InputError(f"--batch must be 1 to {MOST_IMAGES}, got {each}")
@@ -137,14 +146,20 @@ def _of_file(path: Path, batches: Sequence[int]) -> tuple[dict[str, Any], Path]:
     except Exception as error:  # the checker, protobuf and the file system each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} must be an ONNX model: {reason}") from None
-    _check_runs(path)
-    batch = open_session(path).get_inputs()[0].shape[0]
-    if isinstance(batch, int) and any(each != batch for each in batches):
+    try:
+        check_runs(path, str(path), batches)
+    except KitError as error:
         raise InputError(
-            f"{path} takes batches of {batch}, so --batch must be {batch}; got {', '.join(map(str, batches))}",
-            hint="export it with a dynamic batch",
-        )
-    return {"name": str(path), "arch": None, "model_bytes": path.stat().st_size, **_counts_of_file(path)}, path
+            str(error), hint="export it with fixed sizes but for the batch, and without conversions from other types"
+        ) from None
+    shape = open_session(path).get_inputs()[0].shape[1:]
+    return {
+        "name": str(path),
+        "arch": None,
+        "input": shape,
+        "model_bytes": file_bytes(path),
+        **_counts_of_file(path),
+    }, path
 
 
 def _counts_of_file(path: Path) -> dict[str, Any]:
@@ -154,30 +169,6 @@ def _counts_of_file(path: Path) -> dict[str, Any]:
     except InputError as error:
         return {**dict.fromkeys(("flops", "params", "bytes", "weight_bytes", "intensity")), "not_counted": str(error)}
     return {**asdict(counts), "intensity": counts.intensity}
-
-
-def _check_runs(path: Path) -> None:
-    """Only a network of one float32 input, its sizes known except for that of the batch, can be timed on one image."""
-    try:
-        session = open_session(path)
-        inputs = session.get_inputs()
-        came = ", ".join(f"{spec.name}: {spec.type} {spec.shape}" for spec in inputs)
-        if len(inputs) == 1 and _is_image_batch(inputs[0].type, inputs[0].shape):
-            shape = [size if isinstance(size, int) else 1 for size in inputs[0].shape]
-            session.run(None, {inputs[0].name: np.zeros(shape, dtype=np.float32)})
-            return
-    except Exception as error:  # ONNX Runtime's errors have no common parent but this
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} must be a model that ONNX Runtime can run: {reason}") from None
-    raise InputError(
-        f"{path} must have one float32 input (batch, channels, height, width), all sizes known except the batch; "
-        f"it has {came or 'none'}",
-        hint="export it with fixed sizes, and with conversions from other types left out",
-    )
-
-
-def _is_image_batch(kind: str, shape: Sequence[int | str | None]) -> bool:
-    return kind == "tensor(float)" and len(shape) > 0 and all(isinstance(size, int) for size in shape[1:])
 
 
 def _of_arch(name: str, task: Task, rng: np.random.Generator, own: SearchSpace | None) -> tuple[dict[str, Any], bytes]:
@@ -212,37 +203,55 @@ def _arch(name: str, own: SearchSpace | None) -> tuple[SearchSpace, Arch]:
 
 def print_profile(outcome: dict[str, Any], console: Console) -> None:
     """The same as a table for people; flops are multiply-adds. What its source says stands below a network."""
-    columns = ("network", *LATENCY_COLUMNS, "flops", "params", "intensity", "peak MiB", "model MiB")
-    table = Table(*columns, box=None)
+    lines: list[tuple[str, list[str], str]] = []
     for row in outcome["networks"]:
-        table.add_row(
-            Text(f"{row['name']}, {row['task']['resolution']} px"),
-            *_latency_cells(row),
-            *_counted(row),
-            "" if row["intensity"] is None else f"{row['intensity']:.2f}",
-            _mebibytes(row["peak_resident_bytes"]),
-            _mebibytes(row["model_bytes"]),
-        )
-        for each in row["latencies"][1:]:
-            table.add_row(Text(f"  {_setting(each)}"), *_latency_cells(each))
+        more = ["" if row["intensity"] is None else f"{row['intensity']:.2f}"]
+        more += map(_mebibytes, (row["peak_resident_bytes"], row["model_bytes"]))
+        lines.append((f"{row['name']}, {_size(row)}", [*_latency_cells(row), *_counted(row), *more], ""))
+        lines += [(f"  {_setting(each)}", _latency_cells(each), "") for each in row["latencies"][1:]]
         if "published" in row:
             known = row["published"]
             name = f"  published, {known['resolution']} px, {known['classes']} classes"
-            table.add_row(name, *[""] * len(LATENCY_COLUMNS), *_counted(known), style="dim")
-    console.print(table)
+            lines.append((name, [*[""] * len(LATENCY_COLUMNS), *_counted(known)], "dim"))
+    _print_lines(lines, console)
     for row in outcome["networks"]:
         if "published" in row:
             console.print(Text(_published(row), style="dim"), soft_wrap=True)
     for row in outcome["networks"]:
         if "not_counted" in row:
             console.print(Text(f"not counted: {row['not_counted']}", style="dim"), soft_wrap=True)
-    if not all(each["latency_steady"] for row in outcome["networks"] for each in row["latencies"]):
+    timed = [each for row in outcome["networks"] for each in row["latencies"]]
+    if not all(each["latency_steady"] for each in timed):
         console.print("unsteady: the machine is too disturbed for a number; measure again when less runs beside it")
+    for remark in dict.fromkeys(drift_remark(each["reference_ms"], each["reference_now_ms"]) for each in timed):
+        if remark:
+            console.print(Text(remark), soft_wrap=True)
     device, first = outcome["device"], outcome["networks"][0]["latencies"][0]
     several = len(outcome["networks"][0]["latencies"]) > 1
     setting = f"{_setting(first)} unless said" if several else _setting(first)
     on = f"on {device['cpu']}, {setting}, {device['provider']} of ONNX Runtime {device['onnxruntime']}"
     console.print(Text(on, style="dim"))
+
+
+def _print_lines(lines: Sequence[tuple[str, list[str], str]], console: Console) -> None:
+    """Names, cells and style of each line: as a table, or below each other where the console is too narrow for one."""
+    table = Table(*COLUMNS, box=None)
+    for name, cells, style in lines:
+        table.add_row(Text(name), *cells, style=style)
+    if console.measure(table, options=console.options.update(width=WIDEST)).maximum <= console.width:
+        console.print(table)
+        return
+    for name, cells, style in lines:
+        console.print(Text(name, style=style), soft_wrap=True)
+        for column, cell in zip(COLUMNS[1:], cells, strict=False):
+            if cell:
+                console.print(Text(f"    {column:18s}{cell}", style=style), soft_wrap=True)
+
+
+def _size(row: dict[str, Any]) -> str:
+    if row["task"] is not None:
+        return f"{row['task']['resolution']} px"
+    return f"input {' x '.join(map(str, row['input'])) or 'one number'}"
 
 
 def _latency_cells(timed: dict[str, Any]) -> list[str]:

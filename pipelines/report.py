@@ -33,9 +33,12 @@ from spaces import Network, Task
 from spaces.chain import ChainSpace
 
 from .config import RunConfig
+from .deploy import limits_met
 from .drawing import blocks_of, draw_blocks
 from .latencies import is_measured, known_interval, known_ms
+from .predictor_choice import NAMES
 from .run_folder import RunFolder, read_json
+from .strategies import NEURAL_PREDICTOR, drawn_first
 from .wiring import draw_graph, parts_of
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -90,7 +93,9 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
     task = Task(**table["task"])
     space = run.open_space(config, task)
     plan, models = stored["plan"], run.models()
-    trials = Trials.of(Study(run.study, space).trials(), n_random=plan["n_random"])
+    n_random = drawn_first(config.strategy, plan)
+    least = LEAST_TO_FIT if config.strategy == NEURAL_PREDICTOR else 1
+    trials = Trials.of(Study(run.study, space).trials(), n_random=n_random, least=least)
     chosen = models[outcome["chosen"]["name"]]
     finals = sorted(models.values(), key=lambda model: (known_ms(model), model["name"]))
     latency_limits = [limit for limit in config.parsed_limits if limit.name == "latency_ms"]
@@ -105,13 +110,17 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "config": config,
         "settings": config.model_dump(mode="json"),
         "task": task,
-        "plan": plan,
+        "predictor": stored.get("predictor"),
+        "predictor_names": NAMES,
+        "plan": {**plan, "n_random": n_random, "n_chosen": plan["n_random"] + plan["n_chosen"] - n_random},
         "trials": trials,
         "models": finals,
         "ms": lambda value: f"{value:.{decimals}f}",
         "known_ms": known_ms,
         "known_interval": known_interval,
         "how": _how(chosen),
+        "is_unsteady": _is_unsteady,
+        "threads": f"{table['device']['threads']} thread{'s' if table['device']['threads'] > 1 else ''}",
         "chosen": chosen,
         "limits": [_verdict(limit, chosen) for limit in config.parsed_limits],
         "untrained": {
@@ -158,11 +167,12 @@ class Trials:
     failed: tuple[Trial, ...]
 
     @classmethod
-    def of(cls, trials: Sequence[Trial], *, n_random: int) -> Trials:
+    def of(cls, trials: Sequence[Trial], *, n_random: int, least: int) -> Trials:
+        """The first `n_random` were drawn; so were all others, if fewer than `least` of those succeeded."""
         complete = tuple(trial for trial in trials if trial.state == "complete")
         failed = tuple(trial for trial in trials if trial.state != "complete")
         first = tuple(trial for trial in complete if trial.number < n_random)
-        if len(first) < LEAST_TO_FIT:  # the strategy fits no predictor then, and all its picks are random
+        if len(first) < least:
             return cls(complete, (), failed)
         return cls(first, tuple(trial for trial in complete if trial.number >= n_random), failed)
 
@@ -180,18 +190,25 @@ def _verdict(limit: Limit, model: Mapping[str, Any]) -> dict[str, Any]:
         }
     low, high = known_interval(model)
     worse, name = (high, "upper") if limit.op == "<=" else (low, "lower")
+    (met,) = limits_met([limit], model).values()
     return {
         "limit": limit,
-        "value": f"{known_ms(model):.3g} ms",
-        "by": f"{_how(model)}; {name} end, {worse:.3g} ms, decides",
-        "met": bool(limit.holds(worse)),
+        "value": "unsteady" if _is_unsteady(model) else f"{known_ms(model):.3g} ms",
+        "by": f"{_how(model)}; {name} end, {worse:.3g} ms" + (", decides" if met is not None else ""),
+        "met": met,
     }
+
+
+def _is_unsteady(model: Mapping[str, Any]) -> bool:
+    """Whether the machine was too disturbed for its latency to be a number."""
+    return model.get("latency_steady") is False
 
 
 def rerun_command(config: RunConfig) -> str:
     """The command that asks for the same run again, every setting that is not the default written out."""
     parts = [["hwnas", config.job, "--data", config.data], ["--space", config.space]]
     parts += [["--limit", limit] for limit in config.limits]
+    parts += [["--soft-limit", limit] for limit in config.soft_limits]
     if config.budget_s is not None:
         parts.append(["--budget", f"{config.budget_s!r}".removesuffix(".0") + "s"])
     parts.append(["--seed", str(config.seed)])
@@ -201,7 +218,10 @@ def rerun_command(config: RunConfig) -> str:
         parts.append(["--data-root", config.data_root])
     if config.download:
         parts.append(["--download"])
+    if config.warm_start:
+        parts.append(["--warm-start"])
     for name in (
+        "strategy",
         "resolution",
         "trials",
         "epochs",
@@ -243,7 +263,7 @@ class FrontPicture:
         after = f"validation accuracy after {_epochs(self.plan['epochs'])}, estimated latency"
         for trials, gid, name, marker, colour in (
             (self.trials.random, "trials-random", "random trials", "o", RANDOM),
-            (self.trials.picked, "trials-picked", "trials that the predictor picked", "^", PICKED),
+            (self.trials.picked, "trials-picked", "trials that the search picked", "^", PICKED),
         ):
             if trials:
                 x = [trial.values["latency_ms_estimated"] for trial in trials]

@@ -71,6 +71,11 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    @property
+    def weights(self) -> Path:
+        """Where trials leave their weights, if later ones start from them."""
+        return self.path / "weights"
+
     def model(self, name: str) -> Path:
         return self.path / "models" / name
 
@@ -174,6 +179,7 @@ class RunFolder:
     def _clear_leftovers(self) -> None:
         """Only under the lock: elsewhere they may belong to a process that lives."""
         leftovers = [*self.path.glob(f".{self.data.name}-*"), *self.path.glob("models/*/.weights.pt-*")]
+        leftovers += self.path.glob("weights/.*")
         for path in (*leftovers, *self.path.glob(".*.part"), *self.path.glob("models/*/.*.part")):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import os
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from hwnas.execution import WorkerPool, use_one_thread
 from hwnas.feasible import FeasibleSet, InfeasibleError
 from hwnas.pareto import is_non_dominated, spread_along
+from hwnas.predictors.surrogate_adapter import graph_features
 from hwnas.search_loop import SearchFailedError, evaluation_seed, search
-from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, fit_accuracy, graph_features
+from hwnas.soft_limits import kept_by_estimates
+from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, choose_accuracy
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
 from latency import Device, DeviceCosts, LatencyModel
@@ -27,10 +30,11 @@ from spaces import InputError, SearchSpace, Task, get_space
 from spaces.chain import ChainSpace
 
 from .config import RunConfig, join_limits
-from .deploy import choose, deploy_locked, latency_violation
+from .deploy import all_met, choose, deploy_locked, latency_violation, limits_met
 from .latencies import (
     Latencies,
     Latency,
+    is_measured,
     known_ms,
     latencies_of,
     measure_model,
@@ -38,8 +42,10 @@ from .latencies import (
     read_device_table,
 )
 from .plan import EXPORT_S, Plan, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
+from .predictor_choice import record_of, sentence
 from .progress import Listener
 from .run_folder import RunFolder, read_json, write_json
+from .strategies import NEURAL_PREDICTOR, STRATEGIES, Setting
 
 if TYPE_CHECKING:
     from hwnas.evaluation import TrainingEvaluator
@@ -102,20 +108,32 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
     if config.device_table is not None and not RunFolder(path).table.exists():
         space = get_space(config.space, data.task)
         read_device_table(Path(config.device_table), space, data.task, named=config.space)  # before it writes
+    is_new = not RunFolder(path).config.is_file()
     run = RunFolder.prepare(path, config, needed_bytes=_stored_bytes(data))
     with run.locked():
-        if not run.data.exists():
-            data.save(run.data)
-        if run.plan.exists():
-            clock.before = float(read_json(run.plan).get("elapsed_s", 0.0))
-        job = _open_job(config, run, data, compute, clock, listener)
         try:
-            plan, work = _search_stages(job)
-            plan = _choose_finalists(job, plan, work)
-            finals = _train_finalists(job, plan)
-            return _finish(job, plan, finals)
-        finally:
-            job.pool.stop()
+            return _run_locked(config, run, data, compute, clock, listener)
+        except InputError:
+            if is_new and not run.plan.exists():  # refused before there was a plan: nothing to go on with
+                shutil.rmtree(path)
+            raise
+
+
+def _run_locked(
+    config: RunConfig, run: RunFolder, data: ImageData, compute: str, clock: Clock, listener: Listener
+) -> dict[str, Any]:
+    if not run.data.exists():
+        data.save(run.data)
+    if run.plan.exists():
+        clock.before = float(read_json(run.plan).get("elapsed_s", 0.0))
+    job = _open_job(config, run, data, compute, clock, listener)
+    try:
+        plan, work = _search_stages(job)
+        plan = _choose_finalists(job, plan, work)
+        finals = _train_finalists(job, plan)
+        return _finish(job, plan, finals)
+    finally:
+        job.pool.stop()
 
 
 def _compute_device(config: RunConfig) -> str:
@@ -160,7 +178,8 @@ def _open_job(
     )
     pool = WorkerPool(workers)
     try:
-        evaluator = TrainingEvaluator(space, run.data, Recipe(), device=compute)
+        heritage = run.weights if config.warm_start else None
+        evaluator = TrainingEvaluator(space, run.data, Recipe(), device=compute, heritage=heritage)
         # Workers import torch while blocks are timed would disturb the timing, so the table comes first.
         costs = DeviceCosts(space, data.task, _table(config, run, space, data.task, listener))
         feasible = FeasibleSet(space, costs, config.parsed_limits)
@@ -212,17 +231,31 @@ def _table(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task, li
 
 def _search_stages(job: Job) -> tuple[Plan, Workload | None]:
     plan, work = _first_plan(job)
-    plan = _run_trials(job, plan, replace(plan, n_chosen=0), "random networks")
+    first, later = _titles(job, plan)
+    plan = _run_trials(job, plan, replace(plan, n_chosen=0), first)
     if job.config.budget_s is not None and work is not None and not read_json(job.run.plan).get("chosen_planned"):
         trained = [trial for trial in job.study.trials() if trial.state == "complete"]
         slowdown = _slowdown(work, plan, trained)
         work = work.faster(slowdown)
         plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work)
         _save_plan(job, plan, chosen_planned=True, slowdown=slowdown)
-    fits = sum(trial.state == "complete" for trial in job.study.trials()[: plan.n_random]) >= LEAST_TO_FIT
-    more = f"more random networks (a predictor needs {LEAST_TO_FIT} trained ones)"
-    plan = _run_trials(job, plan, plan, "networks that the predictor picked" if fits else more)
+    plan = _run_trials(job, plan, plan, later())
     return plan, work
+
+
+def _titles(job: Job, plan: Plan) -> tuple[str, Callable[[], str]]:
+    """What the trials of both parts of the plan are; of the second once those of the first are known."""
+    if job.config.strategy != NEURAL_PREDICTOR:
+        title = f"networks by {job.config.strategy}"
+        return title, lambda: f"more {title}"
+
+    def later() -> str:
+        trained = sum(trial.state == "complete" for trial in job.study.trials()[: plan.n_random])
+        if trained >= LEAST_TO_FIT:
+            return "networks that the predictor picked"
+        return f"more random networks (a predictor needs {LEAST_TO_FIT} trained ones)"
+
+    return "random networks", later
 
 
 def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
@@ -236,7 +269,7 @@ def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
         work = replace(work, flops=np.array([each.trial.values["flops"] for each in chosen]))
         plan = replan_final(plan, budget_s, job.clock.elapsed(), work, closing_s=EXPORT_S)
     _save_plan(job, plan, finalists={each.name: _record(job, each) for each in chosen})
-    job.listener.say(f"{len(chosen)} finalists chosen; training each for {plan.final_epochs:g} epochs")
+    job.listener.say(f"{_many(len(chosen), 'finalist')} chosen; training each for {_many(plan.final_epochs, 'epoch')}")
     return plan
 
 
@@ -342,10 +375,23 @@ def _save_plan(job: Job, plan: Plan, **more: Any) -> None:
 def _show_plan(job: Job, plan: Plan) -> None:
     ends = f", ends about {plan.ends_after_s:.0f} s after the start" if plan.ends_after_s else ""
     job.listener.say(
-        f"plan: {plan.n_random} random networks and about {plan.n_chosen} picked ones, {plan.epochs:g} epochs each, "
-        f"then {plan.finalists} final trainings of about {plan.final_epochs:g} epochs, on {job.evaluator.device} "
-        f"with {job.pool.workers} worker(s){ends}"
+        f"plan: {_trials_said(job, plan)}, {_many(plan.epochs, 'epoch')} each, then "
+        f"{_many(plan.finalists, 'final training')} of about {_many(plan.final_epochs, 'epoch')}, on "
+        f"{job.evaluator.device} with {_many(job.pool.workers, 'worker')}{ends}"
     )
+
+
+def _trials_said(job: Job, plan: Plan) -> str:
+    """As far as the plan can know: fewer random networks than a predictor needs may still fail."""
+    if job.config.strategy != NEURAL_PREDICTOR:
+        return f"about {_many(plan.n_trials, 'network')} by {job.config.strategy}"
+    if plan.n_random < LEAST_TO_FIT or not plan.n_chosen:
+        return _many(plan.n_trials, "random network")
+    return f"{_many(plan.n_random, 'random network')} and about {_many(plan.n_chosen, 'picked one')}"
+
+
+def _many(n: float, what: str) -> str:
+    return f"{n:g} {what}{'' if n == 1 else 's'}"
 
 
 def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
@@ -355,10 +401,11 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
     if missing <= 0:
         write_csv(job.run.trials, trial_rows(job.study.trials()))  # it may have been killed before it did
         return plan
-    strategy = NeuralPredictor(
-        n_random=plan.n_random, n_chosen=plan.n_chosen, focus=0.5 if job.config.job == "search" else 0.0
+    strategy = STRATEGIES[job.config.strategy](
+        Setting(plan.n_random, plan.n_chosen, job.pool.workers, job.config.job, job.config.parsed_soft_limits)
     )
     best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
+    is_told = False
     try:
         with job.listener.steps(title, missing) as steps:
             for trial in search(
@@ -375,6 +422,10 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
                 parallel=job.pool.workers,
             ):
                 best = max(best, trial.values.get("accuracy_val", 0.0))
+                if strategy.choice is not None and not is_told:
+                    is_told = True
+                    job.listener.say(sentence(strategy.choice))
+                    _save_plan(job, plan, predictor=record_of(strategy.choice))
                 steps.advance(f"best validation accuracy {best:.1%}")
                 _save_plan(job, plan)  # the time spent, should the process die here
     finally:
@@ -458,16 +509,17 @@ def _distinct(trials: Sequence[Trial], space: SearchSpace) -> list[Trial]:
 def _scores(job: Job, trials: list[Trial]) -> NDArray[np.float64]:
     """Observed validation accuracy, smoothed: half of it is what a predictor fitted to all trials says.
 
-    One short training is noisy, and the predictor has seen the networks like it.
+    One short training is noisy, and the predictor has seen the networks like it. Soft limits take their share.
     """
+    rows = np.stack([job.space.row(trial.arch) for trial in trials])
+    kept = kept_by_estimates(job.config.parsed_soft_limits, job.costs, rows)
     observed = np.array([trial.values["accuracy_val"] for trial in trials])
     strategy = NeuralPredictor(n_random=1, n_chosen=0)
-    fitted = fit_accuracy(strategy.predictor, job.feasible, trials, seed=job.config.seed)
-    if fitted is None:
-        return observed
-    rows = np.stack([job.space.row(trial.arch) for trial in trials])
-    predicted, _ = fitted.predict(job.space.graphs(rows), graph_features(job.feasible, rows))
-    return np.asarray((observed + predicted) / 2)
+    choice = choose_accuracy(strategy.predictor, job.feasible, trials, seed=job.config.seed)
+    if choice is None:
+        return np.asarray(kept * observed)
+    predicted, _ = choice.fitted.predict(job.space.graphs(rows), graph_features(job.feasible, rows))
+    return np.asarray(kept * (observed + predicted) / 2)
 
 
 def _preference(kind: str, scores: NDArray[np.float64], cost: NDArray[np.float64], n: int) -> NDArray[np.int64]:
@@ -538,8 +590,10 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
 def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
     values = finalist.trial.values
     assert job.costs.table is not None
-    (low,), (high,) = job.costs.table.interval_ms(job.space.row(finalist.trial.arch)[None])
-    return {
+    row = job.space.row(finalist.trial.arch)[None]
+    (low,), (high,) = job.costs.table.interval_ms(row)
+    (kept,) = kept_by_estimates(job.config.parsed_soft_limits, job.costs, row)
+    record = {
         "name": finalist.name,
         "arch": str(finalist.trial.arch),
         "trial": finalist.trial.number,
@@ -547,9 +601,10 @@ def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
         "latency_ms_estimated": values["latency_ms_estimated"],
         "latency_ms_estimated_interval": [float(low), float(high)],
         **finalist.latency.record,
-        "meets_limits": True,
+        "kept_share": float(kept),
         **{k: values[k] for k in ("params", "flops", "bytes", "intensity", "weight_bytes", "peak_memory_bytes")},
     }
+    return {**record, "meets_limits": all_met(limits_met(job.config.parsed_limits, record))}
 
 
 def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -577,6 +632,7 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
         "report": str(job.run.report),
         "seconds": job.clock.elapsed(),
         "trials": len(job.study.trials()),
+        "predictor": read_json(job.run.plan).get("predictor"),
     }
     write_report(job.run, outcome)
     outcome["seconds"] = job.clock.elapsed()
@@ -595,14 +651,16 @@ def _deploy_best(job: Job, finals: Mapping[str, dict[str, Any]]) -> tuple[str, d
             unfit[name] = str(error)
             job.listener.say(f"{name} cannot be handed over, the next one: {error}")
         else:
-            if record["meets_limits"]:
+            if record["meets_limits"] or not is_measured(record):
                 return name, record
-            job.listener.say(f"{name} missed a limit when its file was measured ({known_ms(record):.3g} ms)")
+            missed = record["meets_limits"] is False
+            how = f"missed a limit ({known_ms(record):.3g} ms)" if missed else "could not be measured well enough"
+            job.listener.say(f"{name}: its file {how}")
         del left[name]
     exported = {name: model for name, model in job.run.models().items() if name not in unfit}
     if not exported:
         raise SearchFailedError(f"no final model could be exported: {'; '.join(unfit.values())}")
-    name = choose(exported, "best", job.config.parsed_limits)  # all miss a limit: the one that misses least
+    name = choose(exported, "best", job.config.parsed_limits)  # all may miss a limit: the one that misses least
     return name, exported[name]
 
 
@@ -634,8 +692,9 @@ def _summary(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat(model: Mapping[str, Any]) -> dict[str, object]:
-    """One row of `frontier.csv`: an interval becomes two columns."""
+    """One row of `frontier.csv`: an interval becomes two columns, and no number stands where there is none."""
     row: dict[str, object] = {}
+    model = model if model["latency_steady"] else {**model, "latency_ms": None}
     for key, value in _summary(model).items():
         if key.endswith("_interval"):
             row[key.replace("_interval", "_low")], row[key.replace("_interval", "_high")] = value or ("", "")

@@ -14,6 +14,7 @@ from .space import Population
 MAX_CELLS = 500_000  # of the dynamic programme's grid over all limited costs: 4 MB a gene
 MAX_BINS = 4096
 MAX_DRAWS = 200
+BLOCK = 262_144  # rows drawn at once: arrays of 15 MB for each value of a gene
 CHUNK = 4096  # rows whose entries are looked up at once, few enough for the cache
 STRATA = 24  # parts of the cost axis that a spread sample fills evenly
 
@@ -156,7 +157,7 @@ class AdditiveSampler:
         if self.is_empty:
             return kept
         for _ in range(MAX_DRAWS):
-            rows = self._draw(max(256, 2 * (n - len(kept))), rng, spread)
+            rows = self._draw(min(max(256, 2 * (n - len(kept))), BLOCK), rng, spread)
             good = np.ones(len(rows), dtype=bool)
             for interval in self.intervals:
                 good &= interval.holds(rows)

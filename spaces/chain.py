@@ -154,7 +154,7 @@ class ChainSpace(SearchSpace):
 
     def simplest(self, k: int, rng: np.random.Generator) -> Population:
         """k different networks, those of fewest steps of growth; which ones of the most steps is drawn."""
-        level = self._smallest[None]
+        level = self.smallest_row[None]
         found = level
         while len(found) < k and len(level):
             level = np.unique(self.canonical(self.grow(level)), axis=0)
@@ -174,7 +174,7 @@ class ChainSpace(SearchSpace):
     def complexity(self, population: Population) -> NDArray[np.int64]:
         """(n, genes) -> (n,): by how many steps each row grows from the smallest."""
         steps = self._steps_to
-        return np.asarray(steps[population].sum(axis=1) - steps[self._smallest].sum(), dtype=np.int64)
+        return np.asarray(steps[population].sum(axis=1) - steps[self.smallest_row].sum(), dtype=np.int64)
 
     @cached_property
     def _steps_to(self) -> NDArray[np.int64]:
@@ -186,7 +186,7 @@ class ChainSpace(SearchSpace):
         return steps
 
     @cached_property
-    def _smallest(self) -> NDArray[np.int64]:
+    def smallest_row(self) -> NDArray[np.int64]:
         """The row from which all others grow: of each gene the value to which no step leads."""
         is_later = np.zeros_like(self.allowed)
         for before, after in self.steps:

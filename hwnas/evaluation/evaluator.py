@@ -21,3 +21,15 @@ class Evaluator(ABC):
         Raises:
             TrainingFailed: if this candidate failed; others may well succeed.
         """
+
+    def evaluate_trial(
+        self, arch: Arch, *, epochs: float, seed: int, number: int, parent: tuple[int, Arch] | None
+    ) -> Mapping[str, float]:
+        """`evaluate` as a trial of a search, for evaluators that may use what an earlier trial left behind.
+
+        Args:
+            number: of the trial.
+            parent: the number and network of the finished trial that this network was made from, if any.
+        """
+        del number, parent
+        return self.evaluate(arch, epochs=epochs, seed=seed)

@@ -6,23 +6,26 @@ import os
 import pickle
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from spaces import Arch, InputError, SearchSpace
+from spaces import Arch, InputError, SearchSpace, Task
 
 from ..training.data import ImageData
 from ..training.device import resolve_device
+from ..training.inherit import inherit
 from ..training.recipe import Recipe
 from ..training.trainer import TrainResult, evaluate, time_training, train
 from .evaluator import Evaluator
 from .interval import wilson_interval
+
+KEPT_TRIALS = 200  # from the weights of so many trials back a later one may start
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class TrainingEvaluator(Evaluator):
 
     Attributes:
         data_folder: what `ImageData.save` wrote; each process maps it once.
+        heritage: where trials leave their weights for later ones that are made from their networks, which then do not
+            start from random weights; None where all do.
         device: as `resolve_device` takes it.
         threads: of torch in this process while it trains.
     """
@@ -49,10 +54,24 @@ class TrainingEvaluator(Evaluator):
     recipe: Recipe = field(default_factory=Recipe)
     device: str = "cpu"
     threads: int = 1
+    heritage: Path | None = None
 
     def evaluate(self, arch: Arch, *, epochs: float, seed: int) -> Mapping[str, float]:
         """{"accuracy_val", "train_seconds"}, after the last epoch."""
         _, result = self._train(arch, epochs, seed)
+        return _values(result)
+
+    def evaluate_trial(
+        self, arch: Arch, *, epochs: float, seed: int, number: int, parent: tuple[int, Arch] | None
+    ) -> Mapping[str, float]:
+        """`evaluate`, from the weights of the parent where they fit, if weights are kept and it is recent."""
+        if self.heritage is None:
+            return self.evaluate(arch, epochs=epochs, seed=seed)
+        is_near = parent is not None and number - parent[0] <= KEPT_TRIALS
+        module, result = self._train(arch, epochs, seed, parent=parent if is_near else None)
+        _save_weights(module, self.heritage / f"{number}.pt")
+        # Trials that run beside this one may still read what is one window older than what this one may read.
+        (self.heritage / f"{number - 2 * KEPT_TRIALS}.pt").unlink(missing_ok=True)
         return _values(result)
 
     def train_final(self, arch: Arch, *, epochs: float, seed: int, weights: Path) -> Mapping[str, float]:
@@ -107,13 +126,34 @@ class TrainingEvaluator(Evaluator):
             )
         return TrialTime(timed.train_s_per_image, timed.validation_s_per_image, setup_s)
 
-    def _train(self, arch: Arch, epochs: float, seed: int) -> tuple[nn.Module, TrainResult]:
+    def _train(
+        self, arch: Arch, epochs: float, seed: int, *, parent: tuple[int, Arch] | None = None
+    ) -> tuple[nn.Module, TrainResult]:
         with _threads(self.threads):
             data = _open(self.data_folder)
             module, auxiliary = self.space.build(arch, data.task), self.space.auxiliary(arch, data.task)
             device = resolve_device(self.device)
-            result = train(module, data, self.recipe, epochs=epochs, seed=seed, device=device, auxiliary=auxiliary)
+            result = train(
+                module,
+                data,
+                self.recipe,
+                epochs=epochs,
+                seed=seed,
+                device=device,
+                auxiliary=auxiliary,
+                start_from=None if parent is None else self._legacy(*parent, data.task),
+            )
         return module, result
+
+    def _legacy(self, number: int, arch: Arch, task: Task) -> Callable[[nn.Module], int]:
+        """What gives a module the weights of an earlier trial, as far as they fit.
+
+        Raises:
+            InputError: if they are not there any more.
+        """
+        assert self.heritage is not None
+        weights = _read_weights(self.heritage / f"{number}.pt")
+        return lambda module: inherit(module, self.space.layers(arch, task), weights)
 
 
 def _values(result: TrainResult) -> dict[str, float]:
@@ -152,12 +192,19 @@ def _save_weights(module: nn.Module, path: Path) -> None:
         raise InputError(f"the weights cannot be written to {path}: {error}", hint="give another folder") from error
 
 
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except OSError as error:
+        raise InputError(
+            f"the weights {path} cannot be read: {error.strerror}", hint="train this architecture again"
+        ) from error
+
+
 def _load_weights(module: nn.Module, path: Path, arch: Arch) -> None:
     hint = "train this architecture again"
     try:
-        module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except OSError as error:
-        raise InputError(f"the weights {path} cannot be read: {error.strerror}", hint=hint) from error
+        module.load_state_dict(_read_weights(path))
     except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[:1]
         raise InputError(f"{path} does not hold the weights of {arch}: {''.join(reason)}", hint=hint) from error

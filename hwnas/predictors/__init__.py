@@ -1,21 +1,30 @@
 """Learned predictors of accuracy, their baselines, and how good they are."""
 
 from .baselines import LinePredictor, RidgePredictor, TreesPredictor
+from .cascade import CascadePredictor, FittedCascade
 from .gcn import FittedGCN, GCNPredictor
+from .mlp import MLPPredictor
 from .predictor import FittedPredictor, Predictor
 from .quality import PredictorChoice, PredictorQuality, choose_predictor, cross_validate, quality
+from .tuning import Tuned, grid, tune
 
 __all__ = [
+    "CascadePredictor",
+    "FittedCascade",
     "FittedGCN",
     "FittedPredictor",
     "GCNPredictor",
     "LinePredictor",
+    "MLPPredictor",
     "Predictor",
     "PredictorChoice",
     "PredictorQuality",
     "RidgePredictor",
     "TreesPredictor",
+    "Tuned",
     "choose_predictor",
     "cross_validate",
+    "grid",
     "quality",
+    "tune",
 ]

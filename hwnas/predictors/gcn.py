@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ from spaces.graph import GraphBatch
 from .predictor import FittedPredictor, Floats, Predictor, checked_inputs, checked_targets
 
 PREDICTION_BATCH = 256  # graphs: larger batches fall out of the cache and are slower
+PAPER_CELLS = (43, 86, 129, 172, 334, 860)
+PAPER_WIDTHS = (48, 72, 96, 144, 210, 320)
+TWIN_FOLDS = 5  # of which the twin of a single member leaves out one
 
 
 @dataclass(frozen=True)
@@ -28,87 +33,175 @@ class GCNPredictor(Predictor):
     A layer is V' = 1/2 ReLU(A V W+) + 1/2 ReLU(B V W-), where A holds the edges and a self-loop for each node, B the
     same for the reversed edges, each divided by its row sums. The first V is the one-hot operation and the attributes
     of each node. The mean over the nodes that are present, joined by the standardised features of the graph, goes
-    through one hidden layer to a sigmoid, scaled to the range of the targets and a `margin` on either side.
+    through hidden layers to a sigmoid, scaled to a range of targets.
 
-    Each member starts from other weights and leaves out another fold of the data. The mean is that of the members;
-    the variance is theirs plus the mean squared error of each member on the fold that it never saw.
+    Each of several members starts from other weights and leaves out another fold of the data. The mean is that of the
+    members; the variance is theirs plus the mean squared error of each member on the fold that it never saw. A single
+    member sees everything; its variance is the mean squared error of a twin on the fifth that the twin left out.
 
     Attributes:
-        layers: graph convolutions, at least 1.
+        layers: graph convolutions; 0 takes the mean of the nodes as they are.
         width: D, values per node.
-        head: values of the hidden layer after the mean.
-        members: networks in the ensemble and folds, at least 2; also the least number of architectures to fit.
+        heads: values of each hidden layer after the mean.
+        members: networks in the ensemble and folds; also the least number of architectures to fit (2 of a single one).
         epochs: passes over the data.
         batch: architectures in one step of one member.
         learning_rate: of Adam, falling to 0 by a cosine.
         weight_decay: L2, in the gradient.
         dropout: share of values dropped after each layer and in the head.
-        margin: widens the range of the sigmoid beyond the targets seen, as a share of their range, on either side.
+        attributes: whether the attributes of nodes are read.
+        features: whether the features of graphs are read.
+        span: least and greatest value of the sigmoid, in the unit of the targets; None for the range of the targets
+            seen and a margin.
+        margin: widens that range on either side, as a share of it.
+        loss: "squared" error, over the variance of the targets; or "cross-entropy" of targets in 0..1, with that span.
 
     Source: Wen et al., Neural Predictor for Neural Architecture Search (arXiv 1912.00848). The ensemble, the features
-    and the defaults are ours, chosen by cross-validation on 60 architectures of NAS-Bench-Macro and of NAS-Bench-101.
+    and the defaults are ours, chosen on 50 to 172 architectures of NAS-Bench-Macro and of NAS-Bench-101: there dropout
+    harms, and log params and log flops as features harm below 100 architectures and change nothing above.
     """
 
     layers: int = 3
     width: int = 32
-    head: int = 128
+    heads: tuple[int, ...] = (128,)
     members: int = 5
     epochs: int = 200
     batch: int = 10
     learning_rate: float = 1e-2
     weight_decay: float = 1e-4
-    dropout: float = 0.1
+    dropout: float = 0.0
+    attributes: bool = True
+    features: bool = False
+    span: tuple[float, float] | None = None
     margin: float = 0.25
+    loss: Literal["squared", "cross-entropy"] = "squared"
 
     def __post_init__(self) -> None:
-        if min(self.layers, self.width, self.head, self.epochs, self.batch) < 1 or self.members < 2:
-            raise InputError("a GCN needs layers, width, head, epochs and batch of at least 1 and 2 members or more")
+        if min(self.width, self.members, self.epochs, self.batch, *self.heads) < 1 or self.layers < 0:
+            raise InputError("a GCN needs width, heads, members, epochs and batch of at least 1, layers of at least 0")
         if not (self.learning_rate > 0 and self.weight_decay >= 0 and 0 <= self.dropout < 1 and self.margin > 0):
             raise InputError(
                 "a GCN needs learning_rate and margin above 0, weight_decay of at least 0 and dropout in [0, 1)"
             )
+        if self.span is not None and not self.span[0] < self.span[1]:
+            raise InputError(f"the span of a GCN must rise, got {self.span[0]} to {self.span[1]}")
+        if self.loss not in ("squared", "cross-entropy") or (self.loss == "cross-entropy" and self.span != (0, 1)):
+            raise InputError(
+                f"the loss is 'squared', or 'cross-entropy' with span (0, 1); got {self.loss!r}, {self.span}"
+            )
+
+    @classmethod
+    def paper_nasbench101(cls, n: int) -> GCNPredictor:
+        """The regressor of the paper for n cells of NAS-Bench-101 with accuracies as fractions.
+
+        Between the numbers of cells that the paper names, the width is on a line. Ours, since the paper does not say:
+        the initial weights, where dropout stands, that the sigmoid spans 0 to 1, and the unit of the loss that the
+        weight decay is beside.
+
+        Source: Wen et al., 1912.00848, section 4.1 and its supplement.
+        """
+        return cls(
+            layers=3,
+            width=round(float(np.interp(n, PAPER_CELLS, PAPER_WIDTHS))),
+            heads=(128,),
+            members=1,
+            epochs=300,
+            batch=10,
+            learning_rate=1e-4,
+            weight_decay=1e-3,
+            dropout=0.1,
+            attributes=False,
+            features=False,
+            span=(0.0, 1.0),
+        )
+
+    @classmethod
+    def paper_nasbench101_classifier(cls, n: int) -> GCNPredictor:
+        """The first stage of the paper's two: the same network, asked whether an accuracy is above the threshold."""
+        return replace(cls.paper_nasbench101(n), learning_rate=2e-4, span=(0, 1), loss="cross-entropy")
+
+    @classmethod
+    def paper_proxyless(cls) -> GCNPredictor:
+        """The regressor of the paper for 119 ProxylessNAS networks, with accuracies as fractions.
+
+        What the paper's section on ImageNet does not name is as for NAS-Bench-101.
+
+        Source: Wen et al., 1912.00848, section 4.2.
+        """
+        return replace(
+            cls.paper_nasbench101(119),
+            layers=18,
+            width=96,
+            heads=(512, 128),
+            learning_rate=1e-3,
+            weight_decay=1e-5,
+            span=(0.0, 1.0),
+        )
 
     def fit(self, graphs: GraphBatch, features: Floats, targets: Floats, *, seed: int) -> FittedGCN:
         features = checked_inputs(graphs, features)
-        targets = checked_targets(targets, len(graphs), least=self.members)
-        scale = Scale.of(features, targets, self.margin)
+        targets = checked_targets(targets, len(graphs), least=max(self.members, 2))
+        read = self._read(features)
+        scale = Scale.of(read, targets, self.margin, self.span)
         generator = torch.Generator().manual_seed(seed)
-        nodes, neighbours, present = as_tensors(graphs)
-        parameters = initial_parameters(
-            (nodes.shape[-1], *[self.width] * self.layers), features.shape[1], self.head, self.members, generator
-        )
-        for parameter in parameters:
-            parameter.requires_grad_()
-        inputs = (nodes, neighbours, present, torch.from_numpy(scale.standard(features)))
+        inputs = (*as_tensors(graphs, attributes=self.attributes), torch.from_numpy(scale.standard(read)))
         y = torch.from_numpy(scale.to_unit(targets))
-        with torch.no_grad():  # each member starts at the mean, not in the middle of the range
-            parameters[-1].fill_(float(torch.logit(y.mean())))
-        folds = torch.randperm(len(y), generator=generator) % self.members  # nearly equal
-        self._train(parameters, inputs, y, folds, generator)
-        parameters = [parameter.detach() for parameter in parameters]
-        fitted = FittedGCN(tuple(parameters), scale, 0.0, graphs.n_operations, graphs.attributes.shape[-1])
-        members = fitted.predict_members(graphs, features)
-        unseen = members[folds.numpy(), np.arange(len(targets))]
-        residual_std = math.sqrt(float(np.mean((unseen - targets) ** 2)))
-        return FittedGCN(fitted.parameters, scale, residual_std, fitted.n_operations, fitted.n_attributes)
-
-    def _train(
-        self, parameters: list[Tensor], inputs: tuple[Tensor, ...], y: Tensor, folds: Tensor, generator: torch.Generator
-    ) -> None:
-        spread = float(y.var()) or 1.0  # makes loss and weight decay independent of the targets' unit and shape
-        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        first = self._initial(inputs, y, generator)
+        folds = torch.randperm(len(y), generator=generator) % (self.members if self.members > 1 else TWIN_FOLDS)
         held_out = folds == torch.arange(self.members)[:, None]
-        steps = self.epochs * math.ceil((len(y) - math.ceil(len(y) / self.members)) / self.batch)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        sees_all = torch.zeros_like(held_out)
+        weights = self._trained(first, inputs, y, held_out if self.members > 1 else sees_all, generator)
+        fitted = FittedGCN(self, weights, scale, 0.0, None, graphs.n_operations, graphs.attributes.shape[-1])
+        if self.members == 1:
+            twin = self._trained(self._initial(inputs, y, generator), inputs, y, held_out, generator)
+            apart = held_out[0].numpy()
+            (unseen,) = replace(fitted, weights=twin).predict_members(graphs[apart], features[apart])
+            return replace(fitted, residual_std=_root_mean_square(unseen - targets[apart]))
+        own = folds.numpy()
+        unseen = fitted.predict_members(graphs, features)[own, np.arange(len(targets))]
+        error = unseen - targets
+        # What is said of a fold's errors may not know them: the other folds' say it.
+        of_others = np.array([_root_mean_square(error[own != fold]) for fold in range(self.members)])
+        return replace(fitted, residual_std=_root_mean_square(error), unseen=(unseen, of_others[own]))
+
+    def _read(self, features: Floats) -> Floats:
+        return features if self.features else features[:, :0]
+
+    def _initial(self, inputs: tuple[Tensor, ...], y: Tensor, generator: torch.Generator) -> Weights:
+        nodes, _, _, features = inputs
+        sizes = (nodes.shape[-1], *[self.width] * self.layers)
+        weights = Weights.initial(sizes, features.shape[1], self.heads, self.members, generator)
+        # Each member starts at the mean, not in the middle of the range.
+        weights.heads[-1][1].fill_(float(torch.logit(y.mean().clamp(0.01, 0.99))))
+        return weights
+
+    def _trained(
+        self,
+        weights: Weights,
+        inputs: tuple[Tensor, ...],
+        y: Tensor,
+        held_out: Tensor,
+        generator: torch.Generator,
+    ) -> Weights:
+        """The weights after training; (members, n) `held_out` says what each member must not see."""
+        parameters = [parameter.requires_grad_() for parameter in weights.all()]
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        fewest = held_out.shape[1] - int(held_out.sum(dim=1).max())
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs * math.ceil(fewest / self.batch))
+        spread = float(y.var()) or 1.0  # makes loss and weight decay independent of the targets' unit and shape
         for _ in range(self.epochs):
             for rows in self._batches(held_out, generator):
-                outputs = forward(parameters, [each[rows] for each in inputs], self.dropout, generator)
-                # Summed over members: none of them shares a weight, so each gets its own mean squared error's gradient.
-                loss = ((outputs - y[rows]) ** 2).mean(dim=1).sum() / spread
+                outputs = forward(weights, [each[rows] for each in inputs], self.dropout, generator)
+                if self.loss == "squared":
+                    losses = (outputs - y[rows]) ** 2 / spread
+                else:
+                    losses = functional.binary_cross_entropy(outputs, y[rows], reduction="none")
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                # Summed over members: none of them shares a weight, so each gets its own mean's gradient.
+                losses.mean(dim=1).sum().backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
+        return weights.detached()
 
     def _batches(self, held_out: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
         """One pass: (members, batch) rows, in another order for each member, without those it must not see.
@@ -130,10 +223,14 @@ class Scale:
     high: float
 
     @classmethod
-    def of(cls, features: Floats, targets: Floats, margin: float) -> Scale:
+    def of(cls, features: Floats, targets: Floats, margin: float, span: tuple[float, float] | None) -> Scale:
         std = features.std(axis=0)
-        span = float(np.ptp(targets)) or max(abs(float(targets[0])), 1.0)
-        low, high = float(targets.min()) - margin * span, float(targets.max()) + margin * span
+        low, high = span or _widened(targets, margin)
+        if targets.min() < low or targets.max() > high:
+            raise InputError(
+                f"targets must lie in the span {low:g} to {high:g}, got {targets.min():g} to {targets.max():g}",
+                hint="give targets as fractions, or another span",
+            )
         return cls(features.mean(axis=0), np.where(std > 0, std, 1.0), low, high)
 
     def standard(self, features: Floats) -> NDArray[np.float32]:
@@ -146,31 +243,49 @@ class Scale:
         return self.low + (self.high - self.low) * values
 
 
+def _widened(targets: Floats, margin: float) -> tuple[float, float]:
+    span = float(np.ptp(targets)) or max(abs(float(targets[0])), 1.0)
+    return float(targets.min()) - margin * span, float(targets.max()) + margin * span
+
+
+def _root_mean_square(errors: Floats) -> float:
+    return math.sqrt(float(np.mean(errors**2)))
+
+
 @dataclass(frozen=True)
 class FittedGCN(FittedPredictor):
     """The trained ensemble.
 
     Attributes:
-        parameters: as `initial_parameters` orders them.
+        predictor: as it was fitted.
+        weights: of all members.
         scale: how features and targets enter the network.
-        residual_std: root mean squared error of each member on the fold that it never saw, in the unit of the targets.
+        residual_std: root mean squared error on what was left out, in the unit of the targets.
+        unseen: of each architecture of the fit, what the member predicts that never saw it, and the error of the other
+            members on theirs; None of a single member.
         n_operations: kinds of node.
         n_attributes: attributes of a node.
     """
 
-    parameters: tuple[Tensor, ...]
+    predictor: GCNPredictor
+    weights: Weights
     scale: Scale
     residual_std: float
+    unseen: tuple[Floats, Floats] | None
     n_operations: int
     n_attributes: int
 
+    def left_out(self) -> tuple[Floats, Floats] | None:
+        return self.unseen
+
     def predict(self, graphs: GraphBatch, features: Floats) -> tuple[Floats, Floats]:
         members = self.predict_members(graphs, features)
-        return members.mean(axis=0), np.sqrt(members.var(axis=0, ddof=1) + self.residual_std**2)
+        apart = members.var(axis=0, ddof=1) if len(members) > 1 else 0.0
+        return members.mean(axis=0), np.sqrt(apart + np.full(len(graphs), self.residual_std**2))
 
     def predict_members(self, graphs: GraphBatch, features: Floats) -> Floats:
         """(members, n): what each network of the ensemble predicts."""
-        features = checked_inputs(graphs, features)
+        features = self.predictor._read(checked_inputs(graphs, features))
         expected = (self.n_operations, self.n_attributes, len(self.scale.feature_mean))
         came = (graphs.n_operations, graphs.attributes.shape[-1], features.shape[1])
         if came != expected:
@@ -179,29 +294,30 @@ class FittedGCN(FittedPredictor):
                 f"{expected[0]}, {expected[1]} and {expected[2]}; got {came[0]}, {came[1]} and {came[2]}"
             )
         standard = torch.from_numpy(self.scale.standard(features))
-        outputs = torch.empty(len(self.parameters[0]), len(graphs))
+        outputs = torch.empty(self.weights.members, len(graphs))
         with torch.inference_mode():
             for start in range(0, len(graphs), PREDICTION_BATCH):
                 rows = slice(start, start + PREDICTION_BATCH)
-                inputs = [*as_tensors(graphs[rows]), standard[rows]]
-                for member in range(len(outputs)):
-                    alone = [parameter[member : member + 1] for parameter in self.parameters]
+                inputs = (*as_tensors(graphs[rows], attributes=self.predictor.attributes), standard[rows])
+                for member, alone in enumerate(self.weights.apart()):
                     outputs[member, rows] = forward(alone, [each[None] for each in inputs], 0.0, None)[0]
         return self.scale.from_unit(outputs.numpy().astype(np.float64))
 
 
-def as_tensors(graphs: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
+def as_tensors(graphs: GraphBatch, *, attributes: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """What the network reads of n graphs.
 
     Returns:
-        nodes (n, nodes, operations + attributes): one-hot operations and attributes, 0 for absent nodes.
+        nodes (n, nodes, operations + attributes): one-hot operations, and attributes where asked for; 0 for absent
+            nodes.
         neighbours (n, 2, nodes, nodes): edges with self-loops, and the reversed edges with self-loops, rows divided
             by their sums; 0 for absent nodes.
         present (n, nodes): 1 / the number of present nodes where there is one, 0 where not.
     """
     present = graphs.operations >= 0
     one_hot = graphs.operations[:, :, None] == np.arange(graphs.n_operations)
-    nodes = np.concatenate([one_hot, graphs.attributes * present[:, :, None]], axis=2, dtype=np.float32)
+    known = [graphs.attributes * present[:, :, None]] if attributes else []
+    nodes = np.concatenate([one_hot, *known], axis=2, dtype=np.float32)
     loops = graphs.adjacency | np.eye(graphs.operations.shape[1], dtype=np.bool_)
     edges = (loops & present[:, :, None] & present[:, None, :]).astype(np.float32)
     neighbours = np.stack([edges, edges.transpose(0, 2, 1)], axis=1)
@@ -210,47 +326,75 @@ def as_tensors(graphs: GraphBatch) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(nodes), torch.from_numpy(neighbours), torch.from_numpy(weights.astype(np.float32))
 
 
-def initial_parameters(
-    sizes: tuple[int, ...], features: int, head: int, members: int, generator: torch.Generator
-) -> list[Tensor]:
-    """The weights before training, each with a leading member dimension.
+@dataclass(frozen=True)
+class Weights:
+    """What is trained, each tensor with a leading member dimension.
 
-    Args:
-        sizes: values per node before the first layer and after each.
-        features: of the whole graph.
-    Returns:
-        W+ and W- side by side (members, in, 2 out) for each layer, then weight and bias of the hidden layer, then
-        those of the output. Glorot-uniform; biases are 0.
+    Attributes:
+        layers: W+ and W- side by side, (members, in, 2 out), of each graph convolution.
+        heads: weight (members, in, out) and bias (members, 1, out) of each hidden layer and of the output.
     """
 
-    def glorot(rows: int, columns: int) -> Tensor:
-        bound = math.sqrt(6 / (rows + columns))
-        return (2 * torch.rand(members, rows, columns, generator=generator) - 1) * bound
+    layers: tuple[Tensor, ...]
+    heads: tuple[tuple[Tensor, Tensor], ...]
 
-    layers = [
-        torch.cat([glorot(rows, columns), glorot(rows, columns)], dim=2) for rows, columns in itertools.pairwise(sizes)
-    ]
-    hidden = [glorot(sizes[-1] + features, head), torch.zeros(members, 1, head)]
-    return [*layers, *hidden, glorot(head, 1), torch.zeros(members, 1, 1)]
+    @classmethod
+    def initial(
+        cls, sizes: tuple[int, ...], features: int, heads: tuple[int, ...], members: int, generator: torch.Generator
+    ) -> Weights:
+        """Glorot-uniform weights, and biases of 0.
+
+        Args:
+            sizes: values per node before the first layer and after each.
+            features: of the whole graph.
+        """
+
+        def glorot(rows: int, columns: int) -> Tensor:
+            bound = math.sqrt(6 / (rows + columns))
+            return (2 * torch.rand(members, rows, columns, generator=generator) - 1) * bound
+
+        layers = [
+            torch.cat([glorot(rows, columns), glorot(rows, columns)], dim=2)
+            for rows, columns in itertools.pairwise(sizes)
+        ]
+        ends = itertools.pairwise((sizes[-1] + features, *heads, 1))
+        return cls(
+            tuple(layers), tuple((glorot(rows, columns), torch.zeros(members, 1, columns)) for rows, columns in ends)
+        )
+
+    @property
+    def members(self) -> int:
+        return len(self.heads[0][0])
+
+    def all(self) -> list[Tensor]:
+        return [*self.layers, *itertools.chain.from_iterable(self.heads)]
+
+    def detached(self) -> Weights:
+        return self._each(Tensor.detach)
+
+    def apart(self) -> list[Weights]:
+        """Those of each member alone, as an ensemble of one."""
+        return [self._each(itemgetter(slice(member, member + 1))) for member in range(self.members)]
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Weights:
+        heads = tuple((change(weight), change(bias)) for weight, bias in self.heads)
+        return Weights(tuple(change(W) for W in self.layers), heads)
 
 
-def forward(
-    parameters: list[Tensor], inputs: list[Tensor], dropout: float, generator: torch.Generator | None
-) -> Tensor:
+def forward(weights: Weights, inputs: list[Tensor], dropout: float, generator: torch.Generator | None) -> Tensor:
     """(members, batch): the outputs in [0, 1] of each member on its own batch.
 
     Args:
-        parameters: as `initial_parameters` orders them.
         inputs: the tensors of `as_tensors` and the standardised features, each (members, batch, ...).
         generator: what draws the dropout; None where `dropout` is 0.
     """
     V, neighbours, present, features = inputs
-    *layers, hidden, hidden_bias, output, output_bias = parameters
-    for W in layers:
+    for W in weights.layers:
         V = drop(bidirectional_layer(V, neighbours, W), dropout, generator)
-    pooled = torch.einsum("mbn,mbnd->mbd", present, V)
-    x = functional.relu(torch.baddbmm(hidden_bias, torch.cat([pooled, features], dim=2), hidden))
-    x = drop(x, dropout, generator)
+    x = torch.cat([torch.einsum("mbn,mbnd->mbd", present, V), features], dim=2)
+    *hidden, (output, output_bias) = weights.heads
+    for weight, bias in hidden:
+        x = drop(functional.relu(torch.baddbmm(bias, x, weight)), dropout, generator)
     return torch.sigmoid(torch.baddbmm(output_bias, x, output))[..., 0]
 
 
@@ -263,11 +407,12 @@ def bidirectional_layer(V: Tensor, neighbours: Tensor, W: Tensor) -> Tensor:
         W: (members, in, 2 out), W+ and W- side by side.
     """
     members, batch, nodes, _ = V.shape
-    both = torch.bmm(V.reshape(members, batch * nodes, -1), W).view(members * batch, nodes, 2, -1)
+    # ReLU(x / 2) is ReLU(x) / 2, and W is far smaller than what comes out.
+    both = torch.bmm(V.reshape(members, batch * nodes, -1), 0.5 * W).view(members * batch, nodes, 2, -1)
     A, B = neighbours.reshape(members * batch, 2, nodes, nodes).unbind(1)
-    forwards = functional.relu(torch.bmm(A, both[:, :, 0]))
-    backwards = functional.relu(torch.bmm(B, both[:, :, 1]))
-    return (0.5 * (forwards + backwards)).view(members, batch, nodes, -1)
+    forwards = torch.bmm(A, both[:, :, 0]).relu_()
+    backwards = torch.bmm(B, both[:, :, 1]).relu_()
+    return (forwards + backwards).view(members, batch, nodes, -1)
 
 
 def drop(x: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:

@@ -30,6 +30,12 @@ class FittedPredictor(ABC):
             InputError: if the shapes do not go together or differ from those in `fit`.
         """
 
+    def left_out(self) -> tuple[Floats, Floats] | None:
+        """Cross-validation that the fit made by itself: mean and std (n,) of each architecture that it was fitted on,
+        as they are predicted without it. None where the fit made none.
+        """
+        return None
+
 
 class Predictor(ABC):
     """A way to learn targets from architectures. Settings are fields; `fit` leaves the predictor as it is."""

@@ -1,28 +1,32 @@
-"""Models of accuracy that iterated searches fit again and again."""
+"""Models of accuracy that searches fit again and again, on networks as rows of their space."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.optimize import minimize
+from sklearn.ensemble import ExtraTreesRegressor
 
 from spaces.errors import InputError
+
+from .features import Features, describe
+from .gaussian_process import FittedProcess
 
 if TYPE_CHECKING:
     from hwnas.feasible import FeasibleSet
     from spaces import Population
 
 Floats = NDArray[np.float64]
-LEAST = 3  # networks of which a Gaussian process is fitted
+DESCRIBED_AT_ONCE = 16_384
+LEAST = 3  # networks of which a surrogate is fitted
 FAR = 4.0  # interquartile ranges below the median: what is worse counts as this bad
-JITTER = 1e-8
-STARTS = ((0.0, 0.0, -4.0), (1.0, 1.0, -2.0))  # log lengths of genes and costs, log variance of the noise
+ABOVE = 2.0  # interquartile ranges above the best: where the warped scale ends
+FEATURES_PER_SPLIT = 0.5
+TREE_GROUPS = ("visits", "none")  # that trees do without: splits on them follow chance
 
 
 class FittedSurrogate(ABC):
@@ -51,115 +55,126 @@ class Surrogate(ABC):
 
 
 @dataclass(frozen=True)
-class GaussianProcess(Surrogate):
-    """A Gaussian process on one-hot genes and, where costs are known, log params and log flops.
+class Warp:
+    """Values on a scale that is stretched towards the best: minus the log distance to a `top` above all of them.
 
-    The kernel is exp(-d / (2 l^2) - e / (2 m^2)): d is the share of genes that differ (of canonical rows, where the
-    space has such), e the squared distance of the standardised costs. Lengths and noise maximise the marginal
-    likelihood. Values far below the median count as less far, so that failures do not set the scale.
-
-    Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, algorithm 2.1 and section 5.4.1.
+    What differs between good networks is a small part of the range of all, and the worst of them, that failed to
+    learn, would set the scale: they count as `floor`.
     """
 
-    def fit(self, population: Population, values: Floats, *, feasible: FeasibleSet, seed: int) -> FittedSurrogate:
-        values = np.asarray(values, dtype=np.float64)
-        if len(values) < LEAST or not np.isfinite(values).all():
-            raise InputError(f"a Gaussian process needs at least {LEAST} finite values, got {len(values)}")
+    top: float
+    floor: float
+    centre: float
+    scale: float
+
+    @classmethod
+    def of(cls, values: Floats) -> Warp:
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-        values = np.maximum(values, middle - FAR * (high - low)) if high > low else values
-        centre, scale = float(values.mean()), float(values.std()) or 1.0
-        describe = _Description.of(population, feasible)
-        X = describe(population)
-        y = (values - centre) / scale
-        distances = _distances(X, X)
-        found = [
-            minimize(
-                _loss, start, args=(distances, y), method="L-BFGS-B", jac=True, bounds=[(-3, 4), (-3, 4), (-10, 1)]
-            )
-            for start in STARTS
-        ]
-        theta = min(found, key=lambda result: float(result.fun)).x
-        K = _kernel(distances, theta) + (math.exp(theta[2]) + JITTER) * np.eye(len(y))
-        factor = np.asarray(np.linalg.cholesky(K), dtype=np.float64)
-        amplitude = float(y @ cho_solve((factor, True), y)) / len(y)
-        return FittedGaussianProcess(describe, X, theta, factor, cho_solve((factor, True), y), amplitude, centre, scale)
+        spread = float(high - low) or float(values.std()) or 1.0
+        warp = cls(float(values.max()) + ABOVE * spread, float(middle) - FAR * spread, 0.0, 1.0)
+        warped = warp(values)
+        return cls(warp.top, warp.floor, float(warped.mean()), float(warped.std()) or 1.0)
+
+    def __call__(self, values: Floats) -> Floats:
+        return np.asarray((-np.log(self.top - np.maximum(values, self.floor)) - self.centre) / self.scale)
+
+    def back(self, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
+        """The median in the unit of the values, and how far one std reaches there."""
+        distance = np.exp(-(self.centre + self.scale * mean))
+        return self.top - distance, self.scale * std * distance
+
+
+@dataclass(frozen=True)
+class GaussianProcess(Surrogate):
+    """A Gaussian process (`FittedProcess`) on the features of `describe` and the `Warp` of the values."""
+
+    def fit(self, population: Population, values: Floats, *, feasible: FeasibleSet, seed: int) -> FittedSurrogate:
+        values = checked_values(values)
+        warp = Warp.of(values)
+        return FittedGaussianProcess(feasible, warp, FittedProcess.of(describe(feasible, population), warp(values)))
 
 
 @dataclass(frozen=True, eq=False)
 class FittedGaussianProcess(FittedSurrogate):
-    """The posterior, by the Cholesky factor of the kernel matrix."""
+    """A process of warped values."""
 
-    describe: _Description
-    X: tuple[Floats, Floats]
-    theta: Floats
-    factor: Floats
-    weights: Floats
-    amplitude: float
-    centre: float
-    scale: float
+    feasible: FeasibleSet
+    warp: Warp
+    process: FittedProcess
 
     def predict(self, population: Population) -> tuple[Floats, Floats]:
-        means, stds = [np.empty(0)], [np.empty(0)]
-        for start in range(0, len(population), 4096):
-            k = _kernel(_distances(self.describe(population[start : start + 4096]), self.X), self.theta)
-            reached = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
-            variance = self.amplitude * np.maximum(1 - (reached**2).sum(axis=0), 1e-12)
-            means.append(self.centre + self.scale * (k @ self.weights))
-            stds.append(self.scale * np.sqrt(variance))
-        return np.concatenate(means), np.concatenate(stds)
+        return in_chunks(population, lambda rows: self.warp.back(*self.process.predict(describe(self.feasible, rows))))
+
+
+@dataclass(frozen=True)
+class ProcessAndTrees(Surrogate):
+    """The Gaussian process and extremely randomised trees on the same features; a weight between them.
+
+    Their weights are as the inverse square of their mean squared errors on networks left out: of the process each
+    alone, of trees those that each tree did not draw. So the worse of unlike models still helps where it is nearly as
+    good, and has no say where it is much worse. The std is that of the process.
+
+    Attributes:
+        trees: their number.
+    """
+
+    trees: int = 200
+
+    def fit(self, population: Population, values: Floats, *, feasible: FeasibleSet, seed: int) -> FittedSurrogate:
+        values = checked_values(values)
+        warp = Warp.of(values)
+        features, y = describe(feasible, population), warp(values)
+        process = FittedProcess.of(features, y)
+        X = tree_table(features)
+        settings = {"n_estimators": self.trees, "max_features": FEATURES_PER_SPLIT, "random_state": seed}
+        drawing = ExtraTreesRegressor(bootstrap=True, oob_score=True, **settings).fit(X, y)
+        of_trees = np.where(np.isfinite(drawing.oob_prediction_), drawing.oob_prediction_, y.mean())
+        errors = [float(((left_out - y) ** 2).mean()) for left_out in (process.left_out, of_trees)]
+        weight = errors[1] ** 2 / (errors[0] ** 2 + errors[1] ** 2) if any(errors) else 1.0
+        forest = ExtraTreesRegressor(**settings).fit(X, y)
+        return FittedProcessAndTrees(feasible, warp, process, forest, weight)
 
 
 @dataclass(frozen=True, eq=False)
-class _Description:
-    """Networks as numbers: one-hot genes, and standardised log costs."""
+class FittedProcessAndTrees(FittedSurrogate):
+    """A process and trees of warped values, and the weight of the process."""
 
     feasible: FeasibleSet
-    mean: Floats
-    std: Floats
+    warp: Warp
+    process: FittedProcess
+    forest: ExtraTreesRegressor
+    weight: float
 
-    @classmethod
-    def of(cls, population: Population, feasible: FeasibleSet) -> _Description:
-        costs = _log_costs(population, feasible)
-        std = costs.std(axis=0)
-        return cls(feasible, costs.mean(axis=0), np.where(std > 0, std, 1.0))
+    def predict(self, population: Population) -> tuple[Floats, Floats]:
+        return in_chunks(population, self._predict)
 
-    def __call__(self, population: Population) -> tuple[Floats, Floats]:
-        space = self.feasible.space
-        keys = space.canonical(population)
-        rows = keys if keys.shape == population.shape else population
-        places = np.arange(-1, max(space.choices))
-        one_hot = (rows[:, :, None] == places).reshape(len(rows), -1).astype(np.float64) / math.sqrt(rows.shape[1])
-        return one_hot, (_log_costs(population, self.feasible) - self.mean) / self.std
+    def _predict(self, rows: Population) -> tuple[Floats, Floats]:
+        features = describe(self.feasible, rows)
+        mean, std = self.process.predict(features)
+        of_trees = self.forest.predict(tree_table(features))
+        return self.warp.back(self.weight * mean + (1 - self.weight) * of_trees, std)
 
 
-def _log_costs(population: Population, feasible: FeasibleSet) -> Floats:
-    if feasible.costs is None:
-        return np.zeros((len(population), 0))
-    return np.log(np.stack([feasible.costs.one(name, population) for name in ("params", "flops")], axis=1))
+def in_chunks(population: Population, predict: Callable[[Population], tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """Mean and std of all rows, some at a time, so that a million of them need no more memory than a few thousand."""
+    mean, std = np.empty(len(population)), np.empty(len(population))
+    for start in range(0, len(population), DESCRIBED_AT_ONCE):
+        rows = slice(start, start + DESCRIBED_AT_ONCE)
+        mean[rows], std[rows] = predict(population[rows])
+    return mean, std
 
 
-def _distances(A: tuple[Floats, Floats], B: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-    """(n, k), (m, k) -> (n, m) squared distances, of genes and of costs."""
-    squared = [
-        np.maximum((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T, 0) for a, b in zip(A, B, strict=True)
-    ]
-    return squared[0], squared[1]
+def checked_values(values: Floats) -> Floats:
+    """Finite values of at least `LEAST` networks, as float64.
+
+    Raises:
+        InputError: if they are not.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < LEAST or not np.isfinite(values).all():
+        raise InputError(f"a surrogate needs at least {LEAST} finite values, got {len(values)}")
+    return values
 
 
-def _kernel(distances: tuple[Floats, Floats], theta: Floats) -> Floats:
-    genes, costs = distances
-    return np.asarray(np.exp(-genes / 2 * math.exp(-2 * theta[0]) - costs / 2 * math.exp(-2 * theta[1])))
-
-
-def _loss(theta: Floats, distances: tuple[Floats, Floats], y: Floats) -> tuple[float, Floats]:
-    """Minus the log likelihood of y, its amplitude at the best value, and the gradient by theta."""
-    n = len(y)
-    signal, noise = _kernel(distances, theta), math.exp(theta[2])
-    factor = cho_factor(signal + (noise + JITTER) * np.eye(n), lower=True, check_finite=False)
-    weights = cho_solve(factor, y, check_finite=False)
-    amplitude = float(y @ weights) / n
-    inverse = cho_solve(factor, np.eye(n), check_finite=False)
-    inner = inverse - np.outer(weights, weights) / amplitude
-    slopes = [signal * d * math.exp(-2 * t) for d, t in zip(distances, theta[:2], strict=True)] + [noise * np.eye(n)]
-    value = n / 2 * math.log(amplitude) + float(np.log(np.diag(factor[0])).sum())
-    return value, np.array([0.5 * float((inner * slope).sum()) for slope in slopes])
+def tree_table(features: Features) -> Floats:
+    return np.concatenate([values for name, values in features.items() if name not in TREE_GROUPS], axis=1)

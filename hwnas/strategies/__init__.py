@@ -1,5 +1,6 @@
 """Search strategies: each proposes architectures and learns from results."""
 
+from .epnas import EPNAS
 from .evolution import RegularizedEvolution
 from .iterated_predictor import IteratedPredictor
 from .local_search import LocalSearch
@@ -11,6 +12,7 @@ from .random_search import RandomSearch
 from .strategy import PhasedStrategy, Strategy
 
 __all__ = [
+    "EPNAS",
     "NSGA2",
     "PNAS",
     "IteratedPredictor",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -9,35 +10,46 @@ from numpy.typing import NDArray
 
 from hwnas.evaluation.restricted import RestrictedSpace
 from hwnas.feasible import FeasibleSet
-from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
+from hwnas.pareto import is_non_dominated
+from hwnas.predictors.surrogate import FAR, FittedSurrogate, GaussianProcess, Surrogate
 from hwnas.trial import Trial
+from hwnas.uncertain_front import best_gains
 from spaces import InputError, Population
 
 from .strategy import PhasedStrategy
 
 MUTATED = 20  # of the best networks so far, mutants are candidates too
 LEAST_TO_FIT = 3
+REFERENCE_DRAWS = 2000
+REFERENCE_QUANTILE = 0.99
 
 
 class IteratedPredictor(PhasedStrategy):
     """`n_random` networks, then `batch` at a time, chosen among candidates by the surrogate of all trials so far.
 
-    By upper confidence bound the candidates of the highest mean + beta * std are chosen; by Thompson sampling each
-    of the batch is the best of one draw of a normal value for every candidate (draws are independent between
-    candidates). Candidates are networks that meet the limits and are not known: random ones, and mutants of the best.
+    For accuracy alone, by upper confidence bound: the highest mean + beta * std; or by Thompson sampling: each of the
+    batch is the best of one draw of a normal value for every candidate (draws are independent between candidates).
+    With costs as further objectives, by the expected gain of hypervolume (`hwnas.uncertain_front.expected_gain`), each
+    of the batch taken as known with its mean when the next is chosen: costs are exact before training, so only
+    accuracy is uncertain. Candidates are networks that meet the limits and are not known: random ones, from the whole
+    cost axis, and mutants of the best, or of the front so far.
 
     Args:
+        objectives: accuracy_val, and costs that are known before training.
         surrogate: a `GaussianProcess` by default.
         n_candidates: as many are drawn; a table that is no larger is looked at whole.
+
+    Source: ours; upper confidence bound by Srinivas et al., Gaussian Process Optimization in the Bandit Setting, 2010.
     """
 
     def __init__(
         self,
+        objectives: tuple[str, ...] = ("accuracy_val",),
         *,
         n_random: int = 10,
-        batch: int = 5,
+        batch: int = 3,
         acquisition: Literal["ucb", "thompson"] = "ucb",
-        beta: float = 1.0,
+        beta: float = 1.2,
         n_candidates: int = 40_000,
         surrogate: Surrogate | None = None,
     ) -> None:
@@ -47,6 +59,9 @@ class IteratedPredictor(PhasedStrategy):
                 f"at least 0 and acquisition 'ucb' or 'thompson'; got {n_random}, {batch}, {n_candidates}, {beta} and "
                 f"{acquisition!r}"
             )
+        if objectives.count("accuracy_val") != 1 or objectives[0] != "accuracy_val":
+            raise InputError(f"the objectives must be accuracy_val and costs after it, got {', '.join(objectives)}")
+        self.costs = objectives[1:]
         self.n_random = n_random
         self.batch = batch
         self.acquisition = acquisition
@@ -57,6 +72,7 @@ class IteratedPredictor(PhasedStrategy):
     def start(self, feasible: FeasibleSet, seed: int) -> None:
         super().start(feasible, seed)
         self._pool: Population | None = None
+        self.__dict__.pop("_reference", None)
 
     def plan(self, first: int, rng: np.random.Generator) -> Population:
         if first == 0:
@@ -68,6 +84,8 @@ class IteratedPredictor(PhasedStrategy):
         if fitted is None or len(rows) < self.batch:
             return self.draw_after(first, self.batch, rng)
         mean, std = fitted.predict(rows)
+        if self.costs:
+            return rows[self._gains(first, rows, mean, std)]
         if self.acquisition == "ucb":
             return rows[np.argsort(-(mean + self.beta * std), kind="stable")[: self.batch]]
         return rows[_best_of_draws(mean, std, self.batch, rng)]
@@ -89,13 +107,49 @@ class IteratedPredictor(PhasedStrategy):
         rows = self.rows_before(first)[good]
         return self.surrogate.fit(rows, accuracies[good], feasible=self.feasible, seed=self.seed + first)
 
+    def _gains(
+        self, first: int, rows: Population, mean: NDArray[np.float64], std: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        accuracies = self.told_accuracies()[:first]
+        good = np.isfinite(accuracies)
+        low, middle, high = np.quantile(accuracies[good], (0.25, 0.5, 0.75))
+        return best_gains(
+            self.batch,
+            mean,
+            std,
+            self._costs_of(rows),
+            accuracies=accuracies[good],
+            known_costs=self._costs_of(self.rows_before(first)[good]),
+            floor=max(float(accuracies[good].min()), float(middle - FAR * (high - low))),
+            reference=self._reference,
+        )
+
+    def _costs_of(self, rows: Population) -> NDArray[np.float64]:
+        return np.stack([self.feasible.cost(name, rows) for name in self.costs], axis=1)
+
+    @cached_property
+    def _reference(self) -> NDArray[np.float64]:
+        """Of each cost nearly the greatest of networks that meet the limits."""
+        rows = self.feasible.sample(REFERENCE_DRAWS, np.random.default_rng([self.seed, 0]))
+        return np.asarray(np.quantile(self._costs_of(rows), REFERENCE_QUANTILE, axis=0))
+
+    def _parents(self, first: int) -> Population:
+        """Whose mutants are candidates: of the trials before `first` the most accurate, or those on the front."""
+        known, accuracies = self.rows_before(first), self.told_accuracies()[:first]
+        order = np.argsort(-accuracies, kind="stable")
+        if self.costs:
+            good = np.flatnonzero(np.isfinite(accuracies))
+            F = np.concatenate([-accuracies[good, None], self._costs_of(known[good])], axis=1)
+            order = np.concatenate([good[is_non_dominated(F)], order])
+        return known[order[:MUTATED]]
+
     def _candidates(self, first: int, rng: np.random.Generator) -> Population:
         known, space = self.rows_before(first), self.feasible.space
         if isinstance(space, RestrictedSpace) and len(space.rows) <= self.n_candidates:
             rows = self._whole(space)
         else:
-            best = known[np.argsort(-self.told_accuracies()[:first], kind="stable")[:MUTATED]]
-            mutants = space.mutate(np.repeat(best, self.n_candidates // (4 * len(best)), axis=0), rng)
+            parents = self._parents(first)
+            mutants = space.mutate(np.repeat(parents, self.n_candidates // (4 * len(parents)), axis=0), rng)
             mutants = mutants[self.feasible.holds(mutants)]
             rows = np.concatenate([mutants, self.feasible.sample(self.n_candidates - len(mutants), rng)])
         keys = space.canonical(np.concatenate([known, rows]))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from hwnas.evaluation.restricted import RestrictedSpace
 from hwnas.feasible import FeasibleSet
 from hwnas.pareto import soft_front, spread_along
-from hwnas.predictors import FittedPredictor, GCNPredictor, Predictor
+from hwnas.predictors import FittedPredictor, GCNPredictor, Predictor, PredictorChoice, choose_predictor
+from hwnas.predictors.surrogate_adapter import graph_features
 from hwnas.trial import Trial
 from spaces import InputError, Population
 from spaces.chain import ChainSpace
@@ -24,6 +25,7 @@ from .random_search import RandomSearch
 from .strategy import Strategy
 
 WALKED_CANDIDATES = 1000  # of spaces whose latency is estimated one network after another, at 5 ms each
+FLOPS_COLUMN = 1  # of `graph_features`
 LEAST_TO_FIT = 8  # evaluated networks below which no predictor is fitted and the picks are random ones
 
 
@@ -35,6 +37,7 @@ class NeuralPredictor(Strategy):
             nor a table.
         J: softness of the front that picks come from; None picks the highest predicted accuracies, whatever they cost.
         focus: share of the picks that go to the highest predicted accuracy; the others spread along the cost axis.
+        fallback: whether a predictor that ranks no better than flops, cross-validated, gives way to the best baseline.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class NeuralPredictor(Strategy):
         J: int | None = 6,
         focus: float = 0.0,
         predictor: Predictor | None = None,
+        fallback: bool = True,
     ) -> None:
         if n_random < 1 or n_chosen < 0 or not 0 <= focus <= 1:
             raise InputError(
@@ -58,6 +62,7 @@ class NeuralPredictor(Strategy):
         self.J = J
         self.focus = focus
         self.predictor = GCNPredictor() if predictor is None else predictor
+        self.fallback = fallback
 
     def start(self, feasible: FeasibleSet, seed: int) -> None:
         super().start(feasible, seed)
@@ -76,12 +81,24 @@ class NeuralPredictor(Strategy):
     def chosen(self) -> Trial | None:
         """The trial of the highest mean of a predictor of all trials, once there are enough to fit it."""
         complete = [trial for trial in self.told if trial.state == "complete"]
-        fitted = fit_accuracy(self.predictor, self.feasible, complete, seed=self.seed)
+        fitted, _ = self._fit(complete)
         if fitted is None:
             return super().chosen()
         rows = np.stack([self.feasible.space.row(trial.arch) for trial in complete])
         mean, _ = fitted.predict(self.feasible.space.graphs(rows), graph_features(self.feasible, rows))
         return complete[int(np.argmax(mean))]
+
+    @property
+    def choice(self) -> PredictorChoice | None:
+        """Which predictor made the picks, and how good it is; None before, and where there is no choice."""
+        picks: Picks | None = self.__dict__.get("picks")
+        return None if picks is None else picks.choice
+
+    def _fit(self, trials: list[Trial]) -> tuple[FittedPredictor | None, PredictorChoice | None]:
+        if not self.fallback or self.feasible.costs is None:
+            return fit_accuracy(self.predictor, self.feasible, trials, seed=self.seed), None
+        choice = choose_accuracy(self.predictor, self.feasible, trials, seed=self.seed)
+        return (None, None) if choice is None else (choice.fitted, choice)
 
     @cached_property
     def picks(self) -> Picks:
@@ -91,55 +108,80 @@ class NeuralPredictor(Strategy):
         n = self.n_candidates if is_fast else min(self.n_candidates, WALKED_CANDIDATES)
         # Later trials are picks themselves, of which a resumed run has been told some already.
         rows = self.feasible.distinct(n, rng, exclude=self.told_rows()[: self.n_random])
-        fitted = fit_accuracy(self.predictor, self.feasible, self.told[: self.n_random], seed=self.seed)
+        fitted, choice = self._fit(self.told[: self.n_random])
         if fitted is None or not len(rows):
-            return Picks(rows[: self.n_chosen], np.empty(0), np.empty(0), 0)
+            return Picks(rows[: self.n_chosen], np.empty(0), np.empty(0), 0, choice)
         mean, _ = fitted.predict(self.feasible.space.graphs(rows), graph_features(self.feasible, rows))
         cost = cost_axis(self.feasible, rows)
         if self.J is None:
             top = np.argsort(-mean, kind="stable")[: self.n_chosen]
-            return Picks(rows[top], mean[top], cost[top], len(top))
-        front = soft_front(cost, mean, J=self.J)
-        best = np.argsort(-np.where(front, mean, -np.inf), kind="stable")
-        best = best[: min(round(self.focus * self.n_chosen), int(front.sum()))]
-        rest = front.copy()
-        rest[best] = False
-        spread = spread_along(cost, mean, min(self.n_chosen - len(best), int(rest.sum())), mask=rest)
-        chosen = np.concatenate([best, spread]).astype(np.int64)
-        if len(chosen) < self.n_chosen:
-            left = np.ones(len(rows), dtype=np.bool_)
-            left[chosen] = False
-            chosen = np.concatenate([chosen, spread_along(cost, mean, self.n_chosen - len(chosen), mask=left)])
-        return Picks(rows[chosen], mean[chosen], cost[chosen], int(front.sum()))
+            return Picks(rows[top], mean[top], cost[top], len(top), choice)
+        chosen, front_size = soft_picks(cost, mean, self.n_chosen, J=self.J, focus=self.focus)
+        return Picks(rows[chosen], mean[chosen], cost[chosen], front_size, choice)
 
 
 @dataclass(frozen=True)
 class Picks:
-    """Chosen rows with their predicted accuracy and their cost, and how many candidates the soft front held."""
+    """Chosen rows with their predicted accuracy and cost, how many candidates the front held, and what predicted."""
 
     rows: Population
     predicted: NDArray[np.float64]
     cost: NDArray[np.float64]
     front_size: int
+    choice: PredictorChoice | None
+
+
+def soft_picks(
+    cost: NDArray[np.float64], mean: NDArray[np.float64], n: int, *, J: int = 6, focus: float
+) -> tuple[NDArray[np.int64], int]:
+    """Which n networks of the soft front to train, and how many the front holds.
+
+    The share `focus` of the picks goes to the highest means, the others spread along the cost; where the front is too
+    small, along that of all.
+    """
+    front = soft_front(cost, mean, J=J)
+    best = np.argsort(-np.where(front, mean, -np.inf), kind="stable")
+    best = best[: min(round(focus * n), int(front.sum()))]
+    rest = front.copy()
+    rest[best] = False
+    spread = spread_along(cost, mean, min(n - len(best), int(rest.sum())), mask=rest)
+    chosen = np.concatenate([best, spread]).astype(np.int64)
+    if len(chosen) < n:
+        left = np.ones(len(mean), dtype=np.bool_)
+        left[chosen] = False
+        chosen = np.concatenate([chosen, spread_along(cost, mean, n - len(chosen), mask=left)])
+    return chosen, int(front.sum())
 
 
 def fit_accuracy(
     predictor: Predictor, feasible: FeasibleSet, trials: list[Trial], *, seed: int
 ) -> FittedPredictor | None:
     """A predictor of validation accuracy from the trials that succeeded, or None where they are too few."""
-    complete = [trial for trial in trials if trial.state == "complete"]
-    if len(complete) < LEAST_TO_FIT:
+    rows, accuracy = _learned_from(feasible, trials)
+    if len(rows) < LEAST_TO_FIT:
         return None
-    rows = np.stack([feasible.space.row(trial.arch) for trial in complete])
-    accuracy = np.array([trial.values["accuracy_val"] for trial in complete])
     return predictor.fit(feasible.space.graphs(rows), graph_features(feasible, rows), accuracy, seed=seed)
 
 
-def graph_features(feasible: FeasibleSet, rows: Population) -> NDArray[np.float64]:
-    """(n, 2): log params and log flops, or (n, 0) where costs are unknown."""
-    if feasible.costs is None:
-        return np.empty((len(rows), 0))
-    return np.log(np.stack([feasible.costs.one(name, rows) for name in ("params", "flops")], axis=1))
+def choose_accuracy(
+    predictor: Predictor, feasible: FeasibleSet, trials: list[Trial], *, seed: int
+) -> PredictorChoice | None:
+    """The same, or what ranks better where that ranks no better than flops; costs must be known."""
+    rows, accuracy = _learned_from(feasible, trials)
+    if len(rows) < LEAST_TO_FIT:
+        return None
+    features = graph_features(feasible, rows)
+    return choose_predictor(
+        predictor, feasible.space.graphs(rows), features, accuracy, flops_column=FLOPS_COLUMN, seed=seed
+    )
+
+
+def _learned_from(feasible: FeasibleSet, trials: list[Trial]) -> tuple[Population, NDArray[np.float64]]:
+    complete = [trial for trial in trials if trial.state == "complete"]
+    if not complete:
+        return np.empty((0, len(feasible.space.choices)), dtype=np.int64), np.empty(0)
+    rows = np.stack([feasible.space.row(trial.arch) for trial in complete])
+    return rows, np.array([trial.values["accuracy_val"] for trial in complete])
 
 
 def cost_axis(feasible: FeasibleSet, rows: Population) -> NDArray[np.float64]:

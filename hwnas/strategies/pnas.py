@@ -77,8 +77,7 @@ class PNAS(PhasedStrategy):
 
     def start(self, feasible: FeasibleSet, seed: int) -> None:
         super().start(feasible, seed)
-        if self.cost is not None and feasible.costs is None:
-            raise InputError(f"PNAS with the cost {self.cost} needs the costs of networks, and none were given")
+        self._cost(self._stacked([]))  # an unknown cost is refused now, not when the first level is trained
         self._limits = GrowthLimits(feasible)
         self._steps = 0
         self._grows = True
@@ -162,10 +161,7 @@ class PNAS(PhasedStrategy):
         return Children(self._chosen_of(best, k), bridges.rows)
 
     def _cost(self, rows: Population) -> Floats:
-        if self.cost is None:
-            return np.zeros(len(rows))
-        assert self.feasible.costs is not None
-        return self.feasible.costs.one(self.cost, rows)
+        return np.zeros(len(rows)) if self.cost is None else self.feasible.cost(self.cost, rows)
 
     def _kept(self, ranked: Ranked, k: int) -> Ranked:
         """What may still be chosen, whatever else comes: the k best, and the soft front.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.feasible import FeasibleSet
+from hwnas.predictors import PredictorChoice
 from hwnas.trial import Trial
 from spaces import Population
 from spaces.space import Rate
@@ -60,6 +61,16 @@ class Strategy(ABC):
     @abstractmethod
     def propose(self, k: int, rng: np.random.Generator) -> Population | None:
         """Proposal k, (genes,), or None while it has to wait for trials."""
+
+    def parent(self, number: int) -> int | None:
+        """The earlier trial whose network was changed a little to make proposal `number`; None where there is none."""
+        del number
+        return None
+
+    @property
+    def choice(self) -> PredictorChoice | None:
+        """Which predictor made the proposals, and how good it is; None where nothing was chosen between."""
+        return None
 
     def told_rows(self) -> Population:
         """The rows of all trials told so far."""

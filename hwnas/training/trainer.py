@@ -78,6 +78,7 @@ def train(
     seed: int,
     device: torch.device | str,
     auxiliary: AuxiliaryHead | None = None,
+    start_from: Callable[[nn.Module], object] | None = None,
     progress: Callable[[EpochRecord], None] | None = None,
     validate_each_epoch: bool = False,
 ) -> TrainResult:
@@ -94,6 +95,7 @@ def train(
         seed: of the weights, the order, the augmentation and the paths that are left out.
         auxiliary: a second classifier of `module`, which must be the `TorchNetwork` whose layer it reads. It is trained
             beside it and then thrown away; no accuracy is of it.
+        start_from: overwrites fresh weights of `module`, as `inherit` does, before the first step.
         progress: is told of every epoch when it ends; what it raises ends the training.
         validate_each_epoch: record the validation accuracy after every epoch, not only after the last.
     Raises:
@@ -105,6 +107,8 @@ def train(
     with _failures(), _own_randomness(seed, device):
         start = time.perf_counter()
         run = _Training(module, data, recipe, epochs=epochs, seed=seed, device=device, auxiliary=auxiliary)
+        if start_from is not None:
+            start_from(run.module)
         history: list[EpochRecord] = []
         training_s = 0.0
         while run.done < run.steps:

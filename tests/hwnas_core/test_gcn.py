@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from hwnas.predictors import GCNPredictor, LinePredictor, RidgePredictor, TreesPredictor, quality
-from hwnas.predictors.gcn import as_tensors, bidirectional_layer, drop, forward, initial_parameters
+from hwnas.predictors.gcn import Weights, as_tensors, bidirectional_layer, drop, forward
 from spaces.errors import InputError
 from spaces.graph import GraphBatch
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
-SMALL = GCNPredictor(layers=2, width=8, head=8, epochs=4)
+SMALL = GCNPredictor(layers=2, width=8, heads=(8,), epochs=4, dropout=0.1, features=True)
 
 
 @pytest.fixture(autouse=True)
@@ -97,27 +97,28 @@ def test_layer_equals_a_loop_over_nodes():
 def test_network_equals_its_layers_by_hand():
     rng = np.random.default_rng(1)
     graphs, features = random_graphs(5, rng), torch.from_numpy(rng.normal(size=(5, 2)).astype(np.float32))
-    parameters = initial_parameters((6, 8, 8), 2, 4, 1, torch.Generator().manual_seed(0))
+    weights = Weights.initial((6, 8, 8), 2, (4, 3), 1, torch.Generator().manual_seed(0))
     inputs = [each[None] for each in (*as_tensors(graphs), features)]
-    out = forward(parameters, inputs, 0.0, None)[0]
-    W1, W2, hidden, hidden_bias, output, output_bias = (each[0].numpy() for each in parameters)
+    out = forward(weights, inputs, 0.0, None)[0]
+    W1, W2, hidden, hidden_bias, second, second_bias, output, output_bias = (each[0].numpy() for each in weights.all())
     for g in range(5):
         present = graphs.operations[g] >= 0
         V = as_tensors(graphs)[0][g].numpy()
         for W in (W1, W2):
             V = layer_by_hand(V, graphs.adjacency[g], present, W[:, :8], W[:, 8:])
         x = np.maximum(np.r_[V[present].mean(axis=0), features[g].numpy()] @ hidden + hidden_bias[0], 0)
+        x = np.maximum(x @ second + second_bias[0], 0)
         assert out[g].item() == pytest.approx(1 / (1 + np.exp(-(x @ output + output_bias[0])[0])), rel=1e-5)
 
 
 def test_members_do_not_mix():
     rng = np.random.default_rng(2)
     graphs, features = random_graphs(6, rng), torch.zeros(6, 0)
-    parameters = initial_parameters((6, 8), 0, 4, 3, torch.Generator().manual_seed(0))
+    weights = Weights.initial((6, 8), 0, (4,), 3, torch.Generator().manual_seed(0))
     inputs = [each.reshape(3, 2, *each.shape[1:]) for each in (*as_tensors(graphs), features)]
-    together = forward(parameters, inputs, 0.0, None)
-    for m in range(3):
-        alone = forward([each[m : m + 1] for each in parameters], [each[m : m + 1] for each in inputs], 0.0, None)
+    together = forward(weights, inputs, 0.0, None)
+    for m, own in enumerate(weights.apart()):
+        alone = forward(own, [each[m : m + 1] for each in inputs], 0.0, None)
         torch.testing.assert_close(together[m : m + 1], alone)
 
 
@@ -156,6 +157,85 @@ def test_residuals_are_those_of_the_unseen_fold():
     members = members_alone.predict_members(graphs, features)
     np.testing.assert_allclose(mean, members.mean(axis=0))
     np.testing.assert_allclose(std**2, members.var(axis=0, ddof=1) + members_alone.residual_std**2)
+
+
+def test_a_single_network_sees_everything_and_its_twin_tells_the_error():
+    graphs, features, targets = sample(40, 11)
+    alone = replace(SMALL, members=1, epochs=20)
+    model = alone.fit(graphs, features, targets, seed=0)
+    for row in range(0, 40, 5):  # whichever row is another, the network is another
+        swapped = targets.copy()
+        swapped[[row, row + 1]] = targets[[row + 1, row]]
+        other = alone.fit(graphs, features, swapped, seed=0)
+        assert not torch.equal(other.weights.heads[-1][0], model.weights.heads[-1][0])
+    mean, std = model.predict(graphs, features)
+    np.testing.assert_array_equal(std, model.residual_std)
+    # What it never saw it predicts worse than what it was trained on, and as badly as is said.
+    rest, rest_features, truth = sample(400, 12)
+    ahead, _ = model.predict(rest, rest_features)
+    assert np.sqrt(np.mean((mean - targets) ** 2)) < model.residual_std
+    assert model.residual_std == pytest.approx(np.sqrt(np.mean((ahead - truth) ** 2)), rel=0.5)
+    assert model.left_out() is None
+
+
+def test_left_out_is_what_the_member_says_that_never_saw_it():
+    graphs, features, targets = sample(40, 13)
+    model = SMALL.fit(graphs, features, targets, seed=0)
+    mean, std = model.left_out()
+    members = model.predict_members(graphs, features)
+    assert (np.abs(members - mean).min(axis=0) < 1e-5).all()
+    # One std for each fold, that of the errors of the other four.
+    errors, folds = (mean - targets) ** 2, np.unique(std, return_inverse=True)[1]
+    assert sorted(np.bincount(folds)) == [8] * 5
+    for fold in range(5):
+        np.testing.assert_allclose(std[folds == fold] ** 2, errors[folds != fold].mean())
+    assert model.residual_std == pytest.approx(np.sqrt(errors.mean()))
+
+
+def test_what_is_not_read_does_not_matter():
+    graphs, features, targets = sample(20, 14)
+    bare = replace(SMALL, attributes=False, features=False)
+    model = bare.fit(graphs, features, targets, seed=0)
+    other = replace(graphs, attributes=graphs.attributes + 1)
+    np.testing.assert_array_equal(model.predict(other, features * 7), model.predict(graphs, features))
+    again = bare.fit(other, features * 7, targets, seed=0)
+    np.testing.assert_array_equal(again.predict(graphs, features), model.predict(graphs, features))
+
+
+def test_a_span_holds_whatever_the_targets_were():
+    graphs, features, targets = sample(20, 15)
+    fractions = (targets - targets.min()) / np.ptp(targets) * 0.05 + 0.9
+    wide = replace(SMALL, span=(0.1, 1.0), epochs=1, learning_rate=1e3)
+    mean, _ = wide.fit(graphs, features, fractions, seed=0).predict(graphs, features)
+    assert mean.min() < 0.9 or mean.max() > 0.95
+    assert ((mean >= 0.1) & (mean <= 1.0)).all()
+    with pytest.raises(InputError, match="span"):
+        wide.fit(graphs, features, targets, seed=0)
+
+
+def test_cross_entropy_learns_probabilities():
+    # Operation 1 present or not decides with 90 % and 20 %: that is what is to be said.
+    rng = np.random.default_rng(16)
+    graphs = random_graphs(600, rng)
+    chance = np.where((graphs.operations == 1).any(axis=1), 0.9, 0.2)
+    labels = (rng.random(600) < chance).astype(float)
+    classifier = GCNPredictor(members=1, epochs=30, span=(0, 1), loss="cross-entropy", attributes=False, features=False)
+    mean, _ = classifier.fit(graphs, np.empty((600, 0)), labels, seed=0).predict(graphs, np.empty((600, 0)))
+    for p in (0.9, 0.2):
+        assert mean[chance == p].mean() == pytest.approx(labels[chance == p].mean(), abs=0.08)
+
+
+def test_settings_of_the_paper():
+    for n, width in ((43, 48), (86, 72), (129, 96), (172, 144), (334, 210), (860, 320)):
+        assert GCNPredictor.paper_nasbench101(n).width == width
+    regressor, classifier = GCNPredictor.paper_nasbench101(172), GCNPredictor.paper_nasbench101_classifier(172)
+    assert (regressor.layers, regressor.heads, regressor.epochs, regressor.batch) == (3, (128,), 300, 10)
+    assert (regressor.learning_rate, classifier.learning_rate) == (1e-4, 2e-4)
+    graphs, features, _ = sample(12, 17)
+    model = replace(GCNPredictor.paper_proxyless(), epochs=1).fit(graphs, features, np.linspace(0.6, 0.7, 12), seed=0)
+    shapes = [tuple(each.shape[1:]) for each in model.weights.layers]
+    assert shapes == [(4, 192), *[(96, 192)] * 17]  # four one-hot operations, and nothing else is read
+    assert [tuple(weight.shape[1:]) for weight, _ in model.weights.heads] == [(96, 512), (512, 128), (128, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +361,19 @@ def test_bad_input_is_named(fitted, call):
         call(*fitted)
 
 
-@pytest.mark.parametrize("settings", [{"members": 1}, {"layers": 0}, {"dropout": 1.0}, {"margin": 0.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"members": 0},
+        {"layers": -1},
+        {"heads": (8, 0)},
+        {"dropout": 1.0},
+        {"margin": 0.0},
+        {"span": (1.0, 0.1)},
+        {"loss": "absolute"},
+        {"loss": "cross-entropy"},
+    ],
+)
 def test_bad_settings_are_named(settings):
     with pytest.raises(InputError):
         GCNPredictor(**settings)

@@ -181,7 +181,39 @@ def test_a_gcn_that_ranks_well_stays():
     targets, flops = additive(graphs, 0.3, rng)
     choice = choose_predictor(Oracle(), graphs, np.c_[targets, flops], targets, flops_column=1, seed=0)
     assert (choice.name, choice.predictor, choice.warning) == ("gcn", Oracle(), None)
-    assert set(choice.qualities) == {"gcn", "ridge", "trees", "flops"}
+    assert set(choice.qualities) == {"gcn", "flops"}
+    assert isinstance(choice.fitted, Oracle)
+
+
+@dataclass(frozen=True)
+class Folded(Oracle):
+    """Says the first feature, and remembers that it was told the second column of features as left out."""
+
+    kept: tuple[float, ...] = ()
+
+    def fit(self, graphs, features, targets, *, seed):
+        return Folded(kept=tuple(features[:, 1]))
+
+    def left_out(self):
+        return np.array(self.kept), np.full(len(self.kept), 0.5)
+
+
+def test_folds_that_a_fit_left_out_are_its_cross_validation():
+    rng = np.random.default_rng(12)
+    graphs = chains(60, rng)
+    targets, flops = additive(graphs, 0.3, rng)
+    said = targets + rng.normal(scale=0.5, size=60)
+    features = np.c_[targets, said, flops]
+    choice = choose_predictor(Folded(), graphs, features, targets, flops_column=2, seed=0)
+    assert choice.qualities["gcn"] == quality(said, np.full(60, 0.5), targets)  # not the perfect Oracle's
+    backwards = np.c_[targets, -said, flops]
+    choice = choose_predictor(Folded(), graphs, backwards, targets, flops_column=2, seed=0)
+    assert choice.qualities["gcn"].spearman < 0
+    assert choice.name != "gcn"
+    mean, _ = choice.fitted.predict(graphs, backwards)
+    np.testing.assert_array_equal(
+        mean, choice.predictor.fit(graphs, backwards, targets, seed=0).predict(graphs, backwards)[0]
+    )
 
 
 def test_a_gcn_that_ranks_worse_than_flops_is_replaced_with_a_warning():
@@ -190,6 +222,7 @@ def test_a_gcn_that_ranks_worse_than_flops_is_replaced_with_a_warning():
     targets, flops = additive(graphs, 0.1, rng)
     choice = choose_predictor(Memory(), graphs, flops, targets, flops_column=0, seed=0)
     assert choice.name == "ridge"  # the truth is a sum over pairs
+    assert set(choice.qualities) == {"gcn", "flops", "ridge", "trees"}
     assert choice.predictor == RidgePredictor()
     assert choice.warning is not None
     assert "ridge" in choice.warning

@@ -4,6 +4,7 @@ import ast
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,19 +14,25 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from kits import OTHER_CPU, SPACE, TASK, bare_python, loaded, measured_elsewhere, resealed, small_kit
+from kits import OTHER_CPU, SPACE, TASK, VISITS, bare_python, loaded, measured_elsewhere, resealed, small_kit
 
 from latency import Device, LatencyTable, LearnedLatency, kit, kit_main, measure_plan, measuring, plan_latency_model
+from latency.device import allowed_cores
 from latency.kit import import_result, measure_source, read_result, write_kit
 from latency.measuring import network_name
 from latency.onnx_graph import build_onnx
-from latency.reference import reference_model
+from latency.reference import reference_model, stored_references
 from latency.rounds import Rounds
 from latency.table import CALIBRATION_NETWORKS
 from spaces import InputError, Task, get_space
 from spaces.layers import NetworkBuilder
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("HWNAS_HOME", str(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +57,14 @@ def test_in_a_bare_environment_it_measures_and_is_read_back(tmp_path):
         "from importlib.util import find_spec as f; print([n for n in ('torch', 'onnx', 'scipy', 'latency') if f(n)])"
     )
     assert subprocess.run([python, "-c", absent], check=True, **there).stdout == "[]\n"
-    # A small buffer to flush with: this test is about what is measured, not how well.
-    quick = "import sys, measure; measure.FLUSH_BYTES = 2**16; sys.exit(measure.main([]))"
-    done = subprocess.run([python, "-c", quick], check=False, **there)
+    done = subprocess.run([python, "measure.py"], check=False, **there)
     assert done.returncode == 0, done.stderr
     assert "100 % done" in done.stderr
     assert done.stdout == ""
     model = import_result(read_result(folder / "result.json", folder))
     assert isinstance(model, LatencyTable)
     assert model.device == Device.here()
+    assert model.reference_ms == stored_references(Device.here())["1x8x8-10"].ms  # one for all latencies of a device
     assert (model.space, model.task) == (SPACE.name, TASK)
     assert 0 < model.reference_ms < 1000
     assert len(model.calibration) == CALIBRATION_NETWORKS
@@ -98,7 +104,7 @@ def test_a_kit_holds_what_is_measured_here(tmp_path):
     rng = np.random.default_rng(0)
     calibration = np.stack([SPACE.row(SPACE.parse(text)) for text in stored["calibration"]])
     plan = plan_latency_model(SPACE, TASK, calibration)
-    assert [group["networks"] for group in stored["groups"]] == [list(group.names) for group in plan.groups]
+    assert stored["groups"] == [list(map(network_name, group)) for group in plan.groups]
     wanted = {"reference": reference_model(TASK)}
     for group in plan.groups:
         wanted |= plan.models(group, rng)
@@ -131,10 +137,10 @@ def test_what_a_kit_measures_gives_the_model_that_measuring_here_gives(tmp_path,
     """On a machine with known times: the two ways differ in nothing."""
     ms = {}
 
-    def run_rounds(models, *, visits, rng, rounds=8, warm_runs=0, budget_s=None, **_):
+    def run_rounds(models, *, visits, rng, rounds=8, **_):
         times = np.array([ms.setdefault(nodes_of(model), 0.1 + 0.013 * len(ms)) for model in models])
         times = np.broadcast_to(times[:, None, None], (len(models), visits, rounds))
-        return Rounds(times, times, times[:, :, :warm_runs])
+        return Rounds(times, times, times[:, :, :0])
 
     def nodes_of(model):
         proto = onnx.load_from_string(model)
@@ -144,6 +150,7 @@ def test_what_a_kit_measures_gives_the_model_that_measuring_here_gives(tmp_path,
     measure = loaded(folder)
     for module in (measure, measuring):
         monkeypatch.setattr(module, "run_rounds", run_rounds)
+        monkeypatch.setattr(module, "in_new_process", lambda fn, *args: fn(*args))
     assert measure.main([]) == 0
     imported = import_result(read_result(folder / "result.json"))
     calibration = np.stack(
@@ -194,6 +201,7 @@ def test_files_are_measured_against_the_value_that_is_known_of_the_device(made, 
     model.write_bytes(build_onnx(SPACE.layers(SPACE.arch(row), TASK), np.random.default_rng(0), normalise=True))
     measure = loaded(made)
     measure.UNSTEADY = 9.0  # however busy the machine of the tests is
+    (made / "result.json").rename(made / "carried-home.json")  # the device knows its reference all the same
     measure._cpu_model = lambda: OTHER_CPU
     assert measure.main(["--models", str(model), "--out", str(tmp_path / "m.json")]) == 0
     stored = json.loads((tmp_path / "m.json").read_text())
@@ -204,6 +212,73 @@ def test_files_are_measured_against_the_value_that_is_known_of_the_device(made, 
     measure._cpu_model = lambda: "yet another"
     assert measure.main(["--models", str(model), "--out", str(tmp_path / "n.json")]) == 0
     assert json.loads((tmp_path / "n.json").read_text())["reference_ms"] != result["reference_ms"]
+    (made / "carried-home.json").rename(made / "result.json")
+
+
+def test_a_device_that_is_slower_than_its_stored_reference_says_so(tmp_path, monkeypatch, capsys):
+    folder = small_kit(tmp_path / "kit")
+    measure = loaded(folder)
+    (tmp_path / "m.onnx").write_bytes(reference_model(TASK))
+    monkeypatch.setattr(measure, "measure_reference", lambda *_, **__: measure.ReferenceTime(1e-4, (1e-4, 1e-4)))
+    assert measure.main(["--models", str(tmp_path / "m.onnx")]) == 0
+    assert "m.onnx: this machine now runs" in capsys.readouterr().err
+
+
+def test_what_was_measured_before_an_interruption_is_not_lost(tmp_path, monkeypatch, capsys):
+    """The machine is too disturbed in the second visit; the next run of the command makes that visit alone."""
+    folder = small_kit(tmp_path / "kit")
+    measure = loaded(folder)
+    true, asked = measure.run_rounds, []
+
+    def run_rounds(models, **how):
+        asked.append(len(models))
+        if len(asked) == bad_call:
+            raise measure.DisturbedError("too disturbed")
+        return true(models, **how)
+
+    groups = json.loads((folder / "kit.json").read_text())["groups"]
+    bad_call = measure.REFERENCE_PROCESSES + len(groups) + 2
+    monkeypatch.setattr(measure, "run_rounds", run_rounds)
+    assert measure.main([]) == 2
+    assert "too disturbed" in capsys.readouterr().err
+    assert not (folder / "result.json").exists()
+    (begun,) = folder.glob("begun-*.json")
+    before, asked, bad_call = json.loads(begun.read_text()), [], -1
+    assert measure.main([]) == 0
+    assert len(asked) == len(groups)
+    result = read_result(folder / "result.json", folder)
+    assert result.reference_ms == before["reference_ms"]
+    assert {name: ratios[0] for name, ratios in result.log_ratios.items()} == before["visits"][0]
+    asked = []
+    assert measure.main(["--overwrite"]) == 0  # all visits are new, the reference stays
+    assert len(asked) == VISITS * len(groups)
+    again = read_result(folder / "result.json", folder)
+    assert again.reference_ms == result.reference_ms
+    assert again.log_ratios != result.log_ratios
+
+
+@pytest.mark.parametrize("change", [{"reference_ms": 0.001}, {"kit_id": "0" * 64}])
+def test_a_reference_that_was_edited_is_not_used(made, tmp_path, capsys, result, change):
+    folder = tmp_path / "kit"
+    shutil.copytree(made, folder)
+    begun = folder / f"begun-{result['fingerprint']}.json"
+    changed = {**json.loads(begun.read_text()), **change}
+    begun.write_text(resealed(changed) if "kit_id" in change else json.dumps(changed))
+    measure = loaded(folder)
+    measure._cpu_model = lambda: OTHER_CPU
+    assert measure.main(["--overwrite"]) == 2
+    assert "is damaged, or of another kit: remove it" in capsys.readouterr().err
+
+
+def test_only_what_is_of_the_same_kind_is_replaced(made, tmp_path, capsys):
+    (tmp_path / "m.onnx").write_bytes(reference_model(TASK))
+    before, measure = (made / "result.json").read_bytes(), loaded(made)
+    assert measure.main(["--models", str(tmp_path / "m.onnx"), "--out", str(made / "result.json"), "--overwrite"]) == 2
+    assert measure.main(["--out", str(tmp_path / "m.onnx"), "--overwrite"]) == 2
+    said = capsys.readouterr().err
+    assert "result.json must be a hwnas kit models to be replaced by one, and is none" in said
+    assert "m.onnx must be a hwnas kit result to be replaced by one" in said
+    assert (made / "result.json").read_bytes() == before
 
 
 def of_two_inputs(path: Path) -> Path:
@@ -219,7 +294,7 @@ def of_two_inputs(path: Path) -> Path:
     ("arguments", "message"),
     [
         (["--threads", "0"], "--threads must be from 1 to the"),
-        (["--threads", str((os.cpu_count() or 1) + 1)], "--threads must be from 1 to the"),
+        (["--threads", str(len(allowed_cores()) + 1)], "--threads must be from 1 to the"),
         (["--models", "none.onnx"], "none.onnx must be an ONNX file, and there is none"),
         (["--models", "text.onnx"], "text.onnx must be a model that ONNX Runtime"),
         (["--models", "two.onnx"], "two.onnx must have one float32 input"),
@@ -268,7 +343,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(measure, "run_rounds", interrupted)
     assert measure.main([]) == 1
-    assert "nothing was written" in capsys.readouterr().err
+    assert "the same command goes on" in capsys.readouterr().err
     assert sorted(folder.iterdir()) == before
 
 
@@ -303,19 +378,21 @@ SPOILED = {
         lambda r: r["log_ratios"].pop(first_network(r)),
         r"must hold \d+ networks of its kit, but 1 are missing",
     ),
-    "few visits": (lambda r: r["log_ratios"][first_network(r)].pop(), "must hold 6 visits of network"),
+    "few visits": (lambda r: r["log_ratios"][first_network(r)].pop(), "must hold 2 visits of network"),
     "nan": (lambda r: r["log_ratios"][first_network(r)].__setitem__(0, float("nan")), "finite number"),
     "infinite": (lambda r: r["log_ratios"][first_network(r)].__setitem__(0, float("inf")), "finite number"),
     "no number": (lambda r: r["log_ratios"][first_network(r)].__setitem__(0, "0.1"), "valid number"),
     "negative": (lambda r: r.update(reference_ms=-1.0), "greater than 0"),
     "zero": (lambda r: r.update(reference_ms=0.0), "greater than 0"),
-    "negative visit": (lambda r: r["reference_visits_ms"].__setitem__(3, -0.5), "greater than 0"),
+    "negative end": (lambda r: r["reference_ms_interval"].__setitem__(0, -0.5), "greater than 0"),
+    "half an interval": (lambda r: r["reference_ms_interval"].pop(), "at least 2 items"),
     "not finite": (lambda r: r.update(reference_ms=float("inf")), "finite number"),
     "cpu": (lambda r: r["device"].update(cpu="Faster CPU"), "its device was edited"),
+    "flushing": (lambda r: r["device"].update(flush_bytes=2**20), "its device was edited"),
     "runtime": (lambda r: r["device"].update(onnxruntime="9.9"), "its device was edited"),
     "threads": (lambda r: r["device"].update(threads=0), "device.threads"),
     "unknown field": (lambda r: r["device"].update(colour="red"), "device.colour"),
-    "version": (lambda r: r.update(version=2), "must be of version 1 of the kit, but it is of version 2"),
+    "version": (lambda r: r.update(version=1), "must be of version 2 of the kit, but it is of version 1"),
     "kind": (lambda r: r.update(format="hwnas kit models"), "must be a hwnas kit result"),
     "its kit": (lambda r: r["kit"].update(seed=7), "that part was edited"),
     "no kit": (lambda r: r.pop("kit"), "kit: field required"),
@@ -382,7 +459,7 @@ def test_a_space_whose_networks_changed_since_is_noticed(made, tmp_path, result)
     renamed["0" * 12] = renamed.pop(first)
     stored = {**result, "log_ratios": renamed}
     groups = stored["kit"]["groups"]
-    groups[0]["networks"] = ["0" * 12 if name == first else name for name in groups[0]["networks"]]
+    groups[0] = ["0" * 12 if name == first else name for name in groups[0]]
     stored["kit_id"] = kit_main.digest(stored["kit"])
     path = tmp_path / "result.json"
     path.write_text(resealed(stored))
@@ -391,7 +468,7 @@ def test_a_space_whose_networks_changed_since_is_noticed(made, tmp_path, result)
 
 
 def test_more_threads_are_timed_by_the_wall_clock_and_are_another_device(tmp_path):
-    if (os.cpu_count() or 1) < 2:
+    if len(allowed_cores()) < 2:
         pytest.skip("one core")
     folder = small_kit(tmp_path / "kit")
     measure = loaded(folder)

@@ -36,12 +36,13 @@ def flops_of(model: bytes) -> float:
 def additive_machine(monkeypatch):
     """Every network takes an overhead a call plus a time for each multiply-add, exactly."""
 
-    def run_rounds(models, *, visits, rng, rounds=8, budget_s=None):
+    def run_rounds(models, *, visits, rng, rounds=8):
         ms = np.array([OVERHEAD_MS + MS_PER_FLOP * flops_of(model) for model in models])
         times = np.tile(ms[:, None, None], (1, visits, rounds))
         return Rounds(times, times, times)
 
     monkeypatch.setattr(measuring, "run_rounds", run_rounds)
+    monkeypatch.setattr(measuring, "in_new_process", lambda fn, *args: fn(*args))
 
 
 @pytest.mark.parametrize("name", ["proxyless@w0.25", "proxyless@16,8x1,16x3s2,32x2s2,64"])
@@ -90,7 +91,7 @@ def crooked_machine(monkeypatch):
     rng = np.random.default_rng(7)
     by_shape: dict[tuple[int, ...], float] = {}
 
-    def run_rounds(models, *, visits, rng=rng, rounds=8, budget_s=None):
+    def run_rounds(models, *, visits, rng=rng, rounds=8):
         ms = []
         for model in models:
             nodes = flops_by_weight(model)
@@ -104,6 +105,7 @@ def crooked_machine(monkeypatch):
         return Rounds(times, times, times)
 
     monkeypatch.setattr(measuring, "run_rounds", run_rounds)
+    monkeypatch.setattr(measuring, "in_new_process", lambda fn, *args: fn(*args))
     return run_rounds
 
 
@@ -134,8 +136,8 @@ def test_deviations_of_blocks_are_those_of_a_gaussian_process_by_scikit_learn():
     rng = np.random.default_rng(0)
     shares = rng.random((15, 30)) * (rng.random((15, 30)) < 0.4) + 0.01
     measured = 1.2 * (shares * (1 + 0.1 * rng.standard_normal(30))).sum(axis=1)
-    multiples, constant = table.fit_prices(shares, measured, np.full(15, 0.02))
-    plain, plain_constant = table.fit_prices(shares, measured, np.full(15, 1e6))  # nothing is learned of a block
+    multiples, constant = table.fit_multiples(shares, measured, 0.02)
+    plain, plain_constant = table.fit_multiples(shares, measured, 1e6)  # nothing is learned of a block
     factor = plain[0]
     np.testing.assert_allclose(plain, factor)
     scaled = factor * table.BLOCK_SPREAD * shares / measured[:, None]

@@ -17,7 +17,7 @@ from hwnas.evaluation.table import Table
 from hwnas.predictors import RidgePredictor
 from latency import DeviceCosts
 from pipelines import benchmark as bench
-from pipelines.benchmark import STRATEGIES, Comparison, Yardstick, compare, look_up, open_table, run_seed
+from pipelines.benchmark import STRATEGIES, Comparison, Yardstick, compare, look_up, open_table, run_seed, summary
 from pipelines.cli import app
 from pipelines.levels import LevelTest, levels_of, ranks_of_seed
 from pipelines.progress import Listener
@@ -134,6 +134,20 @@ def test_the_course_is_that_of_a_search(described, name):
 
 
 # --- curves ---
+
+
+def test_how_many_were_trained_when_the_best_was_found(described):
+    comparison = Comparison(described, trials=150)
+    benchmark = comparison.check()
+    best = benchmark.table.read("val", np.arange(len(benchmark.table.rows))).max()
+    runs = [run_seed(comparison, "random", seed) for seed in range(6)]
+    for run in runs:
+        first = next((k for k, accuracy in enumerate(run.accuracies) if accuracy == best), None)
+        assert run.to_best == (None if first is None else first + 1)
+    (row,) = summary(comparison, benchmark, runs)["chosen"]
+    found = sorted(run.to_best or np.inf for run in runs)
+    assert row["found_best"] == sum(np.isfinite(found))
+    assert (row["to_best_median"] or np.inf, row["to_best_worst"] or np.inf) == (found[3], found[5])
 
 
 def test_curves_are_what_their_definitions_say(described):
@@ -331,7 +345,7 @@ def test_the_ranks_of_levels_are_those_of_scipy(described):
 
 
 def test_levels_print_and_write_what_they_found(described, tmp_path):
-    arguments = (described, "--levels", "--predictor", "ridge", "--predictor", "mlp", "--seeds", 2, "--trained", 40)
+    arguments = (described, "--levels", "--predictor", "ridge", "--predictor", "mlp", "--seeds", 2, "--n", 40)
     code, out, _ = invoked(*arguments, "--out", tmp_path, "--json")
     assert code == 0
     found = json.loads(out)["levels"]
@@ -345,7 +359,7 @@ def test_levels_print_and_write_what_they_found(described, tmp_path):
         assert row["spearman_larger_low"] <= row["spearman_larger"] <= row["spearman_larger_high"]
         assert float(text["kendall_larger"]) == pytest.approx(row["kendall_larger"])
     assert np.mean([row["spearman_larger"] for row in found]) > 0.8
-    code, out, _ = invoked(described, "--levels", "--predictor", "ridge", "--seeds", 1, "--trained", 40)
+    code, out, _ = invoked(described, "--levels", "--predictor", "ridge", "--seeds", 1, "--n", 40)
     assert code == 0
     assert "one larger" in out
 
@@ -354,8 +368,10 @@ def test_levels_that_cannot_be_compared_are_refused(described):
     for arguments, words in (
         (("--levels", "--predictor", "gru"), "there is no predictor gru"),
         (("--levels", "--strategy", "random"), "compares predictors"),
-        (("--predictor", "mlp"), "needs --levels"),
-        (("--levels", "--trained", 5), "10 trained networks"),
+        (("--levels",), "name them"),
+        (("--predictor", "mlp", "--strategy", "random"), "strategies or of predictors"),
+        (("--levels", "--predictor", "mlp", "--n", 5), "10 trained networks"),
+        (("--levels", "--predictor", "mlp", "--n", 50, "--n", 60), "one number"),
     ):
         code, _, error = invoked(described, *arguments)
         assert code == 2

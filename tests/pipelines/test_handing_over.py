@@ -10,7 +10,7 @@ from hwnas.search_loop import SearchFailedError
 from hwnas.trial import Trial
 from latency import ParityError
 from pipelines import search
-from pipelines.deploy import certificate, choose
+from pipelines.deploy import all_met, certificate, choose, limits_met
 from pipelines.latencies import Latency
 from pipelines.plan import plan_trials
 from pipelines.progress import Listener
@@ -38,6 +38,13 @@ def test_the_best_that_meets_the_limits_is_best_by_validation():
     assert choose(models, "c", LIMITS) == "c"
     with pytest.raises(InputError, match="--pick must be"):
         choose(models, "nicest", LIMITS)
+
+
+def test_what_is_not_known_to_meet_the_limits_comes_after_what_does():
+    models = {"a": model(0.7, 4.0, meets=True), "b": model(0.9, 4.0, meets=None), "c": model(0.95, 6.0, meets=False)}
+    assert choose(models, "best", LIMITS) == "a"
+    del models["a"]
+    assert choose(models, "best", LIMITS) == choose(models, "fastest", LIMITS) == "b"
 
 
 def test_where_none_meets_the_limits_the_least_violation_decides():
@@ -152,6 +159,8 @@ def handing(monkeypatch):
         ({"a": True}, "a", "a"),
         ({"a": False, "b": True}, "b", "ab"),
         ({"a": "unfit", "b": True}, "b", "ab"),
+        ({"a": None, "b": True}, "b", "ab"),  # the machine was too disturbed while a was measured
+        ({"a": None, "b": False, "c": None}, "a", "abc"),
         ({"a": False, "b": False, "c": False}, "a", "abc"),  # a misses by least
         ({"a": "unfit", "b": False, "c": False}, "b", "abc"),
     ],
@@ -161,6 +170,17 @@ def test_the_next_best_is_handed_over_where_the_best_cannot_be(handing, met, cho
     name, record = search._deploy_best(handing, handing.models)
     assert (name, "".join(handing.deployed)) == (chosen, deployed)
     assert record is handing.models[chosen]
+
+
+def test_an_estimate_is_handed_over_at_once(handing):
+    """Nothing that is measured here could tell more."""
+    handing.met = {"a": None}
+    handing.models["a"] |= {"latency_ms": None, "latency_ms_estimated": 4.0}
+    handing.models["a"]["latency_ms_estimated_interval"] = [3.9, 4.1]
+    for each in handing.models.values():
+        each["latency_ms_estimated"] = 9.0
+    assert search._deploy_best(handing, handing.models)[0] == "a"
+    assert handing.deployed == ["a"]
 
 
 def test_where_nothing_can_be_exported_the_reasons_are_said(handing):
@@ -196,6 +216,26 @@ def test_a_certificate_says_what_was_measured_and_no_more(record, met, says):
     assert made["met"] is met
     assert made["target_ms"] == 3.0
     assert says in made["statement"]
+    kept = limits_met([Limit.parse("latency_ms<=3"), Limit.parse("params<=10")], record | {"params": 5})
+    assert kept == {"latency_ms<=3": met, "params<=10": True}
+    assert all_met(kept) is met  # a record and its certificate agree
+
+
+def test_a_missed_limit_is_missed_whatever_else_is_not_known():
+    record = measured_record(1.0, 2.0, steady=False) | {"params": 50}
+    kept = limits_met([Limit.parse("latency_ms<=3"), Limit.parse("params<=10")], record)
+    assert kept == {"latency_ms<=3": None, "params<=10": False}
+    assert all_met(kept) is False
+    assert all_met({}) is True
+
+
+def test_in_a_table_no_number_stands_for_an_unsteady_latency():
+    record = dict.fromkeys(search.SUMMARY, 1.0) | measured_record(1.0, 2.0)
+    record |= {name: [1.0, 2.0] for name in search.SUMMARY if name.endswith("_interval")}
+    assert search._flat(record)["latency_ms"] == 1.5
+    row = search._flat(record | {"latency_steady": False})
+    assert (row["latency_ms"], row["latency_ms_low"], row["latency_ms_high"]) == (None, 1.0, 2.0)
+    assert row["latency_steady"] is False
 
 
 def test_without_a_limit_the_certificate_is_for_the_upper_end():

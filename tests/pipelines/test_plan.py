@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hwnas.training import Recipe
+from pipelines import search
 from pipelines.plan import (
     CLOSING_S,
     EXPORT_S,
@@ -134,3 +135,19 @@ def test_speed_is_a_line_that_never_falls():
     assert line.validate == pytest.approx((4e-5, 0.0))
     through_origin = TrainingSpeed.fit(flops, [1e-5, 5e-5, 12e-5], [1, 1, 1], setup_s=0.0)
     assert through_origin.train[0] >= 0
+
+
+@pytest.mark.parametrize(
+    ("trials", "says"),
+    [
+        (1, "1 random network"),
+        (6, "6 random networks"),  # too few to fit a predictor that could pick
+        (20, "14 random networks and about 6 picked ones"),
+    ],
+)
+def test_a_plan_says_what_the_predictor_will_pick(trials, says):
+    assert search._trials_said(plan_trials(trials, epochs=1, final_epochs=1, finalists=2)) == says
+
+
+def test_one_of_a_thing_is_said_in_the_singular():
+    assert [search._many(n, "epoch") for n in (0.5, 1, 1.0, 2)] == ["0.5 epochs", "1 epoch", "1 epoch", "2 epochs"]

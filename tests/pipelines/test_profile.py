@@ -47,7 +47,7 @@ def model(path, *inputs, operator="Identity"):
 )
 def test_a_file_whose_input_is_no_image_is_refused(tmp_path, inputs, came):
     name = model(tmp_path / "odd.onnx", *inputs, operator="Identity" if len(inputs) == 1 else "Add")
-    with pytest.raises(InputError, match=f"odd.onnx must have one float32 input .*{came}") as caught:
+    with pytest.raises(InputError, match=f"odd.onnx must have one float32 input, .*{came}") as caught:
         profile([name], **AT, seed=0)
     assert caught.value.hint
 
@@ -62,7 +62,7 @@ def test_a_file_that_cannot_run_is_refused(tmp_path):
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "stiff.onnx").write_bytes(made.SerializeToString())
-    with pytest.raises(InputError, match=r"stiff.onnx must be a model that ONNX Runtime can run: .*Reshape") as caught:
+    with pytest.raises(InputError, match=r"stiff.onnx must be a model that ONNX Runtime .* runs: .*Reshape") as caught:
         profile([str(tmp_path / "stiff.onnx")], **AT, seed=0)
     assert "\n" not in str(caught.value)
 
@@ -112,6 +112,7 @@ def test_a_file_is_measured_beside_the_reference_of_its_own_task(tmp_path):
     (tmp_path / "m.onnx").write_bytes(build_onnx(network, np.random.default_rng(0), normalise=True))
     (row,) = profile([str(tmp_path / "m.onnx")], seed=0)["networks"]
     assert row["task"] == {"resolution": 16, "classes": 7, "channels": 1}
+    assert row["input"] == [1, 16, 16]
     assert row["latency_ms_interval"][0] <= row["latency_ms"] <= row["latency_ms_interval"][1]
 
 
@@ -142,12 +143,84 @@ def test_a_file_that_cannot_be_counted_is_timed_all_the_same(tmp_path):
     assert row["flops"] is None
     assert "must have sizes that are known" in row["not_counted"]
     assert row["latency_ms"] > 0
+    assert (row["task"], row["input"]) == (None, [64])
+    assert "loose.onnx, input 64" in printed({"device": known_device(), "networks": [row]}, width=300)
+
+
+def printed(outcome, *, width):
+    out = io.StringIO()
+    print_profile(outcome, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def known_device():
+    return {"cpu": "a cpu", "provider": "CPUExecutionProvider", "onnxruntime": "1.0"}
+
+
+def row_of(name, *, now_ms=2.0, **more):
+    timed = {
+        "threads": 1,
+        "batch": 1,
+        "latency_ms": 1.25,
+        "latency_ms_interval": [1.2, 1.3],
+        "latency_steady": True,
+        "latency_warm_ms": 0.75,
+        "latency_wall_p50_ms": 1.4,
+        "latency_wall_p90_ms": 1.5,
+        "reference_ms": 2.0,
+        "reference_now_ms": now_ms,
+    }
+    counted = {
+        "flops": 123_456_789,
+        "params": 4_321,
+        "intensity": 5.5,
+        "peak_resident_bytes": None,
+        "model_bytes": 2**20,
+    }
+    return {"name": name, "task": {"resolution": 96}, "latencies": [timed], **timed, **counted, **more}
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_figure_is_cut_however_narrow_the_terminal(width):
+    outcome = {"device": known_device(), "networks": [row_of("a-rather-long-name-of-a-network")]}
+    text = printed(outcome, width=width)
+    figures = ("1.25 (1.2 to 1.3)", "0.75", "1.4, 1.5", "123,456,789", "4,321", "5.50", "1.00")
+    assert all(figure in text for figure in ("a-rather-long-name-of-a-network, 96 px", *figures))
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    on_one_line = any("a-rather" in line and "123,456,789" in line for line in text.splitlines())
+    assert on_one_line == (width == 200)
+
+
+def test_a_machine_that_drifted_since_its_reference_was_stored_says_so_once():
+    steady = {"device": known_device(), "networks": [row_of("a"), row_of("b", now_ms=2.1)]}
+    assert "this machine now runs" not in printed(steady, width=200)
+    slower = {"device": known_device(), "networks": [row_of("a", now_ms=2.6), row_of("b", now_ms=2.6)]}
+    assert printed(slower, width=200).count("this machine now runs 30% slower than when its reference latency") == 1
+
+
+def test_a_file_whose_products_are_not_all_counted_is_timed_and_says_so(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Einsum", ["x", "w"], ["y"], equation="nchw,oc->nohw")],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5, 8, 6])],
+        [onnx.numpy_helper.from_array(np.ones((5, 3), np.float32), "w")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "sum.onnx").write_bytes(made.SerializeToString())
+    outcome = profile([str(tmp_path / "sum.onnx")], **AT, seed=0)
+    (row,) = outcome["networks"]
+    assert row["flops"] is row["params"] is None
+    text = printed(outcome, width=300)
+    assert "sum.onnx, input 3 x 8 x 6" in text
+    assert "not counted: " in text
+    assert "it has Einsum" in text
 
 
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"threads": (999,)}, r"--threads must be 1 to \d+, the cores of this machine; got 999"),
+        ({"threads": (999,)}, r"--threads must be 1 to \d+, the cores that it may run on; got 999"),
         ({"threads": (0,)}, "--threads must be 1 to"),
         ({"batches": (0,)}, "--batch must be 1 to 4096, got 0"),
         ({"provider": "GpuExecutionProvider"}, r"--provider must be one that this ONNX Runtime has \(.*CPU.*got Gpu"),
@@ -172,5 +245,5 @@ def test_several_threads_and_batches_stand_side_by_side(tmp_path):
     print_profile(outcome, Console(file=out, width=200))
     assert "1 thread, batch 16" in out.getvalue()
     file.write_bytes(build_onnx(network, np.random.default_rng(0)))
-    with pytest.raises(InputError, match="takes batches of 1, so --batch must be 1; got 16"):
+    with pytest.raises(InputError, match="takes batches of 1, so the batch must be 1; got 16"):
         profile([str(file)], **AT, seed=0, batches=(16,))

@@ -15,12 +15,14 @@ import pytest
 import typer
 
 from hwnas.evaluation.interval import wilson_interval
+from hwnas.predictors import PredictorChoice, PredictorQuality, RidgePredictor
 from hwnas.study import Study
 from hwnas.trial import Trial
 from latency import Device, LatencyTable, count
 from pipelines.cli import app
 from pipelines.config import RunConfig, parse_duration
 from pipelines.drawing import blocks_of, draw_blocks
+from pipelines.predictor_choice import NAMES, record_of, sentence
 from pipelines.report import rerun_command, write_report
 from pipelines.run_folder import RunFolder, write_json
 from pipelines.search import SUMMARY
@@ -447,6 +449,45 @@ def test_unusual_runs_have_a_report(tmp_path, unusual):
     assert ("failed" in page.tables) == bool(unusual["failed"])
 
 
+def test_the_report_says_what_predicted_and_how_well(tmp_path):
+    made = make_run(tmp_path / "run")
+    assert "predictor" not in parse(made.written()).tables
+    qualities = {
+        "gcn": PredictorQuality(0.31, 0.42, 0.0213, 0.951),
+        "trees": PredictorQuality(0.5, 0.66, 0.0171, 0.934),
+    }
+    stored = json.loads(made.run.plan.read_text())
+    for name, warning in (("gcn", None), ("trees", f"the GCN ranks no better {HOSTILE}")):
+        choice = PredictorChoice(name, RidgePredictor(), None, qualities, 0.57, warning)
+        write_json(made.run.plan, {**stored, "predictor": record_of(choice)})
+        text = made.written()
+        page = parse(text)
+        header, *rows = [
+            [cell.strip().replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in page.tables["predictor"]
+        ]
+        assert header[1].startswith("Rank correlation")
+        gcn, trees = (" used" if name == used else "" for used in ("gcn", "trees"))
+        assert rows == [
+            [NAMES["gcn"] + gcn, "0.42", "0.31", "2.1 %", "95.1 %"],
+            [NAMES["trees"] + trees, "0.66", "0.50", "1.7 %", "93.4 %"],
+        ]
+        assert ("Warning: the GCN ranks no better" in page.text_in["front"]) == (warning is not None)
+        assert "(0.57)" in page.text_in["front"]
+        assert "onerror=z>" not in text
+
+
+def test_the_terminal_says_what_predicted_and_warns():
+    qualities = {"gcn": PredictorQuality(0.3, 0.42, 0.02, 0.951), "ridge": PredictorQuality(0.5, 0.66, 0.01, 0.9)}
+    good = sentence(PredictorChoice("gcn", RidgePredictor(), None, qualities, 0.4, None))
+    assert good.startswith(
+        "predictor: the GCN, cross-validated Spearman 0.42 (flops alone 0.40), 95 %".replace("5 %", "5%")
+    )
+    bad = sentence(PredictorChoice("ridge", RidgePredictor(), None, qualities, 0.5, "the GCN ranks no better"))
+    assert bad.startswith(
+        "warning: the GCN ranks no better; predictor: ridge regression, cross-validated Spearman 0.66"
+    )
+
+
 def test_a_final_training_that_failed_is_listed(tmp_path):
     made = make_run(tmp_path / "run", failed=())
     gone = min(made.models, key=lambda name: made.models[name]["accuracy_val"])
@@ -488,6 +529,9 @@ def test_picture_of_estimates_has_all_calibration_networks_and_finals(made, text
             "job": "search",
             "data": "x",
             "budget_s": 5400.5,
+            "strategy": "epnas",
+            "soft_limits": ("params<=1M@0.8", "intensity>=2"),
+            "warm_start": True,
             "resolution": 64,
             "epochs": 2,
             "final_epochs": 9,
@@ -509,6 +553,7 @@ def test_the_command_to_run_again_asks_for_the_same(fields):
     read |= {
         "job": job,
         "limits": tuple(context.params["limit"] or ()),
+        "soft_limits": tuple(context.params["soft_limit"] or ()),
         "data_root": str(read["data_root"]),
         "budget_s": None if budget is None else parse_duration(budget),
     }

@@ -438,5 +438,7 @@ def test_settings_that_make_no_search_are_refused(settings):
 
 
 def test_a_cost_that_is_not_known_is_refused():
-    with pytest.raises(InputError, match="the cost flops needs the costs of networks"):
+    with pytest.raises(InputError, match="the cost flops needs"):
         first_ask(PNAS(K=2, first=7, cost="flops"), MACRO)
+    with pytest.raises(InputError, match="speed is not known before training"):
+        first_ask(PNAS(K=2, first=7, cost="speed"), MACRO, COSTS)

@@ -1,6 +1,7 @@
 """The search loop: one seed, one course, whatever ends first, fails, or was interrupted."""
 
 import sqlite3
+from dataclasses import dataclass
 
 import numpy as np
 import optuna
@@ -10,7 +11,7 @@ from fake_evaluators import Faulty, Smooth
 from hwnas import Limit, Study, search
 from hwnas.evaluation.evaluator import Evaluator
 from hwnas.execution import WorkerPool
-from hwnas.predictors import RidgePredictor
+from hwnas.predictors import FittedPredictor, Predictor, RidgePredictor
 from hwnas.search_loop import SearchFailedError
 from hwnas.strategies import NeuralPredictor, RandomSearch, Strategy
 from latency import DeviceCosts
@@ -169,6 +170,35 @@ def test_limits_hold_for_everything_that_is_evaluated_and_picks_are_better():
     assert len(np.unique(keys, axis=0)) == 40
     random, picked = ([t.values["accuracy_val"] for t in part] for part in (trials[:30], trials[30:]))
     assert np.mean(picked) > np.quantile(random, 0.9)
+
+
+@dataclass(frozen=True)
+class Clueless(Predictor, FittedPredictor):
+    """Predicts the less, the more the flops."""
+
+    def fit(self, graphs, features, targets, *, seed):
+        return self
+
+    def predict(self, graphs, features):
+        return -features[:, 1], np.ones(len(features))
+
+
+def test_a_predictor_that_ranks_no_better_than_flops_gives_way():
+    settings = {"n_random": 20, "n_chosen": 6, "n_candidates": 500, "J": None, "predictor": Clueless()}
+    strategy, kept = NeuralPredictor(**settings), NeuralPredictor(**settings, fallback=False)
+    assert strategy.choice is None
+    trials, others = (
+        list(search(SPACE, Smooth(), each, n_trials=26, seed=0, costs=COSTS)) for each in (strategy, kept)
+    )
+    assert trials[:20] == others[:20]
+    assert strategy.choice.name in ("ridge", "trees", "flops")
+    assert "ranks no better" in strategy.choice.warning
+    assert kept.choice is None
+    random = [trial.values["flops"] for trial in trials[:20]]
+    assert np.mean([trial.values["flops"] for trial in others[20:]]) < np.quantile(random, 0.1)
+    picked = [trial.values["accuracy_val"] for trial in trials[20:]]
+    assert np.mean(picked) > np.quantile([trial.values["accuracy_val"] for trial in trials[:20]], 0.9)
+    assert strategy.chosen() in trials
 
 
 def test_spread_picks_cover_the_cost_axis():

@@ -1,0 +1,132 @@
+"""The strategies that a run can be searched by, and how each is set up; they are imported late, for texts are cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from hwnas.soft_limits import SoftLimit
+    from hwnas.strategies import Strategy
+
+NEURAL_PREDICTOR = "neural-predictor"  # the only one that plans random networks first and picks afterwards
+DEFAULT = NEURAL_PREDICTOR
+FIRST = 10  # networks that strategies start from which go on after few
+EVOLVED = 20  # the population of evolution; with 5 in a sample it is the better one for budgets of some 100 trainings
+GENERATION = 10  # of NSGA-II, the best of 10 to 50 within 100 trainings
+LEAST_BATCH = 5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a strategy is set up from; nothing of it changes when a run is gone on with.
+
+    Attributes:
+        n_random: the trials of the plan's first part.
+        n_chosen: those of the second, as far as they are planned yet: no strategy but the one-shot Neural Predictor may
+            depend on it.
+        workers: trainings at once.
+        job: "search" for one best network, "frontier" for the whole trade-off.
+        soft: limits that may be missed at a price.
+    """
+
+    n_random: int
+    n_chosen: int
+    workers: int
+    job: Literal["search", "frontier"]
+    soft: tuple[SoftLimit, ...] = ()
+
+    @property
+    def focus(self) -> float:
+        """The share of the networks that are chosen for their accuracy alone."""
+        return 0.5 if self.job == "search" else 0.0
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        return ("accuracy_val",) if self.job == "search" else ("accuracy_val", "latency_ms_estimated")
+
+    @property
+    def first(self) -> int:
+        return min(FIRST, self.n_random)
+
+    @property
+    def batch(self) -> int:
+        return max(LEAST_BATCH, self.workers)
+
+
+def _random(setting: Setting) -> Strategy:
+    from hwnas.strategies import RandomSearch
+
+    return RandomSearch(planned=2 * setting.n_random)
+
+
+def _neural_predictor(setting: Setting) -> Strategy:
+    from hwnas.strategies import NeuralPredictor
+
+    return NeuralPredictor(n_random=setting.n_random, n_chosen=setting.n_chosen, focus=setting.focus)
+
+
+def _iterated(setting: Setting) -> Strategy:
+    from hwnas.strategies import IteratedPredictor
+
+    return IteratedPredictor(setting.objectives, n_random=setting.first, batch=setting.batch)
+
+
+def _evolution(setting: Setting) -> Strategy:
+    from hwnas.strategies import RegularizedEvolution
+
+    return RegularizedEvolution(population=EVOLVED, sample=EVOLVED // 4)
+
+
+def _nsga2(setting: Setting) -> Strategy:
+    from hwnas.strategies import NSGA2
+
+    return NSGA2(setting.objectives, population=GENERATION)
+
+
+def _tpe(setting: Setting) -> Strategy:
+    from hwnas.strategies import OptunaSampler
+
+    return OptunaSampler("tpe", setting.objectives)
+
+
+def _pnas(setting: Setting) -> Strategy:
+    from hwnas.strategies import PNAS
+
+    cost = None if setting.job == "search" else "latency_ms_estimated"
+    return PNAS(K=setting.batch, first=setting.first, cost=cost)
+
+
+def _epnas(setting: Setting) -> Strategy:
+    from hwnas.strategies import EPNAS
+
+    n_simple = setting.first // 2
+    return EPNAS(
+        n_simple=n_simple,
+        n_random=setting.first - n_simple,
+        batch=setting.batch,
+        focus=1.0 if setting.job == "search" else 0.0,
+        soft=setting.soft,
+    )
+
+
+STRATEGIES: dict[str, Callable[[Setting], Strategy]] = {
+    NEURAL_PREDICTOR: _neural_predictor,
+    "random": _random,
+    "iterated": _iterated,
+    "evolution": _evolution,
+    "nsga2": _nsga2,
+    "tpe": _tpe,
+    "pnas": _pnas,
+    "epnas": _epnas,
+}
+SOFT = ("epnas",)  # that weigh soft limits
+EDITS = ("epnas",)  # that say which trained network a proposal was made from
+
+
+def drawn_first(strategy: str, plan: Mapping[str, Any]) -> int:
+    """How many trials of a plan the strategy draws before it uses what it learned; for reports."""
+    total = plan["n_random"] + plan["n_chosen"]
+    counts = {NEURAL_PREDICTOR: plan["n_random"], "random": total, "evolution": min(EVOLVED, total)}
+    return int(counts.get(strategy, min(FIRST, plan["n_random"])))

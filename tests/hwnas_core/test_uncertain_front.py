@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+
+from hwnas.pareto import hypervolume, is_non_dominated
+from hwnas.uncertain_front import (
+    best_gains,
+    expected_gain,
+    expected_improvement,
+    hypervolume_interval,
+    probability_non_dominated,
+)
+from spaces import InputError
+
+
+def scene(n, k, m, seed=0):
+    rng = np.random.default_rng(seed)
+    candidates = rng.uniform(0.5, 0.9, n), rng.uniform(0.0, 0.1, n), rng.random((n, m))
+    known = rng.uniform(0.4, 0.9, k), rng.random((k, m)).round(1)  # some costs are equal
+    return candidates, {
+        "accuracies": known[0], "known_costs": known[1], "floor": 0.5, "reference": np.full(m, 0.9)
+    }  # fmt: skip
+
+
+def volume(accuracies, costs, floor, reference):
+    return hypervolume(np.concatenate([-accuracies[:, None], costs], axis=1), np.append(-floor, reference))
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("k", [0, 1, 12])
+def test_an_exact_candidate_gains_what_hypervolumes_differ_by(m, k):
+    (mean, _, costs), known = scene(30, k, m)
+    found = expected_gain(mean, np.zeros(30), costs, **known)
+    accuracies, known_costs, floor, reference = known.values()
+    before = volume(accuracies, known_costs, floor, reference)
+    for i in range(30):
+        after = volume(np.append(accuracies, mean[i]), np.concatenate([known_costs, costs[[i]]]), floor, reference)
+        assert found[i] == pytest.approx(after - before, abs=1e-9)
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_an_uncertain_candidate_gains_the_mean_over_its_accuracies(m):
+    (mean, std, costs), known = scene(5, 8, m, seed=1)
+    found = expected_gain(mean, std, costs, **known)
+    draws = np.random.default_rng(0).standard_normal(40_000)
+    for i in range(5):
+        drawn = mean[i] + std[i] * draws
+        exact = expected_gain(drawn, np.zeros(len(drawn)), np.repeat(costs[[i]], len(drawn), axis=0), **known)
+        assert found[i] == pytest.approx(exact.mean(), abs=4 * exact.std() / len(draws) ** 0.5 + 1e-9)
+
+
+def test_the_batch_is_that_of_looking_at_all_candidates():
+    for m in (1, 2):
+        (mean, std, costs), known = scene(900, 10, m, seed=2)
+        accuracies, known_costs = known["accuracies"], known["known_costs"]
+        expected = []
+        for _ in range(6):
+            gains = expected_gain(
+                mean, std, costs, **known | {"accuracies": accuracies, "known_costs": known_costs}
+            )  # fmt: skip
+            gains[expected] = -1
+            expected.append(int(np.argmax(gains)))
+            accuracies = np.append(accuracies, mean[expected[-1]])
+            known_costs = np.concatenate([known_costs, costs[[expected[-1]]]])
+        assert best_gains(6, mean, std, costs, **known).tolist() == expected
+    assert len(best_gains(6, mean[:2], std[:2], costs[:2], **known)) == 2
+
+
+def test_expected_improvement_is_the_mean_over_draws():
+    draws = np.random.default_rng(0).normal(0.3, 0.2, 400_000)
+    assert expected_improvement(np.array(0.3), np.array(0.2), 0.5) == pytest.approx(
+        np.maximum(draws - 0.5, 0).mean(), rel=0.02
+    )
+    assert expected_improvement(np.array([0.3, 0.7]), np.zeros(2), 0.5) == pytest.approx([0, 0.2])
+
+
+@pytest.mark.parametrize("exact_costs", [True, False])
+def test_probabilities_of_the_front_are_those_of_draws(exact_costs):
+    rng = np.random.default_rng(0)
+    mean, std, cost = rng.uniform(0.8, 0.9, 12), rng.uniform(0, 0.03, 12), rng.uniform(1, 3, 12)
+    std[:3] = 0
+    cost[4] = cost[5]
+    cost_std = np.zeros(12) if exact_costs else rng.uniform(0.01, 0.5, 12)
+    draws = 20_000
+    on_front = np.zeros(12)
+    for _ in range(draws):
+        on_front += is_non_dominated(np.stack([-rng.normal(mean, std), rng.normal(cost, cost_std)], axis=1))
+    assert probability_non_dominated(mean, std, cost, cost_std) == pytest.approx(on_front / draws, abs=0.02)
+
+
+def test_exact_networks_are_on_the_front_or_not():
+    rng = np.random.default_rng(0)
+    mean, cost = rng.random(40).round(1), rng.random(40).round(1)  # with equal ones
+    expected = is_non_dominated(np.stack([-mean, cost], axis=1))
+    assert (probability_non_dominated(mean, np.zeros(40), cost) == expected).all()
+
+
+def test_the_interval_of_a_hypervolume_holds_95_percent():
+    mean, std, costs = np.array([0.7, 0.8]), np.array([0.02, 0.0]), np.array([[0.2], [0.6]])
+    low, high = hypervolume_interval(
+        mean, std, costs, floor=0.5, reference=[1.0], rng=np.random.default_rng(0), draws=8000
+    )
+    exact = 0.4 * (mean[0] - 0.5 + 1.959964 * std[0] * np.array([-1, 1])) + 0.4 * 0.3
+    assert (low, high) == pytest.approx(exact, abs=6e-4)
+
+
+def test_what_does_not_go_together_is_refused():
+    (mean, std, costs), known = scene(5, 3, 2)
+    with pytest.raises(InputError, match="one cost for each of 2"):
+        expected_gain(mean, std, costs[:, :1], **known)
+    with pytest.raises(InputError, match="finite"):
+        expected_gain(mean * np.nan, std, costs, **known)
+    with pytest.raises(InputError, match="finite"):
+        probability_non_dominated(mean, -std, costs[:, 0])

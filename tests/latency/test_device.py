@@ -1,0 +1,95 @@
+"""What tells devices apart, and what does not."""
+
+import platform
+from dataclasses import asdict, fields, replace
+
+import pytest
+
+from latency import Device
+from latency.device import allowed_cores, cpu_of
+from latency.rounds import LEAST_FLUSH, MOST_FLUSH, flush_bytes
+
+X86 = """processor\t: {n}
+vendor_id\t: GenuineIntel
+cpu family\t: 6
+model\t\t: {model}
+model name\t: Intel(R)  Xeon(R) Processor
+stepping\t: 1
+microcode\t: 0x1
+cpu MHz\t\t: 2599.998
+"""
+ARM = """processor\t: {n}
+BogoMIPS\t: 48.00
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: {part}
+CPU revision\t: 4
+"""
+BOARD = "Hardware\t: BCM2835\nRevision\t: c03111\nSerial\t\t: 100000001\nModel\t\t: Plain Board 4 Rev 1.1\n"
+
+
+def test_processors_of_one_name_are_told_apart():
+    """Virtual machines of different hardware are often called alike."""
+    one, other = ("\n".join(X86.format(n=n, model=model) for n in range(2)) for model in (143, 173))
+    assert cpu_of(one, {0, 1}) == "Intel(R) Xeon(R) Processor, GenuineIntel 6 143 1"
+    assert cpu_of(other, {0, 1}) == "Intel(R) Xeon(R) Processor, GenuineIntel 6 173 1"
+    assert cpu_of(one.replace("2599.998", "3100.001").replace(": 0x1", ": 0x2b"), {0, 1}) == cpu_of(one, {0, 1})
+
+
+def test_a_board_with_two_kinds_of_core_is_another_device_on_either_kind():
+    text = "\n".join([*(ARM.format(n=n, part="0xd05") for n in (0, 1)), ARM.format(n=2, part="0xd0b"), BOARD])
+    assert cpu_of(text, {0, 1}) == "Plain Board 4 Rev 1.1, 0x41 0x0 0xd05 4"
+    assert cpu_of(text, {2}) == "Plain Board 4 Rev 1.1, 0x41 0x0 0xd0b 4"
+    assert cpu_of(text, {0, 1, 2}) == "Plain Board 4 Rev 1.1, 0x41 0x0 0xd05 4 + 0x41 0x0 0xd0b 4"
+    assert "100000001" not in cpu_of(text, {0, 1, 2})
+
+
+def test_a_system_that_says_nothing_of_its_processor_still_has_one():
+    assert cpu_of("", {0}) == cpu_of("isa : rv64imafdc", {0}) == platform.machine()
+
+
+@pytest.mark.parametrize(
+    ("caches", "wanted"),
+    [
+        ({}, LEAST_FLUSH),
+        ({"index0": "48K\n", "index3": "32768K\n"}, LEAST_FLUSH),
+        ({"index0": "48K\n", "index3": "36864K\n"}, 2 * 36 * 2**20),
+        ({"index3": "491520K\n"}, MOST_FLUSH),
+        ({"index3": "\n"}, LEAST_FLUSH),
+    ],
+)
+def test_the_buffer_that_flushes_is_twice_the_largest_cache_within_bounds(tmp_path, caches, wanted):
+    for name, size in caches.items():
+        folder = tmp_path / "cpu1" / "cache" / name
+        folder.mkdir(parents=True)
+        (folder / "size").write_text(size)
+    assert flush_bytes(tmp_path) == wanted
+
+
+def test_this_machine_has_a_fingerprint_that_stays(monkeypatch):
+    here = Device.here()
+    assert here.fingerprint != Device.here(threads=2).fingerprint
+    assert len(here.cpu) > 2
+    assert here.cores == len(allowed_cores())
+    assert here.flush_bytes == flush_bytes()
+    if platform.system() == "Linux":
+        monkeypatch.setattr(platform, "release", lambda: "99.1.2-new-kernel")
+        monkeypatch.setattr(platform, "version", lambda: "#2 SMP, built tomorrow")
+    assert Device.here() == here
+
+
+def test_every_field_is_part_of_the_fingerprint():
+    here = Device.here()
+    changed = [
+        replace(here, **{field.name: value + 1 if isinstance(value := asdict(here)[field.name], int) else value + "x"})
+        for field in fields(here)
+    ]
+    assert len({device.fingerprint for device in (here, *changed)}) == len(changed) + 1
+
+
+def test_fewer_cores_are_another_device(monkeypatch):
+    before = Device.here()
+    monkeypatch.setattr("latency.device.allowed_cores", lambda: set(range(64)))
+    assert Device.here().cores == 64
+    assert Device.here().fingerprint != before.fingerprint

@@ -1,0 +1,123 @@
+"""The strategies of the main job: set up for a plan, refused where settings do not go together, and a whole run."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tomllib
+
+import numpy as np
+import pytest
+
+from hwnas import FeasibleSet, SoftLimit
+from hwnas.trial import Trial
+from latency import DeviceCosts
+from pipelines.config import RunConfig
+from pipelines.run_folder import RunFolder
+from pipelines.strategies import EDITS, SOFT, STRATEGIES, Setting, drawn_first
+from spaces import InputError, Task, get_space
+
+SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
+FIELDS = {"job": "search", "data": "digits", "data_root": "data", "space": SPACE, "trials": 6}
+
+
+def value_of(row):
+    return {"accuracy_val": 0.5 + 0.4 * float(np.mean(row != 6)), "latency_ms_estimated": float(np.sum(row != 6))}
+
+
+def course(name, setting, n):
+    space = get_space(SPACE)
+    strategy = STRATEGIES[name](setting)
+    strategy.start(FeasibleSet(space, DeviceCosts(space, Task(8, 10, 1))), 3)
+    rows = []
+    for number in range(n):
+        (row,) = strategy.ask(1)
+        strategy.tell([Trial(number, space.arch(row), 1, 0, "complete", value_of(row))])
+        rows.append(row)
+    assert space.is_valid(np.array(rows)).all()
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("job", ["search", "frontier"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_second_part_of_a_plan_may_still_change_in_size(name, job):
+    """A budget is planned anew after the first part: what was proposed until then must stay what it was."""
+    soft = (SoftLimit.parse("params<=10k"),) if name in SOFT else ()
+    setting, replanned = (Setting(14, later, 2, job, soft) for later in (6, 12))
+    first, again = course(name, setting, 20), course(name, replanned, 14)
+    assert np.array_equal(first[:14], again)
+
+
+def test_how_many_are_drawn_first():
+    plan = {"n_random": 28, "n_chosen": 12}
+    assert {name: drawn_first(name, plan) for name in STRATEGIES} == {
+        "neural-predictor": 28,
+        "random": 40,
+        "iterated": 10,
+        "evolution": 20,
+        "nsga2": 10,
+        "tpe": 10,
+        "epnas": 10,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"strategy": "magic"}, "--strategy must be one of neural-predictor, random"),
+        ({"strategy": "random", "soft_limits": ("params<=1M",)}, "--soft-limit needs a strategy that weighs it"),
+        ({"strategy": "tpe", "warm_start": True}, "--warm-start needs a strategy that makes networks from trained"),
+        ({"strategy": "epnas", "soft_limits": ("params<=1M@2",)}, "lies between 0 and 1"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        RunConfig.of(**FIELDS, **fields)
+    assert set(SOFT) | set(EDITS) <= set(STRATEGIES)
+
+
+def test_a_run_of_another_strategy_is_left_alone(tmp_path):
+    RunFolder.prepare(tmp_path / "run", RunConfig.of(**FIELDS))
+    with pytest.raises(InputError, match=r"other settings \(strategy: 'epnas' != 'neural-predictor'\)"):
+        RunFolder.check(tmp_path / "run", RunConfig.of(**FIELDS, strategy="epnas"))
+    # Runs of earlier versions, which name none, are of the default.
+    config = tmp_path / "run" / "config.toml"
+    kept = [line for line in config.read_text().splitlines() if not line.startswith(("strategy", "warm", "soft"))]
+    config.write_text("\n".join(kept))
+    assert RunFolder.check(tmp_path / "run", RunConfig.of(**FIELDS)).config.is_file()
+
+
+def hwnas(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "HWNAS_HOME": str(cwd / "home")},
+    )
+
+
+@pytest.mark.slow
+def test_epnas_searches_with_soft_limits_and_warm_starts(tmp_path):
+    words = ["search", "--data", "digits", "--space", SPACE, "--trials", "14", "--epochs", "1", "--final-epochs", "1"]
+    words += ["--finalists", "1", "--workers", "1", "--limit", "params<=20k", "--run", "run", "--json"]
+    own = ["--strategy", "epnas", "--soft-limit", "params<=6k@0.5", "--warm-start"]
+    done = hwnas(*words, *own, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "about 14 networks by epnas" in done.stderr
+    outcome, run = json.loads(done.stdout), tmp_path / "run"
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert (config["strategy"], config["soft_limits"], config["warm_start"]) == ("epnas", ["params<=6000@0.5"], True)
+    with (run / "trials.csv").open() as file:
+        params = [float(row["params"]) for row in csv.DictReader(file)]
+    assert len(params) == 14
+    assert max(params) <= 20_000
+    # The reward of a network of 20,000 parameters is a fifth of its accuracy.
+    assert outcome["chosen"]["params"] <= 8_000
+    assert sorted(int(file.stem) for file in (run / "weights").iterdir()) == list(range(14))
+    other = hwnas(*words, "--strategy", "iterated", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "strategy: 'iterated' != 'epnas'" in other.stdout

@@ -1,0 +1,235 @@
+"""EPNAS: which edits there are, what the policy learns, and the course of a search."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from hwnas import FeasibleSet, Limit, SoftLimit, search
+from hwnas.evaluation import RestrictedSpace
+from hwnas.evaluation.evaluator import Evaluator
+from hwnas.strategies import EPNAS, RandomSearch
+from hwnas.strategies.edit_policy import Choices, EditPolicy
+from hwnas.strategies.edits import Edits
+from hwnas.trial import Trial
+from latency import DeviceCosts
+from spaces import InputError, Task, get_space
+
+MACRO = get_space("nasbench_macro")
+COSTS = DeviceCosts(MACRO, Task(32, 10))
+PROXYLESS = "proxyless@8,8x1,8x3s2,16x2s2,8"
+CELLS = ["nasbench101", "pnas", "nasnet", "darts"]
+
+
+class Weighted(Evaluator):
+    """An accuracy that rises with every gene, more with the later ones."""
+
+    def evaluate(self, arch, *, epochs, seed):
+        return {"accuracy_val": 0.5 + float(np.dot(arch.genes, 1.7 ** np.arange(len(arch.genes)))) / 1000}
+
+
+def rows_of(space, children, legal, row):
+    return {tuple(child) for child in children[row][legal[row]].tolist()}
+
+
+@pytest.mark.parametrize("name", ["nasbench_macro", PROXYLESS])
+def test_edits_of_chains_are_steps_of_growth_their_reverse_and_changes_of_layers(name):
+    """By definition: one gene other; from an identity only what `grow` inserts."""
+    space = get_space(name)
+    rows = space.canonical(space.sample(30, np.random.default_rng(0)))
+    children, legal = Edits(space).of(rows, np.random.default_rng(1))
+    for i, row in enumerate(rows):
+        grown = {tuple(child) for child in space.grow(row[None]).tolist()}
+        expected = set()
+        for gene, values in enumerate(space.allowed):
+            for value in np.flatnonzero(values):
+                child = (*row[:gene].tolist(), int(value), *row[gene + 1 :].tolist())
+                if row[gene] != space.identity or child in grown:
+                    expected.add(tuple(space.canonical(np.array([child]))[0].tolist()))
+        assert rows_of(space, children, legal, i) == expected - {tuple(row.tolist())}
+        assert {tuple(space.canonical(np.array([child]))[0].tolist()) for child in grown} <= expected
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_edits_of_cells_change_insert_and_remove(name):
+    space = get_space(name)
+    rows = np.concatenate([space.simplest(5, np.random.default_rng(0)), space.sample(20, np.random.default_rng(1))])
+    children, legal = Edits(space).of(rows, np.random.default_rng(2))
+    used = (rows >= 0).sum(axis=1)
+    longer, shorter = children[legal[:, -2], -2], children[legal[:, -1], -1]
+    assert space.is_valid(children[legal]).all()
+    assert (children[legal] != rows[np.nonzero(legal)[0]]).any(axis=1).all()
+    # What is inserted is what `grow` may insert, and the rest stays: PNAS's and EPNAS's step.
+    for parent, child in zip(rows[legal[:, -2]], longer, strict=True):
+        grown = space.canonical(space.grow(parent[None]))
+        assert (grown == space.canonical(child[None])).all(axis=1).any()
+    assert ((longer >= 0).sum(axis=1) > used[legal[:, -2]]).all()
+    assert ((shorter >= 0).sum(axis=1) < used[legal[:, -1]]).all()
+    kept = shorter >= 0
+    assert (shorter[kept] == rows[legal[:, -1]][kept]).all()
+    has_children = np.array([len(space.grow(row[None])) > 0 for row in rows])
+    assert 0 < has_children.sum() < len(rows)
+    assert legal[has_children, -2].mean() > 0.9  # an insertion is found nearly always
+    assert not legal[~has_children, -2].any()
+    assert legal[:, :-2].any(axis=1).mean() > 0.9
+
+
+def test_in_a_table_only_its_networks_are_made_and_the_share_is_counted():
+    table = RestrictedSpace(MACRO, np.unique(MACRO.canonical(MACRO.sample(300, np.random.default_rng(0))), axis=0))
+    rows = table.rows[:40]
+    children, legal = Edits(table).of(rows, np.random.default_rng(0))
+    everywhere, possible = Edits(MACRO).of(rows, np.random.default_rng(0))
+    assert (table.places(children[legal]) >= 0).all()
+    inside = table.places(everywhere[possible]) >= 0
+    assert legal.sum() == inside.sum()
+    assert (table.proposed.drawn, table.proposed.inside) == (inside.size, inside.sum())
+
+
+def policy_of(**settings):
+    return EditPolicy(8, 3, **{"hidden": 16, "lr": 0.02, "entropy": 0.0, "seed": 0, **settings})
+
+
+def test_the_policy_learns_the_edit_that_is_rewarded_and_chooses_only_legal_ones():
+    rng = np.random.default_rng(0)
+    rows, policy = MACRO.sample(64, rng), policy_of()
+    legal = np.ones((64, 26), dtype=bool)
+    legal[:, 24:] = False
+    before = policy.probabilities(rows, legal)
+    assert before[:, :24] == pytest.approx(1 / 24, abs=0.02)
+    assert (before[:, 24:] == 0).all()
+    good = rows[:, 0] * 3  # which edit is good depends on the network
+    for _ in range(150):
+        chosen = policy.choose(rows, legal, rng)
+        policy.learn(Choices(rows, legal, chosen), 0.9 + 0.01 * (chosen == good))
+    assert policy.probabilities(rows, legal)[np.arange(64), good].mean() > 0.8
+    none = np.zeros((3, 26), dtype=bool)
+    assert policy.choose(rows[:3], none, rng).tolist() == [-1] * 3
+
+
+def test_choices_are_as_frequent_as_they_are_likely():
+    rows, policy = np.zeros((20_000, 8), dtype=np.int64), policy_of(seed=3)
+    legal = np.zeros((20_000, 26), dtype=bool)
+    legal[:, [1, 4, 25]] = True
+    chosen = policy.choose(rows, legal, np.random.default_rng(1))
+    expected = policy.probabilities(rows[:1], legal[:1])[0]
+    assert np.bincount(chosen, minlength=26) / 20_000 == pytest.approx(expected, abs=0.015)
+
+
+def test_the_policy_moves_no_state_of_torch():
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    torch.manual_seed(1)
+    a = policy_of()
+    torch.manual_seed(2)
+    b = policy_of()
+    after = torch.random.get_rng_state()
+    rows, legal = MACRO.sample(4, np.random.default_rng(0)), np.ones((4, 26), dtype=bool)
+    assert np.array_equal(a.probabilities(rows, legal), b.probabilities(rows, legal))
+    a.learn(Choices(rows, legal, np.zeros(4, dtype=np.int64)), np.linspace(0, 1, 4))
+    assert torch.equal(torch.random.get_rng_state(), after)
+    assert torch.get_num_threads() == threads
+    torch.random.set_rng_state(state)
+
+
+def test_it_starts_from_the_simplest_networks_that_meet_the_limits():
+    strategy = EPNAS(n_simple=7, n_random=3)
+    strategy.start(FeasibleSet(MACRO, COSTS), 0)
+    rows = strategy.ask(10)
+    assert sorted(rows[:7].sum(axis=1).tolist()) == [0, 1, 1, 1, 1, 1, 1]
+    assert strategy.ask(1).shape == (0, 8)  # it waits
+    limited = EPNAS(n_simple=7, n_random=3)
+    feasible = FeasibleSet(MACRO, COSTS, [Limit.parse("flops>=25M")])
+    limited.start(feasible, 0)
+    assert feasible.holds(limited.ask(10)).all()
+
+
+def test_every_network_names_the_one_that_it_was_made_from():
+    strategy = EPNAS(networks=4, rollouts=2, fresh=0, steps=2)
+    trials = list(search(MACRO, Weighted(), strategy, n_trials=40, seed=0, costs=COSTS))
+    assert [strategy.parent(number) for number in range(10)] == [None] * 10
+    for number in range(10, 40):
+        parent = strategy.parent(number)
+        if parent is not None:
+            assert parent < number - number % 5
+            pair = MACRO.canonical(np.array([trials[parent].arch.genes, trials[number].arch.genes]))
+            # Two edits: in each stage the sorted layers differ in two places at most.
+            stages = [np.sort(pair[:, list(stage)], axis=1) for stage in MACRO.stages]
+            assert sum(int((a != b).sum()) for a, b in stages) <= 4
+    assert sum(strategy.parent(number) is not None for number in range(10, 40)) > 20
+
+
+def test_it_needs_fewer_trainings_than_random_search():
+    def found(strategy, seed):
+        trials = search(MACRO, Weighted(), strategy, n_trials=50, seed=seed, costs=COSTS, limits=limits)
+        return max(trial.values["accuracy_val"] for trial in trials)
+
+    limits = [Limit.parse("flops<=35M")]  # without them random search finds the largest network, the best one here
+    rows = np.array(list(itertools.product(range(3), repeat=8)))
+    accuracies = 0.5 + rows @ 1.7 ** np.arange(8) / 1000
+    best = accuracies[FeasibleSet(MACRO, COSTS, limits).holds(rows)].max()
+    assert [found(EPNAS(), seed) for seed in range(3)] == pytest.approx([best] * 3)
+    assert max(found(RandomSearch(planned=50), seed) for seed in range(3)) < best
+
+
+def test_soft_limits_are_weighed_as_the_reward_says():
+    """Against brute force: the network of the highest reward is chosen, which the accuracy alone would not."""
+    soft = (SoftLimit.parse("flops<=30M@0.5"),)
+    strategy = EPNAS(soft=soft)
+    trials = list(search(MACRO, Weighted(), strategy, n_trials=60, seed=1, costs=COSTS))
+    rows = np.array(list(itertools.product(range(3), repeat=8)))
+    accuracy = 0.5 + rows @ 1.7 ** np.arange(8) / 1000
+    flops = COSTS.one("flops", rows)
+    rewards = accuracy * 0.5 ** np.maximum(0, flops / 30e6 - 1)
+    at = [int(np.dot(trial.arch.genes, 3 ** np.arange(7, -1, -1))) for trial in trials]
+    assert rewards[at].max() >= np.sort(rewards)[-8]
+    chosen = int(np.dot(strategy.chosen().arch.genes, 3 ** np.arange(7, -1, -1)))
+    assert rewards[chosen] >= np.sort(rewards[at])[-3]
+    assert accuracy[chosen] < accuracy[at].max()
+
+
+def test_a_frontier_spreads_along_the_cost():
+    strategy = EPNAS(focus=0.0)
+    trials = list(search(MACRO, Weighted(), strategy, n_trials=60, seed=0, costs=COSTS))
+    one_best = list(search(MACRO, Weighted(), EPNAS(), n_trials=60, seed=0, costs=COSTS))
+    spread, narrow = (np.std([t.values["flops"] for t in each[10:]]) for each in (trials, one_best))
+    assert spread > 1.5 * narrow
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"n_simple": 0, "n_random": 0}, {"beta": -1}, {"focus": 2}])
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(InputError):
+        EPNAS(**settings)
+
+
+def test_what_is_missing_is_said():
+    with pytest.raises(InputError, match=r"params<=1000@0.5 need costs"):
+        EPNAS(soft=[SoftLimit.parse("params<=1000")]).start(FeasibleSet(MACRO), 0)
+
+
+def test_a_space_that_does_not_grow_is_told_what_it_lacks(tmp_path):
+    class Plain(type(get_space("pnas")).__mro__[-3]):  # a space of the interface alone
+        name = "plain"
+        choices = (2, 2)
+
+        def is_valid(self, population):
+            return self.in_range(population)
+
+        def layers(self, arch, task):
+            raise NotImplementedError
+
+    strategy = EPNAS()
+    strategy.start(FeasibleSet(Plain()), 0)
+    with pytest.raises(InputError, match="does not give simplest"):
+        strategy.ask(1)
+
+
+def test_failed_trainings_teach_that_their_edits_are_worth_nothing():
+    strategy = EPNAS(networks=3, rollouts=4, fresh=0)
+    strategy.start(FeasibleSet(MACRO, COSTS), 0)
+    for number in range(30):
+        (row,) = strategy.ask(1)
+        fails = row[7] == 2
+        values = {} if fails else {"accuracy_val": 0.5 + row.sum() / 100}
+        state = "failed" if fails else "complete"
+        strategy.tell([Trial(number, MACRO.arch(row), 1, 0, state, values)])
+    assert strategy.chosen().state == "complete"
