@@ -23,7 +23,7 @@ from hwnas.execution import WorkerPool
 from hwnas.objectives import minimised
 from hwnas.predictors import GCNPredictor
 from hwnas.predictors.sequence import SequenceSurrogate
-from hwnas.predictors.surrogate import GaussianProcess
+from hwnas.predictors.surrogate import ProcessAndTrees
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.search_loop import evaluation_seed
 from hwnas.strategies import (
@@ -127,7 +127,7 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
         fallback=False,
     ),
     "iterated": lambda c: IteratedPredictor(c.objectives),
-    "pnas": lambda c: PNAS(surrogate=GaussianProcess(), **_growth(c)),
+    "pnas": lambda c: PNAS(surrogate=ProcessAndTrees(), **_growth(c)),
     "pnas-mlp": lambda c: PNAS(surrogate=SequenceSurrogate("mlp"), **_growth(c)),
     "pnas-lstm": lambda c: PNAS(surrogate=SequenceSurrogate("lstm"), **_growth(c)),
     "pnas-gcn": lambda c: PNAS(surrogate=GraphSurrogate(GCNPredictor()), **_growth(c)),

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.feasible import FeasibleSet, InfeasibleError
-from hwnas.growth import GrowthLimits, children_in_parts
+from hwnas.growth import GrowthLimits, children_in_parts, first_of_each
 from hwnas.pareto import soft_front, spread_along
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
 from hwnas.trial import Trial
@@ -41,7 +41,7 @@ class PNAS(PhasedStrategy):
         first: trained networks of the first level, drawn from `n_simplest`; K by default.
         n_simplest: networks of the first level, `first` by default.
         levels: the most steps of growth; None for as many as the space has.
-        surrogate: a `GaussianProcess` by default; the paper's are `MLPSurrogate` and `LSTMSurrogate`.
+        surrogate: a `GaussianProcess` by default; the paper's are those of `SequenceSurrogate`.
         cost: the second objective, as costs are named; None where accuracy is the only one.
         J: softness of the front.
 
@@ -77,6 +77,7 @@ class PNAS(PhasedStrategy):
 
     def start(self, feasible: FeasibleSet, seed: int) -> None:
         super().start(feasible, seed)
+        self._cost(self._stacked([]))  # an unknown cost is refused now, not when the first level is trained
         self._limits = GrowthLimits(feasible)
         self._steps = 0
         self._grows = True
@@ -105,7 +106,7 @@ class PNAS(PhasedStrategy):
         return self.told[complete[int(np.argmax(mean))]]
 
     def _begin(self, rng: np.random.Generator) -> Population:
-        """The first level; where limits leave fewer than `first` of it, what grows into them comes next."""
+        """The first level; where limits leave nothing of it, the first level above that they leave something of."""
         simplest = self._checked_simplest(rng)
         hopeless, met = self._limits.hopeless(simplest), self.feasible.holds(simplest)
         self._simplest = simplest[~hopeless]
@@ -114,9 +115,9 @@ class PNAS(PhasedStrategy):
         allowed = np.flatnonzero(met)
         is_trained[rng.choice(allowed, size=min(self.first, len(allowed)), replace=False)] = True
         rows, self._others = simplest[is_trained], simplest[~is_trained & ~hopeless]
-        while len(rows) < self.first and len(self._others):
-            found = self._best(self._others, rows, None, rng, self.first - len(rows))
-            rows, self._others = np.concatenate([rows, found.rows]), found.bridges
+        while not len(rows) and len(self._others):
+            found = self._best(self._others, rows, None, rng, self.first)
+            rows, self._others = found.rows, found.bridges
         if not len(rows):
             self._refuse(f"nothing that grew from its {len(simplest)} simplest networks met them")
         return rows
@@ -163,8 +164,11 @@ class PNAS(PhasedStrategy):
         return np.zeros(len(rows)) if self.cost is None else self.feasible.cost(self.cost, rows)
 
     def _kept(self, ranked: Ranked, k: int) -> Ranked:
-        """What may still be chosen, whatever else comes: the k best, and the soft front, whose members stay on it only
-        if they are on that of a part."""
+        """What may still be chosen, whatever else comes: the k best, and the soft front.
+
+        Fewer than J rows of all dominate a member of the soft front, so fewer than J of a part do. And if at least J
+        of a part dominate a row, at least J that are kept do: dominance is transitive.
+        """
         if self.cost is None:
             return ranked.first_ones(k)
         ranked = ranked.first_ones(len(ranked.rows))
@@ -188,7 +192,8 @@ class PNAS(PhasedStrategy):
             )
         keys = found = space.canonical(simplest)
         for children in children_in_parts(space, simplest, at_once=4 * self.K):
-            found = np.unique(np.concatenate([found, space.canonical(children)]), axis=0)
+            found = np.concatenate([found, space.canonical(children)])
+            found = found[first_of_each(found)]
             if len(found) >= len(keys) + self.K:
                 return simplest
         raise InputError(
@@ -249,11 +254,10 @@ class Ranked:
     def first_ones(self, k: int) -> Ranked:
         """The k best of different networks; keys break ties, so that the order of parts does not matter."""
         order = np.lexsort((*self.keys.T[::-1], self.score))
-        first = np.unique(self.keys[order], axis=0, return_index=True)[1]
-        return self.at(order[np.sort(first)[:k]])
+        return self.at(order[first_of_each(self.keys[order])[:k]])
 
 
 def _not_among(known: Population, keys: Population) -> NDArray[np.int64]:
     """The places of the first of each kind of key that is not known."""
-    first = np.unique(np.concatenate([known, keys]), axis=0, return_index=True)[1]
-    return np.sort(first[first >= len(known)]) - len(known)
+    first = first_of_each(np.concatenate([known, keys]))
+    return first[first >= len(known)] - len(known)

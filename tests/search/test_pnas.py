@@ -10,7 +10,7 @@ from fake_evaluators import Smooth
 from hwnas import FeasibleSet, InfeasibleError, Limit, Study, search
 from hwnas.evaluation import RestrictedSpace
 from hwnas.evaluation.evaluator import Evaluator
-from hwnas.growth import GrowthLimits, children_in_parts, never_falls
+from hwnas.growth import GrowthLimits, children_in_parts, first_of_each, never_falls
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
 from hwnas.strategies import PNAS
 from hwnas.strategies import pnas as module
@@ -146,6 +146,21 @@ def test_children_come_in_parts_of_about_one_size():
     assert list(children_in_parts(MACRO, parents[:0])) == []
 
 
+def test_the_first_of_equal_rows_is_found_whatever_the_hash(monkeypatch):
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 3, size=(2000, 5))
+    expected = np.sort(np.unique(keys, axis=0, return_index=True)[1])
+    assert np.array_equal(first_of_each(keys), expected)
+    assert len(first_of_each(keys[:0])) == 0
+
+    class Bad:
+        def integers(self, high, size):
+            return np.zeros(size, dtype=np.int64)  # all factors are 1 then, and rows of one sum collide
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Bad())
+    assert np.array_equal(first_of_each(keys), expected)
+
+
 def test_after_the_last_level_the_children_of_all_that_was_trained_follow():
     """Of a space that grows no more: the best of all children, wherever their parents stand."""
     strategy = PNAS(K=4, first=7, levels=2, surrogate=Known())
@@ -159,6 +174,32 @@ def test_after_the_last_level_the_children_of_all_that_was_trained_follow():
     few = RestrictedSpace(MACRO, MACRO.simplest(30, np.random.default_rng(0)))
     trials = list(search(few, Weighted(), PNAS(K=4, first=7, surrogate=Known()), n_trials=34, seed=0))
     assert len({str(trial.arch) for trial in trials}) == 30
+
+
+@pytest.mark.parametrize("J", [1, 3])
+def test_of_two_objectives_the_soft_front_of_a_level_is_trained(J):
+    """All children of the level by brute force, the front by counting who dominates."""
+    strategy = PNAS(K=8, first=30, surrogate=Known(), cost="flops", J=J)
+    trials = list(search(MACRO, Weighted(), strategy, n_trials=38, seed=0, costs=COSTS))
+    rows = np.stack([MACRO.row(trial.arch) for trial in trials])
+    known = {key(MACRO, row) for row in rows[:30]}
+    children = np.array(sorted({key(MACRO, child) for child in MACRO.grow(rows[:30])} - known))
+    mean, flops = children @ WEIGHTS[:8], COSTS.one("flops", children)
+    dominated_by = (
+        (mean[None] >= mean[:, None])
+        & (flops[None] <= flops[:, None])
+        & ((mean[None] > mean[:, None]) | (flops[None] < flops[:, None]))
+    ).sum(axis=1)
+    front = {tuple(child) for child in children[dominated_by < J].tolist()}
+    picked = [key(MACRO, row) for row in rows[30:]]
+    assert len(picked) == 8 == len(set(picked))
+    if len(front) >= 8:
+        assert set(picked) <= front
+        assert max(np.array(row) @ WEIGHTS[:8] for row in picked) == mean.max()
+        assert np.ptp(COSTS.one("flops", np.array(picked))) > 0.6 * np.ptp(flops[dominated_by < J])
+    else:  # the whole front, then the highest means of the others
+        others = sorted(set(map(tuple, children.tolist())) - front, key=lambda k: (-(np.array(k) @ WEIGHTS[:8]), k))
+        assert set(picked) == front | set(others[: 8 - len(front)])
 
 
 def test_what_a_surrogate_hopes_least_is_not_trained():
@@ -397,6 +438,7 @@ def test_settings_that_make_no_search_are_refused(settings):
 
 
 def test_a_cost_that_is_not_known_is_refused():
-    running = search(MACRO, Weighted(), PNAS(K=2, first=7, cost="flops"), n_trials=8, seed=0)
-    with pytest.raises(InputError, match="were given"):
-        list(running)
+    with pytest.raises(InputError, match="the cost flops needs"):
+        first_ask(PNAS(K=2, first=7, cost="flops"), MACRO)
+    with pytest.raises(InputError, match="speed is not known before training"):
+        first_ask(PNAS(K=2, first=7, cost="speed"), MACRO, COSTS)
