@@ -13,7 +13,9 @@ import argparse
 import csv
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -49,7 +51,11 @@ def main() -> None:
     asked = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     use_one_thread()
-    rows = [row for seed in range(asked.seeds) for row in measure(asked, seed)]
+    rows = []
+    for seed in range(asked.seeds):
+        rows += measure(asked, seed)
+        if asked.out is not None:
+            write(asked.out, rows)
     columns = {name: np.array([float(row[name]) for row in rows]) for name in ("cold", "warm", "long")}
     seeds = np.array([row["seed"] for row in rows])
     gain = np.array([(columns["warm"] - columns["cold"])[seeds == seed].mean() for seed in range(asked.seeds)])
@@ -61,19 +67,21 @@ def main() -> None:
             kendalltau(columns[name][seeds == s], columns["long"][seeds == s]).statistic for s in range(asked.seeds)
         ]
         print(f"tau with long trainings, {name}: {np.nanmean(taus):.3f} ({', '.join(f'{tau:.2f}' for tau in taus)})")
-    if asked.out is not None:
-        with asked.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
 
 
-def measure(asked: argparse.Namespace, seed: int) -> list[dict[str, object]]:
+def write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def measure(asked: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng([seed, 1])
     data = load_images(asked.data, root=asked.data_root, resolution=asked.resolution, seed=seed)
     space = get_space(asked.space)
     (parent,) = space.sample(1, rng)
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
         data.save(Path(place) / "data")
         evaluator = TrainingEvaluator(space, Path(place) / "data", Recipe(), heritage=Path(place) / "weights")
@@ -85,8 +93,9 @@ def measure(asked: argparse.Namespace, seed: int) -> list[dict[str, object]]:
             warm = evaluator.evaluate_trial(arch, epochs=asked.short, seed=number, number=number, parent=origin)
             long = evaluator.evaluate(arch, epochs=asked.long, seed=number)
             values = {name: each["accuracy_val"] for name, each in (("cold", cold), ("warm", warm), ("long", long))}
-            found.append({"data": asked.data, "seed": seed, "parent": origin[1], "arch": arch, **values})
-            print({key: str(value) for key, value in found[-1].items() if key != "parent"}, flush=True)
+            found.append({"data": asked.data, "short_epochs": asked.short, "long_epochs": asked.long, "seed": seed})
+            found[-1] |= {"parent": str(origin[1]), "arch": str(arch), **values}
+            print(f"seed {seed}, {arch}: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()), flush=True)
     return found
 
 

@@ -24,6 +24,7 @@ from .strategy import PhasedStrategy
 LEAST_TO_FIT = 3
 MORE_SIMPLE = (1, 8, 64)  # times as many of the simplest networks are asked for, until enough meet the limits
 WALKED_PART = 8
+GENES_AT_ONCE = 1 << 23  # 64 MiB
 HIDDEN, LEARNING_RATE, ENTROPY = 32, 0.01, 0.02
 
 
@@ -181,18 +182,28 @@ class EPNAS(PhasedStrategy):
     def _walk(self, starts: Population, rng: np.random.Generator) -> _Walk:
         """Edit every network `steps` times, one edit after another, by the policy as it is."""
         rows = starts
-        everyone = np.arange(len(rows))
         choices, made, voids = [], [], []
         for _ in range(self.steps):
-            children, legal = self._edits.of(rows, rng)
-            chosen = self._policy.choose(rows, legal, rng)
-            choices.append(Choices(rows, legal, chosen))
-            after = np.where((chosen >= 0)[:, None], children[everyone, chosen], rows)
+            steps = [self._edited(part, rng) for part in self._parts(rows)]
+            choices.append(Choices.join([chosen for chosen, _ in steps]))
+            after = np.concatenate([made for _, made in steps])
             holds = self.feasible.holds(after)
             voids.append(~holds)
             rows = np.where(holds[:, None], after, rows)
             made.append(rows)
         return _Walk(choices, np.stack(made), np.stack(voids))
+
+    def _edited(self, rows: Population, rng: np.random.Generator) -> tuple[Choices, Population]:
+        """One edit of every row; rows that have none stay as they are."""
+        children, legal = self._edits.of(rows, rng)
+        chosen = self._policy.choose(rows, legal, rng)
+        made = np.where((chosen >= 0)[:, None], children[np.arange(len(rows)), chosen], rows)
+        return Choices(rows, legal, chosen), made
+
+    def _parts(self, rows: Population) -> list[Population]:
+        """As many rows at once as the genes of all their children fit into bounded memory."""
+        size = max(1, GENES_AT_ONCE // (self._edits.number * rows.shape[1]))
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def _screened(
         self,

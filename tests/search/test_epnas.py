@@ -18,6 +18,7 @@ from spaces import InputError, Task, get_space
 
 MACRO = get_space("nasbench_macro")
 COSTS = DeviceCosts(MACRO, Task(32, 10))
+ALL = 0.5 + np.array(list(itertools.product(range(3), repeat=8))) @ 1.7 ** np.arange(8) / 1000  # of `Weighted`
 PROXYLESS = "proxyless@8,8x1,8x3s2,16x2s2,8"
 CELLS = ["nasbench101", "pnas", "nasnet", "darts"]
 
@@ -233,3 +234,10 @@ def test_failed_trainings_teach_that_their_edits_are_worth_nothing():
         state = "failed" if fails else "complete"
         strategy.tell([Trial(number, MACRO.arch(row), 1, 0, state, values)])
     assert strategy.chosen().state == "complete"
+
+
+def test_in_small_parts_the_course_is_as_good(monkeypatch):
+    """What bounds the memory changes which numbers are drawn, and nothing else."""
+    monkeypatch.setattr("hwnas.strategies.epnas.GENES_AT_ONCE", 1000)
+    trials = list(search(MACRO, Weighted(), EPNAS(networks=4, rollouts=2, fresh=4), n_trials=40, seed=0, costs=COSTS))
+    assert max(trial.values["accuracy_val"] for trial in trials) > np.quantile(ALL, 0.995)
