@@ -58,6 +58,7 @@ def test_how_many_are_drawn_first():
         "evolution": 20,
         "nsga2": 10,
         "tpe": 10,
+        "pnas": 10,
         "epnas": 10,
     }
 
