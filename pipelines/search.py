@@ -375,16 +375,16 @@ def _save_plan(job: Job, plan: Plan, **more: Any) -> None:
 def _show_plan(job: Job, plan: Plan) -> None:
     ends = f", ends about {plan.ends_after_s:.0f} s after the start" if plan.ends_after_s else ""
     job.listener.say(
-        f"plan: {_trials_said(job, plan)}, {_many(plan.epochs, 'epoch')} each, then "
+        f"plan: {_trials_said(job.config.strategy, plan)}, {_many(plan.epochs, 'epoch')} each, then "
         f"{_many(plan.finalists, 'final training')} of about {_many(plan.final_epochs, 'epoch')}, on "
         f"{job.evaluator.device} with {_many(job.pool.workers, 'worker')}{ends}"
     )
 
 
-def _trials_said(job: Job, plan: Plan) -> str:
+def _trials_said(strategy: str, plan: Plan) -> str:
     """As far as the plan can know: fewer random networks than a predictor needs may still fail."""
-    if job.config.strategy != NEURAL_PREDICTOR:
-        return f"about {_many(plan.n_trials, 'network')} by {job.config.strategy}"
+    if strategy != NEURAL_PREDICTOR:
+        return f"about {_many(plan.n_trials, 'network')} by {strategy}"
     if plan.n_random < LEAST_TO_FIT or not plan.n_chosen:
         return _many(plan.n_trials, "random network")
     return f"{_many(plan.n_random, 'random network')} and about {_many(plan.n_chosen, 'picked one')}"

@@ -146,7 +146,9 @@ def test_speed_is_a_line_that_never_falls():
     ],
 )
 def test_a_plan_says_what_the_predictor_will_pick(trials, says):
-    assert search._trials_said(plan_trials(trials, epochs=1, final_epochs=1, finalists=2)) == says
+    plan = plan_trials(trials, epochs=1, final_epochs=1, finalists=2)
+    assert search._trials_said("neural-predictor", plan) == says
+    assert search._trials_said("iterated", plan) == f"about {search._many(trials, 'network')} by iterated"
 
 
 def test_one_of_a_thing_is_said_in_the_singular():

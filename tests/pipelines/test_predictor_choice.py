@@ -41,7 +41,9 @@ def job_of(path, evaluator):
     pool = cf.ThreadPoolExecutor(1)
     pool.workers = 1
     return SimpleNamespace(
-        config=SimpleNamespace(job="search", seed=0, parsed_limits=()),
+        config=SimpleNamespace(
+            job="search", seed=0, strategy="neural-predictor", parsed_limits=(), parsed_soft_limits=()
+        ),
         run=run,
         space=SPACE,
         evaluator=evaluator,

@@ -80,7 +80,7 @@ def test_people_see_ours_beside_what_was_published(tmp_path):
     file.write_bytes(build_onnx(network, np.random.default_rng(0), normalise=True))
     outcome = profile(["mobilenet-v2", str(file)], **AT, seed=0)
     out = io.StringIO()
-    print_profile(outcome, Console(file=out, width=200))
+    print_profile(outcome, Console(file=out, width=400))
     lines = [line.strip() for line in out.getvalue().splitlines()]
     ours = next(line for line in lines if line.startswith("mobilenet-v2"))
     theirs = lines[lines.index(ours) + 1]

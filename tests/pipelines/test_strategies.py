@@ -22,6 +22,14 @@ SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
 FIELDS = {"job": "search", "data": "digits", "data_root": "data", "space": SPACE, "trials": 6}
 
 
+class Timed(DeviceCosts):
+    """Costs of a device on which every block takes 1 ms."""
+
+    def interval(self, name, population):
+        ms = (population != 6).sum(axis=1).astype(float)
+        return (ms, ms) if name == "latency_ms" else super().interval(name, population)
+
+
 def value_of(row):
     return {"accuracy_val": 0.5 + 0.4 * float(np.mean(row != 6)), "latency_ms_estimated": float(np.sum(row != 6))}
 
@@ -29,7 +37,7 @@ def value_of(row):
 def course(name, setting, n):
     space = get_space(SPACE)
     strategy = STRATEGIES[name](setting)
-    strategy.start(FeasibleSet(space, DeviceCosts(space, Task(8, 10, 1))), 3)
+    strategy.start(FeasibleSet(space, Timed(space, Task(8, 10, 1))), 3)
     rows = []
     for number in range(n):
         (row,) = strategy.ask(1)
