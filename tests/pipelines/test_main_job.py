@@ -256,6 +256,7 @@ def test_one_seed_gives_one_course(tmp_path):
         if name == "b":  # measurements are given, the seed decides the rest
             process = start(*command, cwd=tmp_path, home=home)
             while not (tmp_path / "b" / "latency_table.json").exists():
+                assert process.poll() is None, process.communicate()[1]
                 time.sleep(0.05)
             os.kill(process.pid, signal.SIGKILL)
             process.communicate()
