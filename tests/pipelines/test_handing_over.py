@@ -208,6 +208,9 @@ def measured_record(low, high, *, steady=True):
         (measured_record(2.9, 3.1), False, "target of 3 ms is missed: latency_ms may be 2.9 to 3.1"),
         (measured_record(3.1, 3.2), False, "target of 3 ms is missed: latency_ms is at least 3.1"),
         (measured_record(1.0, 2.0, steady=False), None, "no statement about 3 ms: the machine was too disturbed"),
+        (measured_record(1.0, 1.4, steady=False), True, "latency_ms is at most 3: far below it"),
+        (measured_record(6.0, 7.0, steady=False), False, "the target of 3 ms is missed"),
+        (measured_record(5.0, 7.0, steady=False), None, "no statement about 3 ms: the machine was too disturbed"),
         (measured_record(1.0, 2.0) | {"latency_ms": None}, None, "not measured on the device it is for"),
     ],
 )
