@@ -247,6 +247,7 @@ def test_after_kill_9_no_finished_trial_is_trained_again(tmp_path):
     assert Path(tmp_path / json.loads(out)["model"]).exists()
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_course(tmp_path):
     """Two runs that share a latency table: equal trials, bit for bit; another seed differs."""
     home = tmp_path / "home"
