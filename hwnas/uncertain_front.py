@@ -143,7 +143,7 @@ def best_gains(
             cells = _Cells.of(accuracies, known_costs, floor, reference)
             bounds[chosen] = -np.inf
             order, sure = np.argsort(-bounds, kind="stable"), 0
-            while sure < len(order) and (not sure or bounds[order[:sure]].max() < bounds[order[sure]]):
+            while sure < len(order) and (not sure or bounds[order[:sure]].max() <= bounds[order[sure]]):
                 rows = order[sure : sure + LOOKED_AT]
                 rows = rows[np.isfinite(bounds[rows])]
                 bounds[rows] = cells.gain(mean[rows], std[rows], costs[rows])

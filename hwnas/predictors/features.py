@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.evaluation.restricted import RestrictedSpace
-from spaces import GraphBatch, Population, SearchSpace
+from spaces import GraphBatch, InputError, Population, SearchSpace
 from spaces.chain import ChainSpace
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ def describe(feasible: FeasibleSet, population: Population) -> Features:
     if known is None:
         known = _of_tables[feasible] = _described(feasible, feasible.space.inner, feasible.space.rows)
     places = feasible.space.places(population)
+    if (places < 0).any():
+        outside = population[int(np.argmin(places))]
+        raise InputError(f"{feasible.space.inner.format(outside)} is not in the table, and nothing describes it")
     return {name: values[places] for name, values in known.items()}
 
 

@@ -84,7 +84,9 @@ class FittedProcess:
             bounds=[LENGTH_BOUNDS] * len(X) + [NOISE_BOUNDS],
         )
         theta = np.asarray(found.x, dtype=np.float64)
-        K = _kernel(distances, theta)[0] + (math.exp(theta[-1]) + JITTER) * np.eye(len(targets))
+        K = _kernel(distances, theta, (len(targets), len(targets)))[0] + (math.exp(theta[-1]) + JITTER) * np.eye(
+            len(targets)
+        )
         factor = np.asarray(np.linalg.cholesky(K), dtype=np.float64)
         weights = np.asarray(cho_solve((factor, True), targets))
         return cls(
@@ -98,7 +100,8 @@ class FittedProcess:
         for start in range(0, n, PREDICTED_AT_ONCE):
             rows = slice(start, start + PREDICTED_AT_ONCE)
             part = self.scaling({name: values[rows] for name, values in features.items()})
-            k = _kernel([_squared_distances(a, b) for a, b in zip(part, self.X, strict=True)], self.theta)[0]
+            distances = [_squared_distances(a, b) for a, b in zip(part, self.X, strict=True)]
+            k = _kernel(distances, self.theta, (len(means[rows]), len(self.targets)))[0]
             reached = solve_triangular(self.factor, k.T, lower=True, check_finite=False)
             means[rows] = k @ self.weights
             stds[rows] = np.sqrt(self.amplitude * np.maximum(1 - (reached**2).sum(axis=0), 1e-12))
@@ -115,20 +118,20 @@ def _squared_distances(a: Floats, b: Floats) -> Floats:
     return np.asarray(np.maximum((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T, 0))
 
 
-def _kernel(distances: list[Floats], theta: Floats) -> tuple[Floats, Floats]:
-    """Matern 5/2, and its slope by the scaled squared distance."""
-    scaled = sum((d * math.exp(-2 * t) for d, t in zip(distances, theta[:-1], strict=True)), np.zeros(()))
+def _kernel(distances: list[Floats], theta: Floats, shape: tuple[int, int]) -> tuple[Floats, Floats]:
+    """Matern 5/2, and its slope by the scaled squared distance; where no feature varies, all are the same network."""
+    scaled = np.zeros(shape)
+    for d, t in zip(distances, theta[:-1], strict=True):
+        scaled += d * math.exp(-2 * t)
     far = np.sqrt(5 * scaled)
     decay = np.exp(-far)
-    kernel = (1 + far + far**2 / 3) * decay
-    slope = -5 / 6 * (1 + far) * decay
-    return np.broadcast_to(kernel, distances[0].shape), np.broadcast_to(slope, distances[0].shape)
+    return (1 + far + far**2 / 3) * decay, -5 / 6 * (1 + far) * decay
 
 
 def _loss(theta: Floats, distances: list[Floats], y: Floats) -> tuple[float, Floats]:
     """Minus the log posterior of theta, the amplitude at its best value, and its gradient."""
     n = len(y)
-    (signal, slope), noise = _kernel(distances, theta), math.exp(theta[-1])
+    (signal, slope), noise = _kernel(distances, theta, (n, n)), math.exp(theta[-1])
     factor = cho_factor(signal + (noise + JITTER) * np.eye(n), lower=True, check_finite=False)
     weights = cho_solve(factor, y, check_finite=False)
     amplitude = max(float(y @ weights) / n, LEAST_AMPLITUDE)

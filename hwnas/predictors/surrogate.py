@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 DESCRIBED_AT_ONCE = 16_384
+LEAST_SPREAD = 1e-9
 LEAST = 3  # networks of which a surrogate is fitted
 FAR = 4.0  # interquartile ranges below the median: what is worse counts as this bad
 ABOVE = 2.0  # interquartile ranges above the best: where the warped scale ends
@@ -70,10 +71,12 @@ class Warp:
     @classmethod
     def of(cls, values: Floats) -> Warp:
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-        spread = float(high - low) or float(values.std()) or 1.0
+        least = LEAST_SPREAD * max(1.0, float(np.abs(values).max()))  # below it, rounding would set the scale
+        spread = next((each for each in (float(high - low), float(values.std())) if each > least), 1.0)
         warp = cls(float(values.max()) + ABOVE * spread, float(middle) - FAR * spread, 0.0, 1.0)
         warped = warp(values)
-        return cls(warp.top, warp.floor, float(warped.mean()), float(warped.std()) or 1.0)
+        std = float(warped.std())
+        return cls(warp.top, warp.floor, float(warped.mean()), std if std > LEAST_SPREAD else 1.0)
 
     def __call__(self, values: Floats) -> Floats:
         return np.asarray((-np.log(self.top - np.maximum(values, self.floor)) - self.centre) / self.scale)

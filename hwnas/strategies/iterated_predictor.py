@@ -81,14 +81,14 @@ class IteratedPredictor(PhasedStrategy):
             return self.rows_before(first + self.batch)[first:]
         fitted = self._fit(first)
         rows = self._candidates(first, rng)
-        if fitted is None or len(rows) < self.batch:
+        if fitted is None or not len(rows):
             return self.draw_after(first, self.batch, rng)
         mean, std = fitted.predict(rows)
         if self.costs:
             return rows[self._gains(first, rows, mean, std)]
         if self.acquisition == "ucb":
             return rows[np.argsort(-(mean + self.beta * std), kind="stable")[: self.batch]]
-        return rows[_best_of_draws(mean, std, self.batch, rng)]
+        return rows[_best_of_draws(mean, std, min(self.batch, len(rows)), rng)]
 
     def chosen(self) -> Trial | None:
         """The trial of the highest mean of the surrogate, once there are enough to fit it."""
@@ -136,9 +136,9 @@ class IteratedPredictor(PhasedStrategy):
     def _parents(self, first: int) -> Population:
         """Whose mutants are candidates: of the trials before `first` the most accurate, or those on the front."""
         known, accuracies = self.rows_before(first), self.told_accuracies()[:first]
-        order = np.argsort(-accuracies, kind="stable")
+        good = np.flatnonzero(np.isfinite(accuracies))
+        order = good[np.argsort(-accuracies[good], kind="stable")]
         if self.costs:
-            good = np.flatnonzero(np.isfinite(accuracies))
             F = np.concatenate([-accuracies[good, None], self._costs_of(known[good])], axis=1)
             order = np.concatenate([good[is_non_dominated(F)], order])
         return known[order[:MUTATED]]

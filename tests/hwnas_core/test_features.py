@@ -7,7 +7,7 @@ from hwnas import FeasibleSet
 from hwnas.evaluation.restricted import RestrictedSpace
 from hwnas.predictors.features import chain_features, describe, graph_features, steps_of_growth
 from latency import DeviceCosts
-from spaces import GraphBatch, Task, get_space
+from spaces import GraphBatch, InputError, Task, get_space
 
 MACRO = get_space("nasbench_macro")
 KINDS = 3
@@ -125,3 +125,9 @@ def test_networks_of_a_table_are_described_as_in_their_space():
     outside = describe(FeasibleSet(MACRO, DeviceCosts(MACRO, Task(32, 10))), rows[5:50])
     assert inside.keys() == outside.keys() == {"steps", "empty", "depth", "costs"}
     assert all((inside[name] == outside[name]).all() for name in inside)
+
+
+def test_what_is_not_in_the_table_is_not_described():
+    rows = np.unique(MACRO.canonical(MACRO.sample(300, np.random.default_rng(0))), axis=0)
+    with pytest.raises(InputError, match="is not in the table"):
+        describe(FeasibleSet(RestrictedSpace(MACRO, rows[:50])), rows[40:60])

@@ -86,11 +86,20 @@ def test_a_warp_goes_there_and_back():
     assert std == pytest.approx(ahead - back, rel=1e-3)  # one std further
 
 
-@pytest.mark.parametrize("values", [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5, 0.9]])
+@pytest.mark.parametrize("values", [[0.5, 0.5, 0.5], [0.1, 0.1, 0.1], [0.7] * 6, [0.5, 0.5, 0.5, 0.5, 0.9]])
 def test_equal_values_are_learned(values):
     rows, _ = smooth(30, 0)
     mean, std = GaussianProcess().fit(rows[: len(values)], np.array(values), feasible=FEASIBLE, seed=0).predict(rows)
     assert np.isfinite([mean, std]).all()
+    assert np.ptp(std) > 0  # what is far from those seen is known least
+
+
+def test_equal_networks_are_learned():
+    rows = np.repeat(smooth(20, 0)[0][:1], 4, axis=0)
+    values = np.array([0.5, 0.52, 0.51, 0.53])
+    mean, std = GaussianProcess().fit(rows, values, feasible=FEASIBLE, seed=0).predict(rows)
+    assert mean == pytest.approx(np.full(4, 0.515), abs=0.01)
+    assert np.isfinite(std).all()
 
 
 @pytest.mark.parametrize("surrogate", [GaussianProcess(), ProcessAndTrees(trees=30)])
