@@ -3,9 +3,8 @@
 This file stands alone (numpy, ONNX Runtime and the standard library), since a kit carries it to machines where nothing
 else of this project is.
 
-Networks run in rounds, each once a round in random order, with the caches flushed before every run: a buffer is written
-that is twice as large as the machine's largest cache, but at least 64 MiB and at most 128. A few rounds make a visit:
-for each visit every network is loaded anew. Where its weights and maps happen to lie in memory moves a small network's
+Networks run in rounds, each once a round in random order, with the caches flushed before every run: a buffer of 64
+MiB is written. A few rounds make a visit: for each visit every network is loaded anew. Where its weights and maps happen to lie in memory moves a small network's
 time by some percent, as much as another process does, and no number of runs of one loaded network averages that out;
 visits do.
 """
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CPUS = Path("/sys/devices/system/cpu")
-LEAST_FLUSH, MOST_FLUSH = 64 * 2**20, 128 * 2**20  # some servers have 480 MiB of cache: 4 s for a hundred runs
+LEAST_FLUSH = MOST_FLUSH = 64 * 2**20  # a larger buffer makes runs of tiny networks twice as long
 QUANTILE = 0.25
 ROUNDS_A_VISIT = 8
 LEAST_VISITS = 3

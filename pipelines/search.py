@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from hwnas.evaluation import TrainingEvaluator
     from hwnas.training import ImageData
 
-TABLE_BUDGET_SHARE = 0.08  # of a budget goes into timing blocks, at most
+TABLE_BUDGET_SHARE = 0.15  # of a budget goes into timing blocks, at most
 TIMED_NETWORKS = 3
 DEFAULT_EPOCHS, DEFAULT_FINAL_EPOCHS = 5, 20
 FRONTIER_MEMBERS = 6
