@@ -3,10 +3,10 @@
 This file stands alone (numpy, ONNX Runtime and the standard library), since a kit carries it to machines where nothing
 else of this project is.
 
-Networks run in rounds, each once a round in random order, with the caches flushed before every run: a buffer of 64 MiB is
-written. A few rounds make a visit: for each visit every network is loaded anew. Where its weights and maps happen to
-lie in memory moves a small network's time by some percent, as much as another process does, and no number of runs of one
-loaded network averages that out; visits do.
+Networks run in rounds, each once a round in random order, with the caches flushed before every run: a buffer of 64 MiB
+is written. A few rounds make a visit: for each visit every network is loaded anew. Where its weights and maps happen to
+lie in memory moves a small network's time by some percent, as much as another process does, and no number of runs of
+one loaded network averages that out; visits do.
 """
 
 from __future__ import annotations
