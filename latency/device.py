@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from .rounds import LEAST_FLUSH, flush_bytes
+from .rounds import FLUSH_BYTES
 
 PROTOCOL = 3  # of measuring: numbers of another are never mixed with these
 # What /proc/cpuinfo says of each core that tells processors of one name apart; on x86, then on ARM.
@@ -38,7 +38,7 @@ class Device:
     provider: str
     onnxruntime: str
     system: str
-    flush_bytes: int = LEAST_FLUSH
+    flush_bytes: int = FLUSH_BYTES
 
     @classmethod
     def here(cls, *, threads: int = 1, provider: str = "CPUExecutionProvider") -> Device:
@@ -50,7 +50,6 @@ class Device:
             provider=provider,
             onnxruntime=onnxruntime.__version__,
             system=" ".join([platform.system(), platform.machine(), _release()]).strip(),
-            flush_bytes=flush_bytes(),
         )
 
     @property

@@ -26,8 +26,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 CPU_PROVIDER = "CPUExecutionProvider"
-CPUS = Path("/sys/devices/system/cpu")
-LEAST_FLUSH = MOST_FLUSH = 64 * 2**20  # a larger buffer makes runs of tiny networks twice as long
+FLUSH_BYTES = 64 * 2**20  # a larger buffer makes runs of tiny networks twice as long
 QUANTILE = 0.25
 ROUNDS_A_VISIT = 8
 LEAST_VISITS = 3
@@ -35,6 +34,7 @@ LEAST_RUNS = 3  # of a network in a visit that were not interrupted, for those t
 SLOW_ROUND = 1.2  # the reference, times its lower quartile of the visit; on a quiet or a fully busy machine 1.1
 INTERRUPTED = 1.1  # wall clock over CPU time of a run
 TRIES = 3  # visits that are made for each that is wanted, where the machine is disturbed
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # what disturbs is often short: waited before giving up, one after another
 T = TypeVar("T")
 
 
@@ -44,16 +44,6 @@ class DisturbedError(RuntimeError):
 
 class ProviderError(RuntimeError):
     """ONNX Runtime does not run a network where it was told to."""
-
-
-def flush_bytes(cpus: Path = CPUS) -> int:
-    """How large the buffer is that flushes the caches of this machine; where the system does not tell, the least."""
-    caches = [size.read_text().strip() for size in cpus.glob("cpu[0-9]*/cache/index*/size")]
-    largest = max((int(size[:-1]) for size in caches if size.endswith("K")), default=0)
-    return min(max(2 * largest * 2**10, LEAST_FLUSH), MOST_FLUSH)
-
-
-FLUSH_BYTES = flush_bytes()
 
 
 @dataclass(frozen=True)
@@ -176,7 +166,7 @@ def run_rounds(
 ) -> Rounds:
     """Load every network `visits` times, and run it once in each of the visit's rounds, caches flushed.
 
-    A visit of which more than half the rounds are slow is made again.
+    A visit of which more than half the rounds are slow is made again, at last after pauses of half a minute in all.
 
     Args:
         budget_s: fewer visits are made where `visits` would take longer, but at least 3.
@@ -188,18 +178,23 @@ def run_rounds(
     started = time.monotonic()
     made: list[tuple[NDArray[np.float64], ...]] = []
     repeated = 0
+    pauses = iter(PAUSES_S)
     while True:
         visit = _visit(models, rounds, warm_runs, rng, setting)
         alone = _joined([visit], setting.on_cpu_clock, 0)
         if alone.slow_rounds().mean() > 0.5:
             repeated += 1
-            if repeated >= LEAST_VISITS and repeated >= (TRIES - 1) * len(made):
-                raise DisturbedError(
-                    f"the machine is too disturbed to measure: its speed changed within {repeated} of "
-                    f"{repeated + len(made)} visits by more than {SLOW_ROUND - 1:.0%}; measure when less runs beside it"
-                )
             if budget_s is not None and len(made) >= LEAST_VISITS and time.monotonic() - started > budget_s:
                 break
+            if repeated >= LEAST_VISITS and repeated >= (TRIES - 1) * len(made):
+                pause_s = next(pauses, None)
+                if pause_s is None:
+                    raise DisturbedError(
+                        f"the machine is too disturbed to measure: its speed changed within {repeated} of "
+                        f"{repeated + len(made)} visits by more than {SLOW_ROUND - 1:.0%}; "
+                        "measure when less runs beside it"
+                    )
+                time.sleep(pause_s)
             continue
         made.append(visit)
         if len(made) >= visits:

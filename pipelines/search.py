@@ -180,6 +180,7 @@ def _open_job(
     try:
         heritage = run.weights if config.warm_start else None
         evaluator = TrainingEvaluator(space, run.data, Recipe(), device=compute, heritage=heritage)
+        _check_counted(config, space, data.task)
         # Workers import torch while blocks are timed would disturb the timing, so the table comes first.
         costs = DeviceCosts(space, data.task, _table(config, run, space, data.task, listener))
         feasible = FeasibleSet(space, costs, config.parsed_limits)
@@ -202,6 +203,12 @@ def _open_job(
     except BaseException:
         pool.stop()
         raise
+
+
+def _check_counted(config: RunConfig, space: SearchSpace, task: Task) -> None:
+    """Limits that no network meets whatever its latency are found before minutes of timing."""
+    counted = [limit for limit in config.parsed_limits if limit.name != "latency_ms"]
+    FeasibleSet(space, DeviceCosts(space, task), counted).check(np.random.default_rng([config.seed, 1, 2]))
 
 
 def _table(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task, listener: Listener) -> LatencyModel:

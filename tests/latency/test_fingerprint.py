@@ -3,11 +3,9 @@
 import platform
 from dataclasses import asdict, fields, replace
 
-import pytest
-
 from latency import Device
 from latency.device import allowed_cores, cpu_of
-from latency.rounds import LEAST_FLUSH, MOST_FLUSH, flush_bytes
+from latency.rounds import FLUSH_BYTES
 
 X86 = """processor\t: {n}
 vendor_id\t: GenuineIntel
@@ -49,30 +47,12 @@ def test_a_system_that_says_nothing_of_its_processor_still_has_one():
     assert cpu_of("", {0}) == cpu_of("isa : rv64imafdc", {0}) == platform.machine()
 
 
-@pytest.mark.parametrize(
-    ("caches", "wanted"),
-    [
-        ({}, LEAST_FLUSH),
-        ({"index0": "48K\n", "index3": "32768K\n"}, LEAST_FLUSH),
-        ({"index0": "48K\n", "index3": "36864K\n"}, MOST_FLUSH),
-        ({"index3": "491520K\n"}, MOST_FLUSH),
-        ({"index3": "\n"}, LEAST_FLUSH),
-    ],
-)
-def test_the_buffer_that_flushes_is_twice_the_largest_cache_within_bounds(tmp_path, caches, wanted):
-    for name, size in caches.items():
-        folder = tmp_path / "cpu1" / "cache" / name
-        folder.mkdir(parents=True)
-        (folder / "size").write_text(size)
-    assert flush_bytes(tmp_path) == wanted
-
-
 def test_this_machine_has_a_fingerprint_that_stays(monkeypatch):
     here = Device.here()
     assert here.fingerprint != Device.here(threads=2).fingerprint
     assert len(here.cpu) > 2
     assert here.cores == len(allowed_cores())
-    assert here.flush_bytes == flush_bytes()
+    assert here.flush_bytes == FLUSH_BYTES
     if platform.system() == "Linux":
         monkeypatch.setattr(platform, "release", lambda: "99.1.2-new-kernel")
         monkeypatch.setattr(platform, "version", lambda: "#2 SMP, built tomorrow")

@@ -115,13 +115,25 @@ def test_a_visit_in_which_the_machine_changes_its_speed_is_made_again(disturbed)
     assert np.exp(raw.log_ratios().mean()) == pytest.approx(1.5, rel=0.1)
 
 
-def test_a_machine_too_disturbed_gives_no_number(disturbed):
+def test_a_machine_too_disturbed_gives_no_number(disturbed, monkeypatch):
+    paused: list[float] = []
+    monkeypatch.setattr(rounds.time, "sleep", paused.append)
     disturbed.speed = lambda call: 1.0 if call % 16 < 6 else 0.5  # fast for 3 of the 8 rounds of each visit
-    with pytest.raises(rounds.DisturbedError, match="too disturbed to measure: its speed changed within 3 of 3"):
+    with pytest.raises(rounds.DisturbedError, match="too disturbed to measure: its speed changed within 8 of 9"):
         rounds.run_rounds([b"reference", b"b"], visits=6, rng=np.random.default_rng(0))
+    assert paused == [1, 2, 4, 8, 16]
     disturbed.speed, disturbed.by_place = (lambda call: 1.0), 0.4
     (timing,) = runtime.measure([b"b"], b"reference", 2.0, visits=6, rng=np.random.default_rng(0))
     assert not timing.steady
+
+
+def test_what_disturbs_for_some_seconds_is_waited_for(disturbed, monkeypatch):
+    paused: list[float] = []
+    monkeypatch.setattr(rounds.time, "sleep", paused.append)
+    disturbed.speed = lambda call: 1.0 if call % 16 < 6 or sum(paused) > 5 else 0.5
+    raw = rounds.run_rounds([b"reference", b"b"], visits=6, rng=np.random.default_rng(0))
+    assert (raw.cpu.shape[1], raw.repeated) == (6, 5)
+    assert paused == [1, 2, 4]
 
 
 def test_visits_end_with_the_budget(disturbed, monkeypatch):

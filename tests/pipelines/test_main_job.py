@@ -40,7 +40,7 @@ def start(*arguments, cwd, home):
 def hwnas(*arguments, cwd, home, code=0):
     process = start(*arguments, cwd=cwd, home=home)
     out, err = process.communicate(timeout=300)
-    assert process.returncode == code, err
+    assert process.returncode == code, out + err
     assert "Traceback" not in err
     return out, err
 
