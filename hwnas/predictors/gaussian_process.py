@@ -107,6 +107,11 @@ class FittedProcess:
             stds[rows] = np.sqrt(self.amplitude * np.maximum(1 - (reached**2).sum(axis=0), 1e-12))
         return means, stds
 
+    @property
+    def noise(self) -> float:
+        """The std of the noise of one value."""
+        return math.sqrt(self.amplitude * math.exp(self.theta[-1]))
+
     @cached_property
     def left_out(self) -> Floats:
         """(n,): the mean of each target by all the others (section 5.4.2 of the source)."""
