@@ -12,20 +12,18 @@ from hwnas.belief import Belief
 from hwnas.evaluation.restricted import RestrictedSpace
 from hwnas.feasible import FeasibleSet
 from hwnas.pareto import is_non_dominated
-from hwnas.predictors.surrogate import FAR, FittedSurrogate, GaussianProcess, Surrogate
-from hwnas.trial import Trial
+from hwnas.predictors.surrogate import FAR, GaussianProcess, Surrogate
 from hwnas.uncertain_front import best_gains
 from spaces import InputError, Population
 
-from .strategy import PhasedStrategy
+from .surrogate_search import REFERENCE, SurrogateSearch, in_any_order
 
 MUTATED = 20  # of the best networks so far, mutants are candidates too
-LEAST_TO_FIT = 3
 REFERENCE_DRAWS = 2000
 REFERENCE_QUANTILE = 0.99
 
 
-class IteratedPredictor(PhasedStrategy):
+class IteratedPredictor(SurrogateSearch):
     """`n_random` networks, then `batch` at a time, chosen among candidates by the surrogate of all trials so far.
 
     For accuracy alone, by upper confidence bound: the highest bound of beta stds; or by Thompson sampling: each of
@@ -80,8 +78,8 @@ class IteratedPredictor(PhasedStrategy):
             return self.draw_after(0, self.n_random, rng)
         if len(self.told) >= first + self.batch:  # after a break: it was planned before, and need not be again
             return self.rows_before(first + self.batch)[first:]
-        fitted = self._fit(first)
-        rows = self._candidates(first, rng)
+        fitted = self.fitted(first)
+        rows = in_any_order(self._candidates(first, rng), rng)
         if fitted is None or not len(rows):
             return self.draw_after(first, self.batch, rng)
         belief = fitted.believe(rows)
@@ -91,23 +89,6 @@ class IteratedPredictor(PhasedStrategy):
             return rows[np.argsort(-belief.at(self.beta), kind="stable")[: self.batch]]
         draws = rng.standard_normal((min(self.batch, len(rows)), len(rows)))
         return rows[_best_of_draws(belief.at(draws))]
-
-    def chosen(self) -> Trial | None:
-        """The trial of the highest mean of the surrogate, once there are enough to fit it."""
-        fitted = self._fit(len(self.told))
-        if fitted is None:
-            return super().chosen()
-        complete = [i for i, trial in enumerate(self.told) if trial.state == "complete"]
-        mean, _ = fitted.predict(self.told_rows()[complete])
-        return self.told[complete[int(np.argmax(mean))]]
-
-    def _fit(self, first: int) -> FittedSurrogate | None:
-        accuracies = self.told_accuracies()[:first]
-        good = np.isfinite(accuracies)
-        if good.sum() < LEAST_TO_FIT:
-            return None
-        rows = self.rows_before(first)[good]
-        return self.surrogate.fit(rows, accuracies[good], feasible=self.feasible, seed=self.seed + first)
 
     def _gains(self, first: int, rows: Population, belief: Belief) -> NDArray[np.int64]:
         accuracies = self.told_accuracies()[:first]
@@ -129,7 +110,7 @@ class IteratedPredictor(PhasedStrategy):
     @cached_property
     def _reference(self) -> NDArray[np.float64]:
         """Of each cost nearly the greatest of networks that meet the limits."""
-        rows = self.feasible.sample(REFERENCE_DRAWS, np.random.default_rng([self.seed, 0]))
+        rows = self.feasible.sample(REFERENCE_DRAWS, np.random.default_rng(self.seeds(0, REFERENCE)))
         return np.asarray(np.quantile(self._costs_of(rows), REFERENCE_QUANTILE, axis=0))
 
     def _parents(self, first: int) -> Population:
