@@ -68,9 +68,22 @@ def test_left_out_means_are_those_of_processes_without_the_network(process):
 def test_the_slope_of_the_likelihood_is_that_of_differences(process):
     features, y = process
     distances = [_squared_distances(x, x) for x in FittedProcess.of(features, y).scaling(features)]
-    for theta in ([0.0, 1.0, -3.0], [1.5, -0.5, -1.0]):
+    for theta in ([0.0, 1.0, 0.5, -3.0], [1.5, -0.5, 1.0, -1.0]):
         arguments = (lambda t: _loss(t, distances, y)[0], lambda t: _loss(t, distances, y)[1])
         assert check_grad(*arguments, np.array(theta)) < 1e-4 * (1 + np.abs(arguments[1](np.array(theta))).max())
+
+
+def test_what_differs_in_a_feature_that_did_not_vary_is_another_network(process):
+    features, y = process
+    part = {name: values[:5].copy() for name, values in features.items()}
+    features = features | {"b": np.column_stack([features["b"], np.full(40, 2.0)])}
+    part["b"] = np.column_stack([part["b"], np.full(5, 2.0)])
+    fitted = FittedProcess.of(features, y)
+    _, seen = fitted.predict(part)
+    for name, column in (("b", 2), ("constant", 0)):  # beside features that vary, and where none of the group does
+        other = {each: values.copy() for each, values in part.items()}
+        other[name][:, column] += 1
+        assert (fitted.predict(other)[1] > 1.1 * seen).all()
 
 
 def test_a_warp_goes_there_and_back():
