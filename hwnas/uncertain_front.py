@@ -9,18 +9,17 @@ from scipy.special import ndtr, ndtri
 
 from spaces.errors import InputError
 
+from .belief import Belief
 from .pareto import hypervolume
 
 Floats = NDArray[np.float64]
 CHUNK_VALUES = 4_000_000  # of the largest array of one chunk
 LOOKED_AT = 256  # candidates at a time
 QUANTILES = ndtri((np.arange(64) + 0.5) / 64)  # equally likely values of a standard normal variable
-LEAST_STD = 1e-12
 
 
 def expected_gain(
-    mean: ArrayLike,
-    std: ArrayLike,
+    belief: Belief,
     costs: ArrayLike,
     *,
     accuracies: ArrayLike,
@@ -32,11 +31,11 @@ def expected_gain(
 
     The volume is that between the accuracy `floor` and the best accuracy that is to be had at most at each cost,
     over all costs up to the reference. Where a candidate costs no more, its accuracy a adds max(0, a - best), whose
-    mean is the expected improvement of a normal variable. The best accuracy is constant on the cells of the grid
+    mean is the expected improvement of what is believed of a. The best accuracy is constant on the cells of the grid
     that the known costs span, so that the sum over cells is exact.
 
     Args:
-        mean, std: (n,) of the normal accuracy of each candidate.
+        belief: of the accuracies of n candidates.
         costs: (n, m), all minimised, m at least 1.
         accuracies, known_costs: (k,) and (k, m) of the networks that are known, k may be 0.
         reference: (m,) costs from which on nothing counts.
@@ -48,22 +47,23 @@ def expected_gain(
     Source: Emmerich, Deutz and Klinkenberg, Hypervolume-based expected improvement, CEC 2011; that only one objective
     is uncertain makes it a sum over cells.
     """
-    mean, std, costs, reference = (np.asarray(each, dtype=np.float64) for each in (mean, std, costs, reference))
+    costs, reference = np.asarray(costs, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    mean = belief.at(0.0)
     accuracies, known_costs = np.asarray(accuracies, dtype=np.float64), np.asarray(known_costs, dtype=np.float64)
     m = len(reference)
-    if costs.shape != (len(mean), m) or std.shape != mean.shape or known_costs.shape != (len(accuracies), m):
+    if costs.shape != (len(mean), m) or known_costs.shape != (len(accuracies), m):
         raise InputError(
             f"candidates and known networks need one cost for each of {m} places of the reference, got the shapes "
             f"{costs.shape} and {known_costs.shape}"
         )
-    if not all(np.isfinite(each).all() for each in (mean, std, costs, reference, accuracies, known_costs)):
+    if not all(np.isfinite(each).all() for each in (mean, belief.at(1.0), costs, reference, accuracies, known_costs)):
         raise InputError("expected gains need finite accuracies and costs")
     cells = _Cells.of(accuracies, known_costs, floor, reference)
     gains = np.empty(len(mean))
     chunk = max(1, CHUNK_VALUES // cells.largest)
     for start in range(0, len(mean), chunk):
         rows = slice(start, start + chunk)
-        gains[rows] = cells.gain(mean[rows], std[rows], costs[rows])
+        gains[rows] = cells.gain(belief.part(rows), costs[rows])
     return gains
 
 
@@ -96,7 +96,7 @@ class _Cells:
     def largest(self) -> int:
         return int(self.is_level.size // max(1, len(self.edges[0]) - 1)) + len(self.levels)
 
-    def gain(self, mean: Floats, std: Floats, costs: Floats) -> Floats:
+    def gain(self, belief: Belief, costs: Floats) -> Floats:
         volume = self.is_level
         for d, (edges, cost) in enumerate(zip(self.edges, costs.T, strict=True)):
             width = np.maximum(edges[1:] - np.maximum(edges[:-1], cost[:, None]), 0.0)  # (n, cells) beyond the cost
@@ -104,24 +104,12 @@ class _Cells:
                 volume = np.einsum("nc,lc...->nl...", width, volume, optimize=True)
             else:
                 volume = np.einsum("nc,nlc...->nl...", width, volume, optimize=True)
-        return np.asarray((volume * expected_improvement(mean[:, None], std[:, None], self.levels)).sum(axis=1))
-
-
-def expected_improvement(mean: Floats, std: Floats, level: ArrayLike) -> Floats:
-    """E max(0, x - level) of normal x, elementwise; std may be 0.
-
-    Source: Jones, Schonlau and Welch, Efficient Global Optimization, 1998, equation 15.
-    """
-    ahead = mean - np.asarray(level)
-    std = np.maximum(std, LEAST_STD)
-    z = ahead / std
-    return np.asarray(np.maximum(ahead * ndtr(z) + std * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi), 0.0))
+        return np.asarray((volume * belief.improvement(self.levels)).sum(axis=1))
 
 
 def best_gains(
     k: int,
-    mean: Floats,
-    std: Floats,
+    belief: Belief,
     costs: Floats,
     *,
     accuracies: Floats,
@@ -129,13 +117,14 @@ def best_gains(
     floor: float,
     reference: Floats,
 ) -> NDArray[np.int64]:
-    """Choose k candidates, one after another by expected gain, each then taken as known with its mean.
+    """Choose k candidates, one after another by expected gain, each then taken as known with its median.
 
     A gain never grows when more is known, so only candidates that may still be the best are looked at again: the
     choice is that of looking at all of them. Arguments as in `expected_gain`.
     """
+    mean = belief.at(0.0)
     bounds = expected_gain(
-        mean, std, costs, accuracies=accuracies, known_costs=known_costs, floor=floor, reference=reference
+        belief, costs, accuracies=accuracies, known_costs=known_costs, floor=floor, reference=reference
     )
     chosen: list[int] = []
     while len(chosen) < min(k, len(mean)):
@@ -146,7 +135,7 @@ def best_gains(
             while sure < len(order) and (not sure or bounds[order[:sure]].max() <= bounds[order[sure]]):
                 rows = order[sure : sure + LOOKED_AT]
                 rows = rows[np.isfinite(bounds[rows])]
-                bounds[rows] = cells.gain(mean[rows], std[rows], costs[rows])
+                bounds[rows] = cells.gain(belief.part(rows), costs[rows])
                 sure += LOOKED_AT
         best = int(np.argmax(bounds))
         chosen.append(best)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import concurrent.futures as cf
 import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from scipy.stats import t as student
 from hwnas import FeasibleSet, Limit, Trial, hypervolume
 from hwnas.evaluation import TabularBenchmark, TabularEvaluator, read_described, read_nasbench101, read_nasbench_macro
 from hwnas.evaluation.table_files import CELLS_FILE, MACRO_FILE
-from hwnas.execution import WorkerPool
 from hwnas.objectives import minimised
 from hwnas.predictors import GCNPredictor
 from hwnas.predictors.sequence import SequenceSurrogate
@@ -44,6 +42,7 @@ from spaces import InputError
 from spaces.nasbench101 import RELEASED_RATES, NASBench101Space
 
 from .progress import Listener
+from .seeds import check_asked, done, origin, settings_of
 
 Floats = NDArray[np.float64]
 AIMS = ("accuracy", "hypervolume", "front")
@@ -233,6 +232,10 @@ def run_seed(comparison: Comparison, name: str, seed: int) -> SeedRun:
     )
 
 
+def _run(comparison: Comparison, key: tuple[str, int]) -> SeedRun:
+    return run_seed(comparison, *key)
+
+
 def _first_at(accuracies: Floats, wanted: float) -> int | None:
     found = np.flatnonzero(accuracies >= wanted)
     return int(found[0]) + 1 if len(found) else None
@@ -341,24 +344,18 @@ def compare(
     Raises:
         InputError: if something does not go together, or the folder is of another comparison.
     """
-    unknown = [name for name in names if name not in STRATEGIES]
-    if unknown or not names:
-        raise InputError(
-            f"there is no strategy {', '.join(unknown) or 'named'}", hint=f"there are {', '.join(STRATEGIES)}"
-        )
-    if not seeds:
-        raise InputError("a comparison needs at least one seed")
+    check_asked("strategy", names, STRATEGIES, seeds)
     benchmark = comparison.check()
     if out is not None:
-        _claim(out, comparison)
+        _claim(out, comparison, benchmark, names)
     wanted = [(name, seed) for name in dict.fromkeys(names) for seed in seeds]
     runs = {key: run for key in wanted if (run := _recorded(out, *key)) is not None}
     missing = [key for key in wanted if key not in runs]
     with listener.steps("searches", len(wanted)) as steps:
         for _ in runs:
             steps.advance()
-        for run in _searches(comparison, missing, workers):
-            runs[run.strategy, run.seed] = run
+        for key, run in done(partial(_run, comparison), missing, workers):
+            runs[key] = run
             if out is not None:
                 _record(out, run)
             steps.advance(f"{run.strategy}: {run.curve[-1]:.4f}")
@@ -370,27 +367,30 @@ def compare(
     return outcome
 
 
-def _searches(comparison: Comparison, keys: Sequence[tuple[str, int]], workers: int) -> Any:
-    if workers == 1 or len(keys) < 2:
-        yield from (run_seed(comparison, *key) for key in keys)
-        return
-    with WorkerPool(min(workers, len(keys))) as pool:
-        try:
-            yield from (
-                done.result() for done in cf.as_completed([pool.submit(run_seed, comparison, *key) for key in keys])
+def _claim(out: Path, comparison: Comparison, benchmark: TabularBenchmark, names: Sequence[str]) -> None:
+    """Make the folder one of this comparison; strategies that it has no searches of yet are added.
+
+    Raises:
+        InputError: if it holds results of another comparison, table, version or other settings of a strategy.
+    """
+    file = out / "comparison.json"
+    own = json.loads(json.dumps({**asdict(comparison), "origin": origin(benchmark.table)}))
+    settings = json.loads(json.dumps({name: settings_of(STRATEGIES[name](comparison)) for name in names}))
+    known: dict[str, Any] = {}
+    if file.exists() or (out / "seeds").exists():
+        stored = json.loads(file.read_text()) if file.exists() else {}
+        known = stored.pop("strategies", {})
+        differ = [name for name in own if name not in stored or stored[name] != own[name]]
+        differ += [name for name, each in settings.items() if known.get(name, each) != each]
+        if differ:
+            raise InputError(
+                f"{out} holds another comparison, see {file}: it differs in, or does not say, {', '.join(differ)}",
+                hint="give another --out",
             )
-        except BaseException:
-            pool.stop()
-            raise
-
-
-def _claim(out: Path, comparison: Comparison) -> None:
-    """Make the folder one of this comparison."""
     (out / "seeds").mkdir(parents=True, exist_ok=True)
-    settings, file = json.dumps(asdict(comparison), indent=1), out / "comparison.json"
-    if file.exists() and file.read_text() != settings:
-        raise InputError(f"{out} holds another comparison, see {file}", hint="give another --out")
-    file.write_text(settings)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    part.write_text(json.dumps({**own, "strategies": known | settings}, indent=1))
+    part.replace(file)
 
 
 def _recorded(out: Path | None, name: str, seed: int) -> SeedRun | None:

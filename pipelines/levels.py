@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures as cf
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas import FeasibleSet
-from hwnas.execution import WorkerPool
 from hwnas.predictors import quality
 from hwnas.study import write_csv
 from latency import DeviceCosts
 from spaces import InputError
 
 from .benchmark import open_table, with_interval
-from .predictor_quality import surrogate_named
+from .predictor_quality import PREDICTORS, surrogate_named
 from .progress import Listener
+from .seeds import check_asked, done
 
 MEASURES = ("spearman_trained", "kendall_trained", "spearman_larger", "kendall_larger")
 LEAST_OF_LEVEL = 100  # networks; levels of fewer are taken together with the next
@@ -109,10 +109,9 @@ def rank_levels(
     Raises:
         InputError: if something is not there, or the table has one level only.
     """
-    for name in names:
-        surrogate_named(name, test.trained)
-    if not seeds or test.trained < 10:
-        raise InputError(f"levels need at least one seed and 10 trained networks, got {len(seeds)} and {test.trained}")
+    check_asked("predictor", names, PREDICTORS, seeds)
+    if test.trained < 10:
+        raise InputError(f"levels need at least 10 trained networks, got {test.trained}")
     benchmark = open_table(test.table, test.data, test.noisy)
     levels = levels_of(benchmark.space.complexity(benchmark.table.rows))
     if len(levels) < 2:
@@ -120,7 +119,7 @@ def rank_levels(
     wanted = [(name, seed) for name in dict.fromkeys(names) for seed in seeds]
     found: dict[tuple[str, int], list[list[float]]] = {}
     with listener.steps("fits", len(wanted)) as steps:
-        for key, ranks in _all_ranks(test, wanted, workers):
+        for key, ranks in done(partial(_ranks, test), wanted, workers):
             found[key] = ranks
             steps.advance(key[0])
     rows = [
@@ -134,19 +133,8 @@ def rank_levels(
     return {"table": benchmark.name, "networks": len(benchmark.table.rows), "levels": rows}
 
 
-def _all_ranks(
-    test: LevelTest, keys: Sequence[tuple[str, int]], workers: int
-) -> Iterator[tuple[tuple[str, int], list[list[float]]]]:
-    if workers == 1 or len(keys) < 2:
-        yield from ((key, ranks_of_seed(test, *key)) for key in keys)
-        return
-    with WorkerPool(min(workers, len(keys))) as pool:
-        try:
-            futures = {pool.submit(ranks_of_seed, test, *key): key for key in keys}
-            yield from ((futures[done], done.result()) for done in cf.as_completed(futures))
-        except BaseException:
-            pool.stop()
-            raise
+def _ranks(test: LevelTest, key: tuple[str, int]) -> list[list[float]]:
+    return ranks_of_seed(test, *key)
 
 
 def _summary(name: str, level: Level, larger: Level, test: LevelTest, ranks: NDArray[np.float64]) -> dict[str, Any]:

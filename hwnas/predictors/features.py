@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.evaluation.restricted import RestrictedSpace
-from spaces import GraphBatch, InputError, Population, SearchSpace
+from spaces import GraphBatch, InputError, Population, SearchSpace, Task
 from spaces.chain import ChainSpace
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Features = dict[str, Floats]  # (n, k) each: names of groups, and what is known of each network
 CHUNK = 4096
+KEPT = 65_536  # networks of the largest table whose features are kept: 60 MB of cells
 NEVER = -1  # steps to a value that growth does not reach
 
-# What was described of the networks of a table, by who asks: an iterated search asks for the same ones at every step.
-_of_tables: WeakKeyDictionary[FeasibleSet, Features] = WeakKeyDictionary()
+# Of the networks of a table, for as long as its space lives: an iterated search asks for the same ones at every step.
+_of_tables: WeakKeyDictionary[RestrictedSpace, dict[Task | None, Features]] = WeakKeyDictionary()  # None: no costs
 
 
 def describe(feasible: FeasibleSet, population: Population) -> Features:
@@ -32,26 +33,39 @@ def describe(feasible: FeasibleSet, population: Population) -> Features:
     Everywhere, where costs are known: `costs`, log params and log flops. Of chains those of `chain_features`, of spaces
     that give graphs at array speed those of `graph_features`; of others `genes`, one-hot.
     """
-    if not isinstance(feasible.space, RestrictedSpace):
-        return _described(feasible, feasible.space, population)
-    known = _of_tables.get(feasible)
-    if known is None:
-        known = _of_tables[feasible] = _described(feasible, feasible.space.inner, feasible.space.rows)
-    places = feasible.space.places(population)
+    space = feasible.space
+    if not isinstance(space, RestrictedSpace):
+        return _in_chunks(space, population) | _costs(feasible, population)
+    places = space.places(population)
     if (places < 0).any():
         outside = population[int(np.argmin(places))]
-        raise InputError(f"{feasible.space.inner.format(outside)} is not in the table, and nothing describes it")
-    return {name: values[places] for name, values in known.items()}
+        raise InputError(f"{space.inner.format(outside)} is not in the table, and nothing describes it")
+    if len(space.rows) > KEPT:
+        return _in_chunks(space.inner, space.rows[places]) | _costs(feasible, population)
+    return {name: values[places] for name, values in _of_table(space, feasible).items()}
 
 
-def _described(feasible: FeasibleSet, space: SearchSpace, population: Population) -> Features:
+def _of_table(space: RestrictedSpace, feasible: FeasibleSet) -> Features:
+    of_tasks = _of_tables.setdefault(space, {})
+    if None not in of_tasks:
+        of_tasks[None] = _in_chunks(space.inner, space.rows)
+    task = None if feasible.costs is None else feasible.costs.task
+    if task not in of_tasks:
+        of_tasks[task] = of_tasks[None] | _costs(feasible, space.rows)
+    return of_tasks[task]
+
+
+def _costs(feasible: FeasibleSet, population: Population) -> Features:
+    if feasible.costs is None:
+        return {}
+    costs = np.stack([feasible.costs.one(name, population) for name in ("params", "flops")], axis=1)
+    return {"costs": np.log(np.maximum(costs, 1.0))}
+
+
+def _in_chunks(space: SearchSpace, population: Population) -> Features:
     chunks = [population[start : start + CHUNK] for start in range(0, max(len(population), 1), CHUNK)]
     described = [_space_features(space, chunk) for chunk in chunks]
-    groups = {name: np.concatenate([each[name] for each in described]) for name in described[0]}
-    if feasible.costs is not None:
-        costs = np.stack([feasible.costs.one(name, population) for name in ("params", "flops")], axis=1)
-        groups["costs"] = np.log(np.maximum(costs, 1.0))
-    return groups
+    return {name: np.concatenate([each[name] for each in described]) for name in described[0]}
 
 
 def _space_features(space: SearchSpace, population: Population) -> Features:

@@ -16,6 +16,7 @@ from .features import Features
 
 Floats = NDArray[np.float64]
 JITTER = 1e-6
+LEAST_STD = 1e-9  # of a feature that varies
 LEAST_AMPLITUDE = 1e-12  # that of equal targets would be 0
 PREDICTED_AT_ONCE = 4096
 # Normal priors of log lengths and of the log variance of the noise, as mean and precision: with few values the
@@ -29,7 +30,10 @@ START_NOISE = -3.0
 
 @dataclass(frozen=True)
 class Scaling:
-    """Makes each feature's mean 0 and its variance 1 over what was fitted; features that do not vary there are left."""
+    """Makes each feature's mean 0 and its variance 1 over what was fitted.
+
+    Features that do not vary there keep their unit, so that a network that differs in them alone is another one.
+    """
 
     mean: Mapping[str, Floats]
     factor: Mapping[str, Floats]
@@ -37,16 +41,13 @@ class Scaling:
     @classmethod
     def of(cls, features: Features) -> Scaling:
         std = {name: values.std(axis=0) for name, values in features.items()}
-        varying = {name: values > 1e-9 for name, values in std.items()}
-        kept = [name for name in features if varying[name].any()]
-        factor = {
-            name: np.where(varying[name], 1 / np.maximum(std[name], 1e-9), 0.0) / math.sqrt(varying[name].sum())
-            for name in kept
-        }
-        return cls({name: features[name].mean(axis=0) for name in kept}, factor)
+        varying = {name: values > LEAST_STD for name, values in std.items()}
+        of_group = {name: math.sqrt(max(1, varying[name].sum())) for name in features}
+        factor = {name: 1 / np.where(varying[name], std[name], 1.0) / of_group[name] for name in features}
+        return cls({name: values.mean(axis=0) for name, values in features.items()}, factor)
 
     def __call__(self, features: Features) -> list[Floats]:
-        """(n, k) of each group that varies; squared distances are means over its features."""
+        """(n, k) of each group; squared distances are means over its features that vary."""
         return [(features[name] - self.mean[name]) * self.factor[name] for name in self.factor]
 
 
@@ -107,6 +108,11 @@ class FittedProcess:
             stds[rows] = np.sqrt(self.amplitude * np.maximum(1 - (reached**2).sum(axis=0), 1e-12))
         return means, stds
 
+    @property
+    def noise(self) -> float:
+        """The std of the noise of one value."""
+        return math.sqrt(self.amplitude * math.exp(self.theta[-1]))
+
     @cached_property
     def left_out(self) -> Floats:
         """(n,): the mean of each target by all the others (section 5.4.2 of the source)."""
@@ -119,7 +125,7 @@ def _squared_distances(a: Floats, b: Floats) -> Floats:
 
 
 def _kernel(distances: list[Floats], theta: Floats, shape: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Matern 5/2, and its slope by the scaled squared distance; where no feature varies, all are the same network."""
+    """Matern 5/2, and its slope by the scaled squared distance."""
     scaled = np.zeros(shape)
     for d, t in zip(distances, theta[:-1], strict=True):
         scaled += d * math.exp(-2 * t)

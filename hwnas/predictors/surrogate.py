@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
+from hwnas.belief import Belief, BelowTopBelief, NormalBelief
 from spaces.errors import InputError
 
 from .features import Features, describe
@@ -35,7 +36,18 @@ class FittedSurrogate(ABC):
 
     @abstractmethod
     def predict(self, population: Population) -> tuple[Floats, Floats]:
-        """(n, genes) -> mean (n,) and std (n,) of the true value, in its unit; the noise of a new one is not in std."""
+        """(n, genes) -> mean (n,) and std (n,), in the unit of the values.
+
+        Of a belief that is not normal these are its median, and how much higher the bound of one std is.
+        """
+
+    def believe(self, population: Population) -> Belief:
+        """Of the true values, which acquisitions ask; where a surrogate cannot tell the noise apart, it is in it."""
+        return NormalBelief(*self.predict(population))
+
+    def foretell(self, population: Population) -> Belief:
+        """Of one value that is observed of each network, its noise included."""
+        return self.believe(population)
 
 
 class Surrogate(ABC):
@@ -81,10 +93,13 @@ class Warp:
     def __call__(self, values: Floats) -> Floats:
         return np.asarray((-np.log(self.top - np.maximum(values, self.floor)) - self.centre) / self.scale)
 
-    def back(self, mean: Floats, std: Floats) -> tuple[Floats, Floats]:
-        """The median in the unit of the values, and how far one std reaches there."""
-        distance = np.exp(-(self.centre + self.scale * mean))
-        return self.top - distance, self.scale * std * distance
+    def belief(self, mean: Floats, std: Floats) -> Belief:
+        """Of values that are normal on the warped scale: bounds are taken there, and brought back.
+
+        A normal belief in the unit of the values, of a std that one step of the scale makes here, would promise most
+        of the worst networks, from which a step is longest.
+        """
+        return BelowTopBelief(self.top, -(self.centre + self.scale * mean), self.scale * std)
 
 
 @dataclass(frozen=True)
@@ -94,19 +109,7 @@ class GaussianProcess(Surrogate):
     def fit(self, population: Population, values: Floats, *, feasible: FeasibleSet, seed: int) -> FittedSurrogate:
         values = checked_values(values)
         warp = Warp.of(values)
-        return FittedGaussianProcess(feasible, warp, FittedProcess.of(describe(feasible, population), warp(values)))
-
-
-@dataclass(frozen=True, eq=False)
-class FittedGaussianProcess(FittedSurrogate):
-    """A process of warped values."""
-
-    feasible: FeasibleSet
-    warp: Warp
-    process: FittedProcess
-
-    def predict(self, population: Population) -> tuple[Floats, Floats]:
-        return in_chunks(population, lambda rows: self.warp.back(*self.process.predict(describe(self.feasible, rows))))
+        return FittedOnFeatures(feasible, warp, FittedProcess.of(describe(feasible, population), warp(values)))
 
 
 @dataclass(frozen=True)
@@ -135,27 +138,37 @@ class ProcessAndTrees(Surrogate):
         errors = [float(((left_out - y) ** 2).mean()) for left_out in (process.left_out, of_trees)]
         weight = errors[1] ** 2 / (errors[0] ** 2 + errors[1] ** 2) if any(errors) else 1.0
         forest = ExtraTreesRegressor(**settings).fit(X, y)
-        return FittedProcessAndTrees(feasible, warp, process, forest, weight)
+        return FittedOnFeatures(feasible, warp, process, forest, weight)
 
 
 @dataclass(frozen=True, eq=False)
-class FittedProcessAndTrees(FittedSurrogate):
-    """A process and trees of warped values, and the weight of the process."""
+class FittedOnFeatures(FittedSurrogate):
+    """A process of warped values, and where there are any, trees; `weight` is that of the process."""
 
     feasible: FeasibleSet
     warp: Warp
     process: FittedProcess
-    forest: ExtraTreesRegressor
-    weight: float
+    forest: ExtraTreesRegressor | None = None
+    weight: float = 1.0
 
     def predict(self, population: Population) -> tuple[Floats, Floats]:
-        return in_chunks(population, self._predict)
+        belief = self.believe(population)
+        median = belief.at(0.0)
+        return median, belief.at(1.0) - median
 
-    def _predict(self, rows: Population) -> tuple[Floats, Floats]:
+    def believe(self, population: Population) -> Belief:
+        return self.warp.belief(*in_chunks(population, self._warped))
+
+    def foretell(self, population: Population) -> Belief:
+        mean, std = in_chunks(population, self._warped)
+        return self.warp.belief(mean, np.hypot(std, self.process.noise))
+
+    def _warped(self, rows: Population) -> tuple[Floats, Floats]:
         features = describe(self.feasible, rows)
         mean, std = self.process.predict(features)
-        of_trees = self.forest.predict(tree_table(features))
-        return self.warp.back(self.weight * mean + (1 - self.weight) * of_trees, std)
+        if self.forest is not None:
+            mean = self.weight * mean + (1 - self.weight) * self.forest.predict(tree_table(features))
+        return mean, std
 
 
 def in_chunks(population: Population, predict: Callable[[Population], tuple[Floats, Floats]]) -> tuple[Floats, Floats]:

@@ -8,29 +8,28 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwnas.belief import Belief
 from hwnas.evaluation.restricted import RestrictedSpace
 from hwnas.feasible import FeasibleSet
 from hwnas.pareto import is_non_dominated
-from hwnas.predictors.surrogate import FAR, FittedSurrogate, GaussianProcess, Surrogate
-from hwnas.trial import Trial
+from hwnas.predictors.surrogate import FAR, GaussianProcess, Surrogate
 from hwnas.uncertain_front import best_gains
 from spaces import InputError, Population
 
-from .strategy import PhasedStrategy
+from .surrogate_search import REFERENCE, SurrogateSearch, in_any_order
 
 MUTATED = 20  # of the best networks so far, mutants are candidates too
-LEAST_TO_FIT = 3
 REFERENCE_DRAWS = 2000
 REFERENCE_QUANTILE = 0.99
 
 
-class IteratedPredictor(PhasedStrategy):
+class IteratedPredictor(SurrogateSearch):
     """`n_random` networks, then `batch` at a time, chosen among candidates by the surrogate of all trials so far.
 
-    For accuracy alone, by upper confidence bound: the highest mean + beta * std; or by Thompson sampling: each of the
-    batch is the best of one draw of a normal value for every candidate (draws are independent between candidates).
+    For accuracy alone, by upper confidence bound: the highest bound of beta stds; or by Thompson sampling: each of
+    the batch is the best of one draw of a value for every candidate (draws are independent between candidates).
     With costs as further objectives, by the expected gain of hypervolume (`hwnas.uncertain_front.expected_gain`), each
-    of the batch taken as known with its mean when the next is chosen: costs are exact before training, so only
+    of the batch taken as known with its median when the next is chosen: costs are exact before training, so only
     accuracy is uncertain. Candidates are networks that meet the limits and are not known: random ones, from the whole
     cost axis, and mutants of the best, or of the front so far.
 
@@ -79,44 +78,25 @@ class IteratedPredictor(PhasedStrategy):
             return self.draw_after(0, self.n_random, rng)
         if len(self.told) >= first + self.batch:  # after a break: it was planned before, and need not be again
             return self.rows_before(first + self.batch)[first:]
-        fitted = self._fit(first)
-        rows = self._candidates(first, rng)
+        fitted = self.fitted(first)
+        rows = in_any_order(self._candidates(first, rng), rng)
         if fitted is None or not len(rows):
             return self.draw_after(first, self.batch, rng)
-        mean, std = fitted.predict(rows)
+        belief = fitted.believe(rows)
         if self.costs:
-            return rows[self._gains(first, rows, mean, std)]
+            return rows[self._gains(first, rows, belief)]
         if self.acquisition == "ucb":
-            return rows[np.argsort(-(mean + self.beta * std), kind="stable")[: self.batch]]
-        return rows[_best_of_draws(mean, std, min(self.batch, len(rows)), rng)]
+            return rows[np.argsort(-belief.at(self.beta), kind="stable")[: self.batch]]
+        draws = rng.standard_normal((min(self.batch, len(rows)), len(rows)))
+        return rows[_best_of_draws(belief.at(draws))]
 
-    def chosen(self) -> Trial | None:
-        """The trial of the highest mean of the surrogate, once there are enough to fit it."""
-        fitted = self._fit(len(self.told))
-        if fitted is None:
-            return super().chosen()
-        complete = [i for i, trial in enumerate(self.told) if trial.state == "complete"]
-        mean, _ = fitted.predict(self.told_rows()[complete])
-        return self.told[complete[int(np.argmax(mean))]]
-
-    def _fit(self, first: int) -> FittedSurrogate | None:
-        accuracies = self.told_accuracies()[:first]
-        good = np.isfinite(accuracies)
-        if good.sum() < LEAST_TO_FIT:
-            return None
-        rows = self.rows_before(first)[good]
-        return self.surrogate.fit(rows, accuracies[good], feasible=self.feasible, seed=self.seed + first)
-
-    def _gains(
-        self, first: int, rows: Population, mean: NDArray[np.float64], std: NDArray[np.float64]
-    ) -> NDArray[np.int64]:
+    def _gains(self, first: int, rows: Population, belief: Belief) -> NDArray[np.int64]:
         accuracies = self.told_accuracies()[:first]
         good = np.isfinite(accuracies)
         low, middle, high = np.quantile(accuracies[good], (0.25, 0.5, 0.75))
         return best_gains(
             self.batch,
-            mean,
-            std,
+            belief,
             self._costs_of(rows),
             accuracies=accuracies[good],
             known_costs=self._costs_of(self.rows_before(first)[good]),
@@ -130,7 +110,7 @@ class IteratedPredictor(PhasedStrategy):
     @cached_property
     def _reference(self) -> NDArray[np.float64]:
         """Of each cost nearly the greatest of networks that meet the limits."""
-        rows = self.feasible.sample(REFERENCE_DRAWS, np.random.default_rng([self.seed, 0]))
+        rows = self.feasible.sample(REFERENCE_DRAWS, np.random.default_rng(self.seeds(0, REFERENCE)))
         return np.asarray(np.quantile(self._costs_of(rows), REFERENCE_QUANTILE, axis=0))
 
     def _parents(self, first: int) -> Population:
@@ -162,11 +142,8 @@ class IteratedPredictor(PhasedStrategy):
         return self._pool
 
 
-def _best_of_draws(
-    mean: NDArray[np.float64], std: NDArray[np.float64], n: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """n different places, each the best of one draw."""
-    drawn = mean + std * rng.standard_normal((n, len(mean)))
+def _best_of_draws(drawn: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(k, n) -> k different places, each the best of one row."""
     picks: list[int] = []
     for values in drawn:
         values[picks] = -np.inf

@@ -1,3 +1,4 @@
+import gc
 from itertools import pairwise, product
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from hwnas import FeasibleSet
 from hwnas.evaluation.restricted import RestrictedSpace
+from hwnas.predictors import features
 from hwnas.predictors.features import chain_features, describe, graph_features, steps_of_growth
 from latency import DeviceCosts
 from spaces import GraphBatch, InputError, Task, get_space
@@ -125,6 +127,31 @@ def test_networks_of_a_table_are_described_as_in_their_space():
     outside = describe(FeasibleSet(MACRO, DeviceCosts(MACRO, Task(32, 10))), rows[5:50])
     assert inside.keys() == outside.keys() == {"steps", "empty", "depth", "costs"}
     assert all((inside[name] == outside[name]).all() for name in inside)
+
+
+def test_features_of_a_table_are_kept_once_and_as_long_as_its_space(monkeypatch):
+    rows = np.unique(MACRO.canonical(MACRO.sample(300, np.random.default_rng(0))), axis=0)
+    asked = []
+    original = features.chain_features
+    monkeypatch.setattr(
+        features, "chain_features", lambda space, part: asked.append(len(part)) or original(space, part)
+    )
+    table, before = RestrictedSpace(MACRO, rows), len(features._of_tables)
+    for _ in range(3):  # whoever asks
+        describe(FeasibleSet(table, DeviceCosts(table, Task(32, 10))), rows[:20])
+    assert asked == [len(rows)]
+    assert len(features._of_tables) == before + 1
+    kept = describe(FeasibleSet(table), rows[3:9])
+    assert "costs" not in kept  # what one caller knows is not another's
+    del table
+    gc.collect()
+    assert len(features._of_tables) == before
+    monkeypatch.setattr(features, "KEPT", 100)
+    large = RestrictedSpace(MACRO, rows)
+    found = describe(FeasibleSet(large), rows[3:9])
+    assert asked[-1] == 6  # of a large table what is asked for alone
+    assert len(features._of_tables) == before
+    assert all((found[name] == kept[name]).all() for name in found)
 
 
 def test_what_is_not_in_the_table_is_not_described():

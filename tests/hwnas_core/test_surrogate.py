@@ -8,9 +8,11 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
 from hwnas import FeasibleSet
+from hwnas.belief import NormalBelief
 from hwnas.evaluation import read_nasbench101, read_nasbench_macro
 from hwnas.predictors.gaussian_process import JITTER, FittedProcess, _loss, _squared_distances
 from hwnas.predictors.surrogate import GaussianProcess, ProcessAndTrees, Warp
+from hwnas.uncertain_front import best_gains
 from latency import DeviceCosts
 from spaces import InputError, Task, get_space
 
@@ -66,9 +68,22 @@ def test_left_out_means_are_those_of_processes_without_the_network(process):
 def test_the_slope_of_the_likelihood_is_that_of_differences(process):
     features, y = process
     distances = [_squared_distances(x, x) for x in FittedProcess.of(features, y).scaling(features)]
-    for theta in ([0.0, 1.0, -3.0], [1.5, -0.5, -1.0]):
+    for theta in ([0.0, 1.0, 0.5, -3.0], [1.5, -0.5, 1.0, -1.0]):
         arguments = (lambda t: _loss(t, distances, y)[0], lambda t: _loss(t, distances, y)[1])
         assert check_grad(*arguments, np.array(theta)) < 1e-4 * (1 + np.abs(arguments[1](np.array(theta))).max())
+
+
+def test_what_differs_in_a_feature_that_did_not_vary_is_another_network(process):
+    features, y = process
+    part = {name: values[:5].copy() for name, values in features.items()}
+    features = features | {"b": np.column_stack([features["b"], np.full(40, 2.0)])}
+    part["b"] = np.column_stack([part["b"], np.full(5, 2.0)])
+    fitted = FittedProcess.of(features, y)
+    _, seen = fitted.predict(part)
+    for name, column in (("b", 2), ("constant", 0)):  # beside features that vary, and where none of the group does
+        other = {each: values.copy() for each, values in part.items()}
+        other[name][:, column] += 1
+        assert (fitted.predict(other)[1] > 1.1 * seen).all()
 
 
 def test_a_warp_goes_there_and_back():
@@ -78,12 +93,59 @@ def test_a_warp_goes_there_and_back():
     warped = warp(values)
     assert (warped.mean(), warped.std()) == pytest.approx((0, 1))
     assert (np.argsort(warped) == np.argsort(values)).all()
-    back, std = warp.back(warped, np.full(50, 1e-6))
-    assert back[1:] == pytest.approx(values[1:])
-    assert back[0] == pytest.approx(warp.floor)
+    belief = warp.belief(warped, np.full(50, 0.3))
+    assert belief.at(0.0)[1:] == pytest.approx(values[1:])
+    assert belief.at(0.0)[0] == pytest.approx(warp.floor)
     assert warp.floor > 0.7
-    ahead, _ = warp.back(warped + 1e-6, np.zeros(50))
-    assert std == pytest.approx(ahead - back, rel=1e-3)  # one std further
+    for z in (-2.0, 1.2):
+        assert warp(belief.at(z)[1:]) == pytest.approx(warped[1:] + z * 0.3)
+
+
+def mostly_failed(n=40):
+    """Networks of two kinds: whose first two blocks are empty fail, a few of the others are known and good."""
+    rows = np.unique(MACRO.canonical(MACRO.sample(2000, np.random.default_rng(0))), axis=0)
+    rows = np.random.default_rng(1).permutation(rows)
+    width = (rows[:, :2] == 2).sum(axis=1)
+    bad, good = rows[width == 0], rows[width == 2]
+    seen = np.concatenate([bad[: n - 4], good[:4]])
+    values = np.concatenate([0.1 + 0.001 * np.random.default_rng(2).random(n - 4), [0.9, 0.902, 0.897, 0.905]])
+    return seen, values, bad[: n - 4], good[4:60]
+
+
+@pytest.mark.parametrize("surrogate", [GaussianProcess(), ProcessAndTrees(trees=30)])
+def test_where_most_networks_failed_a_bad_one_is_never_preferred_to_a_good_unknown_one(surrogate):
+    seen, values, bad, unknown = mostly_failed()
+    fitted = surrogate.fit(seen, values, feasible=FEASIBLE, seed=0)
+    belief, is_bad = fitted.believe(np.concatenate([bad, unknown])), np.arange(len(bad) + len(unknown)) < len(bad)
+    for beta in (0.0, 1.2, 4.0):
+        assert not is_bad[np.argsort(-belief.at(beta))[:5]].any()
+    flops = np.full((len(is_bad), 1), 5.0)
+    known = {"accuracies": values, "known_costs": flops[: len(values)], "floor": 0.1, "reference": [9.0]}
+    assert not is_bad[best_gains(5, belief, flops, **known)].any()
+
+
+def test_the_order_of_hopes_is_that_of_the_warped_scale():
+    _, values, *_ = mostly_failed()
+    warp, mean, std = Warp.of(values), np.array([-0.3, 2.8]), np.array([1.0, 0.5])  # fails, is good; both uncertain
+    belief = warp.belief(mean, std)
+    for beta in (0.5, 1.2, 4.0):
+        assert np.argmax(belief.at(beta)) == np.argmax(mean + beta * std) == 1
+    best = np.array([values.max()])
+    assert np.argmax(belief.improvement(best)) == 1
+    # Normal beliefs whose std is one step of the scale as long as it is there hope for what fails.
+    tangent = NormalBelief(belief.at(0.0), belief.std * np.exp(belief.log_distance))
+    assert np.argmax(tangent.at(1.2)) == np.argmax(tangent.improvement(best)) == 0
+
+
+def test_predictions_that_are_observed_are_wider_by_the_noise():
+    rows, values = smooth(120, 0.004)
+    fitted = GaussianProcess().fit(rows[:60], values[:60], feasible=FEASIBLE, seed=0)
+    true, observed = fitted.believe(rows[60:]), fitted.foretell(rows[60:])
+    assert observed.std == pytest.approx(np.hypot(true.std, fitted.warp.scale * fitted.process.noise))
+    inside = (observed.at(-1.96) <= values[60:]) & (values[60:] <= observed.at(1.96))
+    assert inside.mean() > 0.85
+    median, std = fitted.predict(rows[60:])
+    assert median + std == pytest.approx(true.at(1.0))
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.5, 0.5], [0.1, 0.1, 0.1], [0.7] * 6, [0.5, 0.5, 0.5, 0.5, 0.9]])

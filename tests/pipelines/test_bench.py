@@ -1,13 +1,16 @@
 """`hwnas bench`: what it prints and writes, what strategies may read, and figures on real tables."""
 
 import csv
+import importlib.metadata
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -15,12 +18,15 @@ from hwnas import hypervolume, search
 from hwnas.evaluation import TabularBenchmark, TabularEvaluator
 from hwnas.evaluation.table import Table
 from hwnas.predictors import RidgePredictor
+from hwnas.strategies import IteratedPredictor
 from latency import DeviceCosts
 from pipelines import benchmark as bench
+from pipelines import seeds
 from pipelines.benchmark import STRATEGIES, Comparison, Yardstick, compare, look_up, open_table, run_seed, summary
 from pipelines.cli import app
 from pipelines.levels import LevelTest, levels_of, ranks_of_seed
 from pipelines.progress import Listener
+from pipelines.seeds import settings_of
 from spaces import InputError, get_space
 
 TABLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "tables"
@@ -205,6 +211,61 @@ def test_what_is_printed_written_and_gone_on_with(described, tmp_path):
     code, _, stderr = invoked(described, "--trials", 10, "--out", out)
     assert code == 2
     assert "holds another comparison" in stderr
+
+
+def test_a_folder_says_what_it_comes_from_and_is_gone_on_with_for_that_alone(described, tmp_path, monkeypatch):
+    folder, out = tmp_path / "table", tmp_path / "out"
+    shutil.copytree(Path(described).parent, folder)
+    arguments = (folder / "mine.toml", "--trials", 12, "--seeds", 1, "--out", out)
+    assert invoked(*arguments, "--strategy", "random")[0] == 0
+    assert invoked(*arguments, "--strategy", "iterated")[0] == 0  # another strategy is added
+    file = out / "comparison.json"
+    record = json.loads(file.read_text())
+    assert record["origin"]["hwnas"] == importlib.metadata.version("hwnas")
+    assert record["strategies"]["iterated"]["batch"] == 3
+    assert record["strategies"]["iterated"]["surrogate"] == {"class": "GaussianProcess"}
+    assert set(record["strategies"]) == {"random", "iterated"}
+
+    def refused(says):
+        code, _, stderr = invoked(*arguments, "--strategy", "iterated")
+        return code == 2 and f"does not say, {says}" in " ".join(stderr.split())
+
+    monkeypatch.setitem(STRATEGIES, "iterated", lambda c: IteratedPredictor(c.objectives, beta=2.0))
+    assert refused("iterated")
+    monkeypatch.undo()
+    old = {name: value for name, value in record.items() if name not in ("origin", "strategies")}
+    file.write_text(json.dumps(old))
+    assert refused("origin")
+    file.unlink()
+    assert refused("table")
+    file.write_text(json.dumps(record))
+    assert not refused("")
+    open_table.cache_clear()
+    text = (folder / "table.csv").read_text().splitlines()
+    last = text[-1].split(",")
+    (folder / "table.csv").write_text("\n".join([*text[:-1], ",".join([last[0], "0.77", *last[2:]])]))
+    assert refused("origin")
+    open_table.cache_clear()
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_settings_are_recorded_whole(described, name):
+    """Made twice they are the same, whatever objects they hold, and JSON gives back what it was given."""
+    comparison = Comparison(described, trials=20)
+    once, again = (json.dumps(settings_of(STRATEGIES[name](comparison))) for _ in range(2))
+    assert once == again
+    assert " at 0x" not in once
+
+
+def test_one_worker_uses_one_thread_like_several():
+    torch.set_num_threads(2)
+    ((_, alone),) = seeds.done(_threads, [0], 1)
+    together = dict(seeds.done(_threads, [0, 1], 2))
+    assert [alone, *together.values()] == [1, 1, 1]
+
+
+def _threads(_):
+    return torch.get_num_threads()
 
 
 def test_worker_processes_give_the_same(described):

@@ -12,6 +12,7 @@ from hwnas.evaluation.evaluator import Evaluator
 from hwnas.execution import WorkerPool
 from hwnas.pareto import is_non_dominated
 from hwnas.predictors import RidgePredictor
+from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
 from hwnas.strategies import (
     EPNAS,
     NSGA2,
@@ -210,6 +211,42 @@ def test_the_iterated_predictor_needs_fewer_trainings_than_random_search():
             tell(strategy, rows, [0.5 + row @ 1.7 ** np.arange(8) / 1000 for row in rows])
         assert max(strategy.told_accuracies()) == best  # of about 2,000, random search would find it once in 40
         assert len(np.unique(strategy.told_rows(), axis=0)) == 49
+
+
+def test_of_equally_good_networks_any_is_taken():
+    """Not the first of a table; and which one, the seed decides."""
+
+    class Indifferent(Surrogate, FittedSurrogate):
+        def fit(self, population, values, *, feasible, seed):
+            return self
+
+        def predict(self, population):
+            return np.full(len(population), 0.5), np.full(len(population), 0.1)
+
+    table = RestrictedSpace(MACRO, np.unique(MACRO.canonical(MACRO.sample(3000, np.random.default_rng(0))), axis=0))
+    found = {}
+    for seed in (0, 1, 0):
+        strategy = IteratedPredictor(n_random=4, batch=8, surrogate=Indifferent())
+        started(strategy, table, DeviceCosts(table, Task(32, 10)), seed)
+        tell(strategy, strategy.ask(4), [0.5] * 4)
+        places = table.places(strategy.ask(8)).tolist()
+        assert found.setdefault(seed, places) == places
+        assert np.mean(places) > len(table.rows) / 8  # the first ones of the table are 0 to 11
+    assert found[0] != found[1]
+
+
+def test_what_surrogates_draw_differs_between_seeds_and_phases():
+    class Noting(GaussianProcess):
+        def fit(self, population, values, *, feasible, seed):
+            seen.append(seed)
+            return super().fit(population, values, feasible=feasible, seed=seed)
+
+    seen = []
+    for seed in range(8):
+        strategy = started(IteratedPredictor(n_random=4, batch=1, n_candidates=50, surrogate=Noting()), seed=seed)
+        for _ in range(8):
+            tell(strategy, rows := strategy.ask(1), [0.5 + 0.01 * row.sum() for row in rows])
+    assert len(set(seen)) == len(seen) == 8 * 4
 
 
 def test_the_iterated_predictor_finds_more_of_a_front_than_nsga2():
