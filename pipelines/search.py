@@ -369,7 +369,13 @@ def _time_training(job: Job) -> TrainingSpeed:
 
 def _save_plan(job: Job, plan: Plan, **more: Any) -> None:
     stored = read_json(job.run.plan) if job.run.plan.exists() else {}
-    write_json(job.run.plan, {**stored, **more, "plan": plan.to_json(), "elapsed_s": job.clock.elapsed()})
+    stored = {"workers": job.pool.workers, **stored, **more}
+    write_json(job.run.plan, {**stored, "plan": plan.to_json(), "elapsed_s": job.clock.elapsed()})
+
+
+def _first_workers(job: Job) -> int:
+    """How many trainings at once the run began with: what is proposed when depends on it, on other cores too."""
+    return int(read_json(job.run.plan).get("workers", job.pool.workers))
 
 
 def _show_plan(job: Job, plan: Plan) -> None:
@@ -401,8 +407,9 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
     if missing <= 0:
         write_csv(job.run.trials, trial_rows(job.study.trials()))  # it may have been killed before it did
         return plan
+    workers = _first_workers(job)
     strategy = STRATEGIES[job.config.strategy](
-        Setting(plan.n_random, plan.n_chosen, job.pool.workers, job.config.job, job.config.parsed_soft_limits)
+        Setting(plan.n_random, plan.n_chosen, workers, job.config.job, job.config.parsed_soft_limits)
     )
     best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
     is_told = False
@@ -419,7 +426,7 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
                 costs=job.costs,
                 study=job.study,
                 executor=job.pool,
-                parallel=job.pool.workers,
+                parallel=workers,
             ):
                 best = max(best, trial.values.get("accuracy_val", 0.0))
                 if strategy.choice is not None and not is_told:

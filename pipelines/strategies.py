@@ -26,7 +26,7 @@ class Setting:
         n_random: the trials of the plan's first part.
         n_chosen: those of the second, as far as they are planned yet: no strategy but the one-shot Neural Predictor may
             depend on it.
-        workers: trainings at once.
+        workers: trainings at once when the run began.
         job: "search" for one best network, "frontier" for the whole trade-off.
         soft: limits that may be missed at a price.
     """

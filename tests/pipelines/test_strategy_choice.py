@@ -1,20 +1,27 @@
 """The strategies of the main job: set up for a plan, refused where settings do not go together, and a whole run."""
 
+import concurrent.futures as cf
 import csv
 import json
 import os
 import subprocess
 import sys
+import time
 import tomllib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from hwnas import FeasibleSet, SoftLimit
+from hwnas import FeasibleSet, SoftLimit, Study
+from hwnas.evaluation.evaluator import Evaluator
 from hwnas.trial import Trial
 from latency import DeviceCosts
 from pipelines.config import RunConfig
+from pipelines.plan import Plan
+from pipelines.progress import Listener
 from pipelines.run_folder import RunFolder
+from pipelines.search import Clock, _run_trials, _save_plan
 from pipelines.strategies import EDITS, SOFT, STRATEGIES, Setting, drawn_first
 from spaces import InputError, Task, get_space
 
@@ -55,6 +62,50 @@ def test_the_second_part_of_a_plan_may_still_change_in_size(name, job):
     setting, replanned = (Setting(14, later, 2, job, soft) for later in (6, 12))
     first, again = course(name, setting, 20), course(name, replanned, 14)
     assert np.array_equal(first[:14], again)
+
+
+class Quick(Evaluator):
+    """What `value_of` says, without a training."""
+
+    def evaluate(self, arch, *, epochs, seed):
+        return value_of(np.array(arch.genes))
+
+
+class Threads(cf.ThreadPoolExecutor):
+    def __init__(self, workers):
+        super().__init__(workers)
+        self.workers = workers
+
+
+def trained(path, name, upto, workers):
+    """The networks of a run, gone on with until trial `upto` by so many workers."""
+    space = get_space(SPACE)
+    run = RunFolder.prepare(path, RunConfig.of(**FIELDS, strategy=name))
+    plan = Plan(12, 12, 1, 1, 1)
+    with Threads(workers) as pool:
+        job = SimpleNamespace(
+            config=RunConfig.of(**FIELDS, strategy=name),
+            run=run,
+            space=space,
+            costs=Timed(space, Task(8, 10, 1)),
+            evaluator=Quick(),
+            pool=pool,
+            study=Study(run.study, space, cost="flops"),
+            clock=Clock(time.monotonic()),
+            listener=Listener(),
+        )
+        _save_plan(job, plan)
+        _run_trials(job, plan, Plan(upto, 0, 1, 1, 1), "networks")
+        return [trial.arch for trial in job.study.trials()]
+
+
+@pytest.mark.parametrize("name", ["evolution", "iterated", "pnas", "epnas"])
+def test_on_another_number_of_cores_a_run_takes_the_same_course(name, tmp_path):
+    whole = trained(tmp_path / "whole", name, 24, workers=7)
+    assert trained(tmp_path / "broken", name, 14, workers=7) == whole[:14]
+    assert trained(tmp_path / "broken", name, 24, workers=1) == whole
+    assert trained(tmp_path / "fewer", name, 24, workers=1) != whole
+    RunFolder.check(tmp_path / "whole", RunConfig.of(**FIELDS, strategy=name, workers=3))
 
 
 def test_how_many_are_drawn_first():
