@@ -15,7 +15,7 @@ from spaces import Arch, InputError, SearchSpace
 from .evaluation.evaluator import Evaluator
 from .feasible import FeasibleSet
 from .objectives import Limit
-from .strategies.strategy import Strategy
+from .strategies.strategy import DifferentRecordError, Strategy
 from .study import Study
 from .trial import Trial
 
@@ -106,10 +106,7 @@ def search(
             )
             running[_submit(executor, trial)] = asked, arch
         elif recorded[asked].arch != arch:
-            raise InputError(
-                f"trial {asked} of this run must be {arch}, but {recorded[asked].arch} is recorded",
-                hint="the record belongs to another seed, plan or version: start a new run",
-            )
+            raise DifferentRecordError(asked, arch, recorded[asked].arch)
         asked += 1
     while running:
         yield from collect(min(number for number, _ in running.values()))
