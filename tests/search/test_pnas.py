@@ -10,7 +10,7 @@ from fake_evaluators import Smooth
 from hwnas import FeasibleSet, InfeasibleError, Limit, Study, search
 from hwnas.evaluation import RestrictedSpace
 from hwnas.evaluation.evaluator import Evaluator
-from hwnas.growth import GrowthLimits, children_in_parts, first_of_each, never_falls
+from hwnas.growth import PARENTS_AT_ONCE, GrowthLimits, children_in_parts, first_of_each, never_falls
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
 from hwnas.strategies import PNAS
 from hwnas.strategies import pnas as module
@@ -144,6 +144,26 @@ def test_children_come_in_parts_of_about_one_size():
     assert sorted(map(tuple, np.concatenate(parts))) == sorted(map(tuple, MACRO.grow(parents)))
     assert max(map(len, parts)) < 400
     assert list(children_in_parts(MACRO, parents[:0])) == []
+
+
+def test_childless_parents_do_not_let_parts_grow_without_bound():
+    """Ten thousand parents that have grown to the end, then some with children: the part of those stays bounded."""
+
+    class Watched:
+        sizes = ()
+
+        def grow(self, parents):
+            self.sizes += (len(parents),)
+            return np.repeat(parents[parents[:, 0] == 1], 1000, axis=0)
+
+    space, parents = Watched(), np.repeat([[0], [1]], [10_000, 2000], axis=0)
+    parts = list(children_in_parts(space, parents))
+    assert sum(space.sizes) == len(parents)
+    assert sum(map(len, parts)) == 2_000_000
+    assert max(space.sizes) == PARENTS_AT_ONCE
+    assert all(after <= 2 * before for before, after in itertools.pairwise(space.sizes))
+    assert max(map(len, parts)) <= PARENTS_AT_ONCE * 1000
+    assert np.quantile([len(part) for part in parts if len(part)], 0.6) <= 1 << 16
 
 
 def test_the_first_of_equal_rows_is_found_whatever_the_hash(monkeypatch):
