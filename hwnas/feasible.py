@@ -88,6 +88,8 @@ class FeasibleSet:
         Raises:
             InfeasibleError: if there is none, or none was found.
         """
+        if n == 0:
+            return np.empty((0, len(self.space.choices)), dtype=np.int64)
         if self._sampler is None:
             return self._sample_by_drawing(n, rng)
         kept = np.empty((0, len(self.space.choices)), dtype=np.int64)
