@@ -412,7 +412,7 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
         Setting(plan.n_random, plan.n_chosen, workers, job.config.job, job.config.parsed_soft_limits)
     )
     best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
-    is_told = False
+    is_told, is_remarked = False, recorded > 0
     try:
         with job.listener.steps(title, missing) as steps:
             for trial in search(
@@ -429,6 +429,9 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
                 parallel=workers,
             ):
                 best = max(best, trial.values.get("accuracy_val", 0.0))
+                if strategy.remark is not None and not is_remarked:
+                    is_remarked = True
+                    job.listener.say(strategy.remark)
                 if strategy.choice is not None and not is_told:
                     is_told = True
                     job.listener.say(sentence(strategy.choice))
@@ -438,7 +441,7 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
     finally:
         write_csv(job.run.trials, trial_rows(job.study.trials()))
     trials = job.study.trials()
-    _save_plan(job, plan)
+    _save_plan(job, plan, **({} if strategy.n_first is None else {"n_first": strategy.n_first}))
     failed = sum(trial.state == "failed" for trial in trials)
     job.listener.say(
         f"{missing} {title} trained, best validation accuracy {best:.1%}" + (f", {failed} failed" if failed else "")

@@ -19,9 +19,8 @@ from spaces.chain import ChainSpace
 from .edit_policy import Choices, EditPolicy, Floats
 from .edits import Edits
 from .neural_predictor import cost_axis, soft_picks
-from .strategy import PhasedStrategy
+from .strategy import LEAST_TO_FIT, PhasedStrategy
 
-LEAST_TO_FIT = 3
 MORE_SIMPLE = (1, 8, 64)  # times as many of the simplest networks are asked for, until enough meet the limits
 WALKED_PART = 8
 GENES_AT_ONCE = 1 << 23  # 64 MiB

@@ -15,6 +15,7 @@ from spaces import Arch, InputError, Population
 from spaces.space import Rate
 
 NEAR_DRAWS = 256
+LEAST_TO_FIT = 5  # trained networks below which progressive search draws; as many as an ensemble of 5 needs
 
 
 class Strategy(ABC):
@@ -65,6 +66,16 @@ class Strategy(ABC):
     def parent(self, number: int) -> int | None:
         """The earlier trial whose network was changed a little to make proposal `number`; None where there is none."""
         del number
+        return None
+
+    @property
+    def remark(self) -> str | None:
+        """What a person should know of how the search goes, once it began; None where there is nothing to say."""
+        return None
+
+    @property
+    def n_first(self) -> int | None:
+        """How many proposals did not depend on results; None where that is known beforehand, or not yet."""
         return None
 
     @property

@@ -109,8 +109,8 @@ def test_on_another_number_of_cores_a_run_takes_the_same_course(name, tmp_path):
 
 
 def test_how_many_are_drawn_first():
-    plan = {"n_random": 28, "n_chosen": 12}
-    assert {name: drawn_first(name, plan) for name in STRATEGIES} == {
+    stored = {"plan": {"n_random": 28, "n_chosen": 12}}
+    assert {name: drawn_first(name, stored) for name in STRATEGIES} == {
         "neural-predictor": 28,
         "random": 40,
         "iterated": 10,
@@ -120,6 +120,24 @@ def test_how_many_are_drawn_first():
         "pnas": 10,
         "epnas": 10,
     }
+    assert drawn_first("pnas", {**stored, "n_first": 17}) == 17  # as the strategy found out
+
+
+@pytest.mark.parametrize(("n_random", "n_first", "said"), [(140, 136, ""), (50, 10, "10 of 136 simplest networks")])
+def test_pnas_trains_all_cells_of_one_block_where_the_plan_has_room(n_random, n_first, said):
+    """The paper trains all 136; a smaller plan takes some, and says so."""
+    space = get_space("pnas@1x8")
+    strategy = STRATEGIES["pnas"](Setting(n_random, 20, 2, "search"))
+    strategy.start(FeasibleSet(space, DeviceCosts(space, Task(8, 10, 1))), 0)
+    rows = strategy.ask(200)
+    assert len(rows) == n_first
+    assert (space.n_blocks(rows) == 1).all()
+    assert said in (strategy.remark or "")
+    strategy.tell(
+        [Trial(i, space.arch(row), 1, 0, "complete", {"accuracy_val": i / 200}) for i, row in enumerate(rows)]
+    )
+    assert (space.n_blocks(strategy.ask(5)) == 2).all()
+    assert strategy.n_first == n_first
 
 
 @pytest.mark.parametrize(
