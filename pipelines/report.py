@@ -180,6 +180,11 @@ class Trials:
     def complete(self) -> tuple[Trial, ...]:
         return (*self.random, *self.picked)
 
+    @property
+    def warm(self) -> int:
+        """How many began with the weights of an earlier one."""
+        return sum(bool(trial.values.get("is_warm")) for trial in self.complete)
+
 
 def _verdict(limit: Limit, model: Mapping[str, Any]) -> dict[str, Any]:
     """A limit, what the model has, and whether that meets it: of an interval the end that is worse must."""

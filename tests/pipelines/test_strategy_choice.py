@@ -196,6 +196,29 @@ def test_epnas_searches_with_soft_limits_and_warm_starts(tmp_path):
     # The reward of a network of 20,000 parameters is a fifth of its accuracy.
     assert outcome["chosen"]["params"] <= 8_000
     assert sorted(int(file.stem) for file in (run / "weights").iterdir()) == list(range(14))
+    _check_warm(run)
     other = hwnas(*words, "--strategy", "iterated", cwd=tmp_path)
     assert other.returncode == 2
     assert "strategy: 'iterated' != 'epnas'" in other.stdout
+
+
+def _check_warm(run):
+    """Which trials began with other weights, and whose, stands in the record, and in the report that some did."""
+    with (run / "trials.csv").open() as file:
+        trials = list(csv.DictReader(file))
+    warm = [trial for trial in trials if float(trial["is_warm"])]
+    assert warm
+    assert all(int(trial["parent"]) < int(trial["number"]) for trial in warm)
+    assert all(not float(trial["is_warm"]) for trial in trials if not trial["parent"])
+    page = " ".join((run / "report.html").read_text().split())
+    assert f"{len(warm)} trial{'' if len(warm) == 1 else 's'} began with the weights of another" in page
+    assert "Final models were trained from random weights" in page
+
+
+@pytest.mark.slow
+def test_pnas_starts_children_from_their_parents(tmp_path):
+    words = ["search", "--data", "digits", "--space", SPACE, "--trials", "16", "--epochs", "1", "--final-epochs", "1"]
+    words += ["--finalists", "1", "--workers", "1", "--run", "run", "--json", "--strategy", "pnas", "--warm-start"]
+    done = hwnas(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    _check_warm(tmp_path / "run")
