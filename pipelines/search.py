@@ -30,7 +30,7 @@ from spaces import InputError, SearchSpace, Task, get_space
 from spaces.chain import ChainSpace
 
 from .config import RunConfig, join_limits
-from .deploy import all_met, choose, deploy_locked, latency_violation, limits_met
+from .deploy import all_met, choose, deploy_locked, latency_violation, limits_met, share_kept
 from .latencies import (
     Latencies,
     Latency,
@@ -602,7 +602,6 @@ def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
     assert job.costs.table is not None
     row = job.space.row(finalist.trial.arch)[None]
     (low,), (high,) = job.costs.table.interval_ms(row)
-    (kept,) = kept_by_estimates(job.config.parsed_soft_limits, job.costs, row)
     record = {
         "name": finalist.name,
         "arch": str(finalist.trial.arch),
@@ -611,10 +610,13 @@ def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
         "latency_ms_estimated": values["latency_ms_estimated"],
         "latency_ms_estimated_interval": [float(low), float(high)],
         **finalist.latency.record,
-        "kept_share": float(kept),
         **{k: values[k] for k in ("params", "flops", "bytes", "intensity", "weight_bytes", "peak_memory_bytes")},
     }
-    return {**record, "meets_limits": all_met(limits_met(job.config.parsed_limits, record))}
+    return {
+        **record,
+        "kept_share": share_kept(job.config.parsed_soft_limits, record),
+        "meets_limits": all_met(limits_met(job.config.parsed_limits, record)),
+    }
 
 
 def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import nn
 from hwnas import FeasibleSet
 from hwnas.evaluation import RestrictedSpace
 from hwnas.evaluation.restricted import as_keys
-from hwnas.predictors.sequence import LSTM, MLP, SequenceSurrogate
+from hwnas.predictors.sequence import KINDS, LSTM, MLP, SequenceSurrogate
 from hwnas.predictors.tokens import ABSENT, Tokens
 from spaces import InputError, SearchSpace, get_space
 
@@ -265,3 +265,27 @@ def test_bad_input_is_named():
         SequenceSurrogate("mlp", members=1)
     with pytest.raises(InputError, match="learning rates"):
         SequenceSurrogate("mlp", learning_rates=(0.01, 0.0))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_one_thread_learns_and_predicts_and_the_others_are_given_back(kind, monkeypatch):
+    """So small a network takes many times as long on more, and more so beside busy workers."""
+    seen, forward = set(), KINDS[kind].forward
+
+    def watched(parameters, inputs):
+        seen.add(torch.get_num_threads())
+        return forward(parameters, inputs)
+
+    monkeypatch.setattr(KINDS[kind], "forward", staticmethod(watched))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rows = MACRO.sample(12, np.random.default_rng(0))
+        fitted = replace(QUICK[kind], epochs=1).fit(
+            rows, np.linspace(0.2, 0.8, 12), feasible=FeasibleSet(MACRO), seed=0
+        )
+        fitted.predict(rows)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
