@@ -7,9 +7,11 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import queue
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -21,6 +23,19 @@ def use_one_thread() -> None:
     import torch  # noqa: PLC0415  workers that only run ONNX Runtime never need it
 
     torch.set_num_threads(1)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch while it lasts, for networks so small that more threads cost ten times what they gain."""
+    import torch  # noqa: PLC0415
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class WorkerDiedError(RuntimeError):
@@ -125,6 +140,10 @@ def _prepare_worker(threads: int, stopped: Connection) -> None:
     # Before torch is imported in this process: more threads than free cores cost 10 to 40 times.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
+    if "torch" in sys.modules:  # the main module imported it, which a new process does first
+        import torch  # noqa: PLC0415
+
+        torch.set_num_threads(threads)
     threading.Thread(target=_end_when_told, args=(stopped,), daemon=True).start()
 
 

@@ -73,6 +73,11 @@ class FeasibleSet:
             raise InputError(f"{name} is not known before training", hint=f"known are {', '.join(COUNTED)}, latency_ms")
         return self.costs.one(name, population)
 
+    def walks(self, name: str) -> bool:
+        """Whether a cost is estimated one network after another, which takes milliseconds each."""
+        is_latency = name in ("latency_ms", "latency_ms_estimated")
+        return is_latency and self.costs is not None and self.costs.table is not None and self.costs.table.walks_records
+
     def violation(self, population: Population) -> NDArray[np.float64]:
         """(n, genes) -> (n,): the sum of the relative violations of all limits, 0 where all hold."""
         total = np.zeros(len(population))
@@ -88,6 +93,8 @@ class FeasibleSet:
         Raises:
             InfeasibleError: if there is none, or none was found.
         """
+        if n == 0:
+            return np.empty((0, len(self.space.choices)), dtype=np.int64)
         if self._sampler is None:
             return self._sample_by_drawing(n, rng)
         kept = np.empty((0, len(self.space.choices)), dtype=np.int64)
@@ -194,8 +201,7 @@ class FeasibleSet:
     @cached_property
     def _walks(self) -> bool:
         """Whether limits ask for the latency of a space that is no chain, of one network after another."""
-        asks = any(limit.name == "latency_ms" for limit in self.limits)
-        return asks and self.costs is not None and self.costs.table is not None and self.costs.table.walks_records
+        return any(self.walks(limit.name) for limit in self.limits)
 
     def _intervals(self, *, pessimistic: bool) -> list[Interval]:
         assert self.costs is not None

@@ -15,18 +15,22 @@ from .feasible import FeasibleSet
 from .objectives import Limit
 
 CHILDREN_AT_ONCE = 1 << 16
+PARENTS_AT_ONCE = 256  # of parents that had few children; the next may have thousands each
 
 
 def children_in_parts(
     space: SearchSpace, parents: Population, *, at_once: int = CHILDREN_AT_ONCE
 ) -> Iterator[Population]:
-    """The children of many rows, parents in order, about `at_once` children a part; copies of a network stay."""
+    """The children of many rows, parents in order, about `at_once` children a part; copies of a network stay.
+
+    A part has at most `PARENTS_AT_ONCE` parents, and at most twice as many as the part before.
+    """
     start, step = 0, 1
     while start < len(parents):
         children = space.grow(parents[start : start + step])
         yield children
         start += step
-        step = max(1, at_once * step // max(len(children), 1))
+        step = max(1, min(2 * step, PARENTS_AT_ONCE, at_once * step // max(len(children), 1)))
 
 
 def first_of_each(keys: Population) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from spaces.errors import InputError
 
-LIMITED = ("latency_ms", "params", "flops", "intensity", "weight_bytes", "peak_memory_bytes")
+LIMITED = ("latency_ms", "params", "flops", "intensity", "bytes", "weight_bytes", "peak_memory_bytes")
 
 _POWERS = {"": 0, "k": 3, "M": 6, "G": 9}
 _FORM = re.compile(

@@ -15,7 +15,7 @@ from spaces import Arch, InputError, SearchSpace
 from .evaluation.evaluator import Evaluator
 from .feasible import FeasibleSet
 from .objectives import Limit
-from .strategies.strategy import Strategy
+from .strategies.strategy import DifferentRecordError, Strategy
 from .study import Study
 from .trial import Trial
 
@@ -62,7 +62,7 @@ def search(
     strategy.start(FeasibleSet(space, costs, limits), seed)
     recorded = {trial.number: trial for trial in study.trials()} if study is not None else {}
     finished = dict(recorded)
-    running: dict[cf.Future[Mapping[str, float]], tuple[int, Arch]] = {}
+    running: dict[cf.Future[Mapping[str, float]], tuple[int, Arch, int | None]] = {}
 
     def collect(number: int) -> Iterator[Trial]:
         """Wait until trial `number` is known; whatever ends meanwhile is recorded and yielded."""
@@ -104,15 +104,12 @@ def search(
                 number=asked,
                 parent=None if parent is None else (parent, finished[parent].arch),
             )
-            running[_submit(executor, trial)] = asked, arch
+            running[_submit(executor, trial)] = asked, arch, parent
         elif recorded[asked].arch != arch:
-            raise InputError(
-                f"trial {asked} of this run must be {arch}, but {recorded[asked].arch} is recorded",
-                hint="the record belongs to another seed, plan or version: start a new run",
-            )
+            raise DifferentRecordError(asked, arch, recorded[asked].arch)
         asked += 1
     while running:
-        yield from collect(min(number for number, _ in running.values()))
+        yield from collect(min(number for number, *_ in running.values()))
 
 
 def evaluation_seed(seed: int, number: int) -> int:
@@ -135,6 +132,7 @@ def _trial(
     future: cf.Future[Mapping[str, float]],
     number: int,
     arch: Arch,
+    parent: int | None,
     *,
     epochs: float,
     seed: int,
@@ -146,11 +144,11 @@ def _trial(
     own_seed = evaluation_seed(seed, number)
     error = future.exception()
     if error is None:
-        return Trial(number, arch, epochs, own_seed, "complete", {**values, **future.result()})
+        return Trial(number, arch, epochs, own_seed, "complete", {**values, **future.result()}, parent=parent)
     if isinstance(error, InputError) or not isinstance(error, Exception):
         raise error  # the user's mistake or an interrupt, not the candidate's failure
     log.warning("trial %d (%s) failed: %s", number, arch, error)
-    return Trial(number, arch, epochs, own_seed, "failed", values, f"{type(error).__name__}: {error}")
+    return Trial(number, arch, epochs, own_seed, "failed", values, f"{type(error).__name__}: {error}", parent)
 
 
 def _give_up_if_all_failed(finished: Mapping[int, Trial]) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from latency import DeviceCosts
     from spaces import Population
 
+    from .feasible import FeasibleSet
+
 DEFAULT_SHARE = 0.5
 _FORM = "write NAME<=NUMBER or NAME>=NUMBER, and after an @ the share that is kept, such as params<=1M@0.5"
 
@@ -37,6 +39,11 @@ class SoftLimit:
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
             raise InputError(f"the share of accuracy that a soft limit keeps lies between 0 and 1, got {self.share}")
+        if self.limit.value == 0:
+            raise InputError(
+                f"a soft limit is missed by shares of its value, which must be above 0, got {self.limit}",
+                hint="give --limit instead, which is met or not",
+            )
 
     @classmethod
     def parse(cls, text: str, *, names: Sequence[str] = LIMITED) -> SoftLimit:
@@ -84,9 +91,13 @@ def kept_by_estimates(soft: Sequence[SoftLimit], costs: DeviceCosts, population:
     """`kept_share` of rows (n, genes) -> (n,); of an estimated quantity the far end of its 95 % interval counts."""
     share = np.ones(len(population))
     for each in soft:
-        low, high = costs.interval(each.limit.name, population)
-        share *= kept_share([each], {each.limit.name: high if each.limit.op == "<=" else low})
+        share *= kept_share([each], {each.limit.name: _far_end(each.limit, costs, population)})
     return share
+
+
+def _far_end(limit: Limit, costs: DeviceCosts, population: Population) -> NDArray[np.float64]:
+    low, high = costs.interval(limit.name, population)
+    return high if limit.op == "<=" else low
 
 
 def reward(
@@ -108,5 +119,21 @@ def reward(
     Source: the multiplicative reward of EPNAS (arXiv 1907.04648), as our design reads it.
     """
     costs = {**costs, "accuracy": accuracy}
-    met = satisfies(hard, costs)
-    return np.asarray(np.where(met, np.asarray(accuracy, dtype=np.float64) * kept_share(soft, costs), 0.0))
+    return _reward(accuracy, kept_share(soft, costs), satisfies(hard, costs))
+
+
+def reward_by_estimates(
+    accuracy: NDArray[np.float64], soft: Sequence[SoftLimit], feasible: FeasibleSet, population: Population
+) -> NDArray[np.float64]:
+    """`reward` of rows (n, genes) -> (n,) that meet the hard limits, by counts and the far ends of estimates.
+
+    Args:
+        accuracy: (n,), predicted or found; what is predicted below 0 counts as 0.
+    """
+    costs = feasible.costs
+    kept = np.ones(len(population)) if costs is None else kept_by_estimates(soft, costs, population)
+    return _reward(np.maximum(accuracy, 0.0), kept, np.ones(len(population), dtype=np.bool_))
+
+
+def _reward(accuracy: ArrayLike, kept: NDArray[np.float64], met: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.asarray(np.where(met, np.asarray(accuracy, dtype=np.float64) * kept, 0.0))

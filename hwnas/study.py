@@ -73,6 +73,7 @@ class Study:
                 "seed": trial.seed,
                 "values": dict(trial.values),
                 "reason": trial.reason,
+                "parent": trial.parent,
                 "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             },
         )
@@ -122,6 +123,7 @@ def _trial(frozen: FrozenTrial) -> Trial:
         state="complete" if frozen.state == TrialState.COMPLETE else "failed",
         values=recorded["values"],
         reason=recorded["reason"],
+        parent=recorded.get("parent"),  # records of earlier versions have none
     )
 
 
@@ -145,6 +147,7 @@ def trial_rows(trials: Sequence[Trial]) -> list[dict[str, object]]:
             "state": trial.state,
             "epochs": trial.epochs,
             "seed": trial.seed,
+            "parent": "" if trial.parent is None else trial.parent,
             **trial.values,
             "reason": json.dumps(trial.reason) if trial.reason else "",
         }

@@ -19,6 +19,8 @@ class Trial:
         seed: of the evaluation: weights, order and augmentation of the images.
         values: by name, each in its natural direction (accuracy_val up, params down); empty when it failed.
         reason: why it failed; empty when it did not.
+        parent: the number of the trial whose network was changed a little to make this one; None where there is none.
+            Whether its weights were the start is the value `is_warm`, 1 or 0, of runs that keep weights.
     """
 
     number: int
@@ -28,3 +30,4 @@ class Trial:
     state: Literal["complete", "failed"]
     values: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
+    parent: int | None = None

@@ -142,12 +142,12 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
             raise InputError(f"{path} must be TOML: {error}") from None
 
     def differences(self, other: RunConfig) -> list[str]:
-        """The fields that differ, as `name: ours != theirs`."""
+        """The fields that differ, as `name: ours != theirs`; a run may go on with another number of workers."""
         mine, theirs = self.model_dump(mode="json"), other.model_dump(mode="json")
         return [
             CONTENTS.get(name, f"{name}: {mine[name]!r} != {theirs[name]!r}")
             for name in mine
-            if mine[name] != theirs[name]
+            if name != "workers" and mine[name] != theirs[name]
         ]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from hwnas.execution import WorkerPool, use_one_thread
 from hwnas.objectives import Limit
+from hwnas.soft_limits import SoftLimit, kept_share
 from latency import Device, Timing, export_onnx
 from latency.reference import reference_model, stored_reference_ms
 from latency.runtime import measure
@@ -147,6 +148,17 @@ def latency_violation(limits: Sequence[Limit], interval: Sequence[float]) -> flo
     )
 
 
+def share_kept(soft: Sequence[SoftLimit], model: Mapping[str, Any]) -> float:
+    """What soft limits leave of the accuracy of a model, by the worse end of the latency that is known of it."""
+    low, high = known_interval(model)
+    share = 1.0
+    for each in soft:
+        name = each.limit.name
+        value = (high if each.limit.op == "<=" else low) if name == "latency_ms" else model[name]
+        share *= float(kept_share([each], {name: value}))
+    return share
+
+
 def _violation(limits: Sequence[Limit], model: Mapping[str, Any]) -> float:
     counted = sum(float(limit.violation(model[limit.name])) for limit in limits if limit.name != "latency_ms")
     return counted + latency_violation(limits, known_interval(model))
@@ -183,6 +195,7 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
     kept = limits_met(config.parsed_limits, record)
     return {
         **record,
+        "kept_share": share_kept(config.parsed_soft_limits, record),
         "certificate": certificate(record, config.parsed_limits),
         "meets_limits": all_met(kept),
         "input": {"name": "images", "shape": ["batch", *data.task.input_shape], "range": range_text},

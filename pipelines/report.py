@@ -93,7 +93,7 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
     task = Task(**table["task"])
     space = run.open_space(config, task)
     plan, models = stored["plan"], run.models()
-    n_random = drawn_first(config.strategy, plan)
+    n_random = drawn_first(config.strategy, stored)
     least = LEAST_TO_FIT if config.strategy == NEURAL_PREDICTOR else 1
     trials = Trials.of(Study(run.study, space).trials(), n_random=n_random, least=least)
     chosen = models[outcome["chosen"]["name"]]
@@ -179,6 +179,11 @@ class Trials:
     @property
     def complete(self) -> tuple[Trial, ...]:
         return (*self.random, *self.picked)
+
+    @property
+    def warm(self) -> int:
+        """How many began with the weights of an earlier one."""
+        return sum(bool(trial.values.get("is_warm")) for trial in self.complete)
 
 
 def _verdict(limit: Limit, model: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from spaces import InputError, SearchSpace, Task, get_space
 from spaces.chain import ChainSpace
 
 from .config import RunConfig, join_limits
-from .deploy import all_met, choose, deploy_locked, latency_violation, limits_met
+from .deploy import all_met, choose, deploy_locked, latency_violation, limits_met, share_kept
 from .latencies import (
     Latencies,
     Latency,
@@ -376,7 +376,13 @@ def _time_training(job: Job) -> TrainingSpeed:
 
 def _save_plan(job: Job, plan: Plan, **more: Any) -> None:
     stored = read_json(job.run.plan) if job.run.plan.exists() else {}
-    write_json(job.run.plan, {**stored, **more, "plan": plan.to_json(), "elapsed_s": job.clock.elapsed()})
+    stored = {"workers": job.pool.workers, **stored, **more}
+    write_json(job.run.plan, {**stored, "plan": plan.to_json(), "elapsed_s": job.clock.elapsed()})
+
+
+def _first_workers(job: Job) -> int:
+    """How many trainings at once the run began with: what is proposed when depends on it, on other cores too."""
+    return int(read_json(job.run.plan).get("workers", job.pool.workers))
 
 
 def _show_plan(job: Job, plan: Plan) -> None:
@@ -408,11 +414,12 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
     if missing <= 0:
         write_csv(job.run.trials, trial_rows(job.study.trials()))  # it may have been killed before it did
         return plan
+    workers = _first_workers(job)
     strategy = STRATEGIES[job.config.strategy](
-        Setting(plan.n_random, plan.n_chosen, job.pool.workers, job.config.job, job.config.parsed_soft_limits)
+        Setting(plan.n_random, plan.n_chosen, workers, job.config.job, job.config.parsed_soft_limits)
     )
     best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
-    is_told = False
+    is_told, is_remarked = False, recorded > 0
     try:
         with job.listener.steps(title, missing) as steps:
             for trial in search(
@@ -426,9 +433,12 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
                 costs=job.costs,
                 study=job.study,
                 executor=job.pool,
-                parallel=job.pool.workers,
+                parallel=workers,
             ):
                 best = max(best, trial.values.get("accuracy_val", 0.0))
+                if strategy.remark is not None and not is_remarked:
+                    is_remarked = True
+                    job.listener.say(strategy.remark)
                 if strategy.choice is not None and not is_told:
                     is_told = True
                     job.listener.say(sentence(strategy.choice))
@@ -438,7 +448,7 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
     finally:
         write_csv(job.run.trials, trial_rows(job.study.trials()))
     trials = job.study.trials()
-    _save_plan(job, plan)
+    _save_plan(job, plan, **({} if strategy.n_first is None else {"n_first": strategy.n_first}))
     failed = sum(trial.state == "failed" for trial in trials)
     job.listener.say(
         f"{missing} {title} trained, best validation accuracy {best:.1%}" + (f", {failed} failed" if failed else "")
@@ -599,7 +609,6 @@ def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
     assert job.costs.table is not None
     row = job.space.row(finalist.trial.arch)[None]
     (low,), (high,) = job.costs.table.interval_ms(row)
-    (kept,) = kept_by_estimates(job.config.parsed_soft_limits, job.costs, row)
     record = {
         "name": finalist.name,
         "arch": str(finalist.trial.arch),
@@ -608,10 +617,13 @@ def _record(job: Job, finalist: Finalist) -> dict[str, Any]:
         "latency_ms_estimated": values["latency_ms_estimated"],
         "latency_ms_estimated_interval": [float(low), float(high)],
         **finalist.latency.record,
-        "kept_share": float(kept),
         **{k: values[k] for k in ("params", "flops", "bytes", "intensity", "weight_bytes", "peak_memory_bytes")},
     }
-    return {**record, "meets_limits": all_met(limits_met(job.config.parsed_limits, record))}
+    return {
+        **record,
+        "kept_share": share_kept(job.config.parsed_soft_limits, record),
+        "meets_limits": all_met(limits_met(job.config.parsed_limits, record)),
+    }
 
 
 def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Setting:
         n_random: the trials of the plan's first part.
         n_chosen: those of the second, as far as they are planned yet: no strategy but the one-shot Neural Predictor may
             depend on it.
-        workers: trainings at once.
+        workers: trainings at once when the run began.
         job: "search" for one best network, "frontier" for the whole trade-off.
         soft: limits that may be missed at a price.
     """
@@ -95,7 +95,7 @@ def _pnas(setting: Setting) -> Strategy:
     from hwnas.strategies import PNAS
 
     cost = None if setting.job == "search" else "latency_ms_estimated"
-    return PNAS(K=setting.batch, first=setting.first, cost=cost)
+    return PNAS(K=setting.batch, first=setting.first, all_up_to=setting.n_random, cost=cost)
 
 
 def _epnas(setting: Setting) -> Strategy:
@@ -122,11 +122,14 @@ STRATEGIES: dict[str, Callable[[Setting], Strategy]] = {
     "epnas": _epnas,
 }
 SOFT = ("epnas",)  # that weigh soft limits
-EDITS = ("epnas",)  # that say which trained network a proposal was made from
+EDITS = ("pnas", "epnas")  # that say which trained network a proposal was made from
 
 
-def drawn_first(strategy: str, plan: Mapping[str, Any]) -> int:
-    """How many trials of a plan the strategy draws before it uses what it learned; for reports."""
+def drawn_first(strategy: str, stored: Mapping[str, Any]) -> int:
+    """How many trials of a recorded plan the strategy draws before it uses what it learned; for reports."""
+    if stored.get("n_first") is not None:
+        return int(stored["n_first"])
+    plan = stored["plan"]
     total = plan["n_random"] + plan["n_chosen"]
     counts = {NEURAL_PREDICTOR: plan["n_random"], "random": total, "evolution": min(EVOLVED, total)}
     return int(counts.get(strategy, min(FIRST, plan["n_random"])))

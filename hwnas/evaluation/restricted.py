@@ -92,7 +92,7 @@ class RestrictedSpace(SearchSpace):
             drawn = self.inner.mutate(np.repeat(population[left], times, axis=0), rng, rate=rate)
             left = self._keep(children, left, drawn, own, times)
         if len(left):
-            children[left] = self.rows[self.nearest(self._in_order(drawn[:: REDRAWS[-1]]), without=own[left])]
+            children[left] = self.rows[self.nearest(as_keys(self.inner, drawn[:: REDRAWS[-1]]), without=own[left])]
         return children
 
     def crossover(self, mothers: Population, fathers: Population, rng: np.random.Generator) -> Population:
@@ -107,7 +107,7 @@ class RestrictedSpace(SearchSpace):
             drawn = self.inner.crossover(mothers[tried], fathers[tried], rng)
             left = self._keep(children, left, drawn, nobody, times)
         if len(left):
-            children[left] = self.rows[self.nearest(self._in_order(drawn[:: REDRAWS[-1]]))]
+            children[left] = self.rows[self.nearest(as_keys(self.inner, drawn[:: REDRAWS[-1]]))]
         return children
 
     def _keep(
@@ -131,14 +131,9 @@ class RestrictedSpace(SearchSpace):
         if len(outside):
             valid = self.inner.is_valid(rows[outside])
             wanted = vectors[outside].copy()  # of what is no network, repairing may leave nothing to compare
-            wanted[valid] = self._in_order(rows[outside][valid])
+            wanted[valid] = as_keys(self.inner, rows[outside][valid])
             places[outside] = self.nearest(wanted)
         return self.rows[places]
-
-    def _in_order(self, rows: Population) -> Population:
-        """Valid rows as the table would write them, where the keys of the space are rows themselves."""
-        keys = self.inner.canonical(rows)
-        return keys if keys.shape == rows.shape and self.inner.is_valid(keys).all() else rows
 
     def nearest(self, population: Population, *, without: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
         """(n, genes) -> (n,) places of the rows that differ in the fewest genes, the place `without` left out."""
@@ -221,8 +216,14 @@ class RestrictedSpace(SearchSpace):
         return self.rows.astype(np.int16)
 
 
+def as_keys(space: SearchSpace, rows: Population) -> Population:
+    """Valid rows (n, genes), each in the order of its key where that is a row of the space itself, else as it is."""
+    keys = space.canonical(rows)
+    return np.where(space.is_valid(keys)[:, None], keys, rows) if keys.shape == rows.shape else rows
+
+
 class RowIndex:
-    """Finds rows among given ones, by a hash that is checked."""
+    """Finds rows among given ones, by a hash that is checked: other rows may have the same."""
 
     def __init__(self, rows: Population) -> None:
         self._rows = rows
@@ -230,7 +231,8 @@ class RowIndex:
         hashes = self._hash(rows)
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
-        if (self._hashes[1:] == self._hashes[:-1]).any():
+        self._most = int(np.unique(hashes, return_counts=True)[1].max(initial=0))  # rows of one hash
+        if self._most > 1 and len(np.unique(rows, axis=0)) < len(rows):
             raise InputError("the rows of a restricted space must be different networks, but two are the same")
 
     def _hash(self, rows: Population) -> NDArray[np.int64]:
@@ -238,6 +240,9 @@ class RowIndex:
 
     def find(self, rows: Population) -> NDArray[np.int64]:
         """(n, k) -> (n,) places, -1 where a row is none of them."""
-        at = np.minimum(np.searchsorted(self._hashes, self._hash(rows)), len(self._hashes) - 1)
-        places = self._order[at]
-        return np.where((self._rows[places] == rows).all(axis=1), places, -1)
+        first = np.searchsorted(self._hashes, self._hash(rows))
+        found = np.full(len(rows), -1, dtype=np.int64)
+        for i in range(self._most):
+            places = self._order[np.minimum(first + i, len(self._hashes) - 1)]
+            found = np.where((self._rows[places] == rows).all(axis=1), places, found)
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from spaces import Arch, InputError, SearchSpace, Task
+from spaces import Arch, InputError, SearchSpace
 
 from ..training.data import ImageData
 from ..training.device import resolve_device
@@ -25,7 +26,11 @@ from ..training.trainer import TrainResult, evaluate, time_training, train
 from .evaluator import Evaluator
 from .interval import wilson_interval
 
+DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError)  # what torch.load raises
 KEPT_TRIALS = 200  # from the weights of so many trials back a later one may start
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +69,21 @@ class TrainingEvaluator(Evaluator):
     def evaluate_trial(
         self, arch: Arch, *, epochs: float, seed: int, number: int, parent: tuple[int, Arch] | None
     ) -> Mapping[str, float]:
-        """`evaluate`, from the weights of the parent where they fit, if weights are kept and it is recent."""
+        """`evaluate`, from the weights of the parent where they fit, if weights are kept and it is recent.
+
+        Where weights are kept, "is_warm" is 1 if it began with weights of the parent, else 0: also where those are
+        missing or damaged, so that no accident to a file ends a run.
+        """
         if self.heritage is None:
             return self.evaluate(arch, epochs=epochs, seed=seed)
-        is_near = parent is not None and number - parent[0] <= KEPT_TRIALS
-        module, result = self._train(arch, epochs, seed, parent=parent if is_near else None)
+        start_from = None
+        if parent is not None and number - parent[0] <= KEPT_TRIALS:
+            start_from = self._legacy(*parent)
+        module, result = self._train(arch, epochs, seed, start_from=start_from)
         _save_weights(module, self.heritage / f"{number}.pt")
         # Trials that run beside this one may still read what is one window older than what this one may read.
         (self.heritage / f"{number - 2 * KEPT_TRIALS}.pt").unlink(missing_ok=True)
-        return _values(result)
+        return {**_values(result), "is_warm": float(start_from is not None)}
 
     def train_final(self, arch: Arch, *, epochs: float, seed: int, weights: Path) -> Mapping[str, float]:
         """Train, and save the state dict to `weights`, whole or not at all; values as `evaluate`.
@@ -127,7 +138,7 @@ class TrainingEvaluator(Evaluator):
         return TrialTime(timed.train_s_per_image, timed.validation_s_per_image, setup_s)
 
     def _train(
-        self, arch: Arch, epochs: float, seed: int, *, parent: tuple[int, Arch] | None = None
+        self, arch: Arch, epochs: float, seed: int, *, start_from: Callable[[nn.Module], int] | None = None
     ) -> tuple[nn.Module, TrainResult]:
         with _threads(self.threads):
             data = _open(self.data_folder)
@@ -141,19 +152,20 @@ class TrainingEvaluator(Evaluator):
                 seed=seed,
                 device=device,
                 auxiliary=auxiliary,
-                start_from=None if parent is None else self._legacy(*parent, data.task),
+                start_from=start_from,
             )
         return module, result
 
-    def _legacy(self, number: int, arch: Arch, task: Task) -> Callable[[nn.Module], int]:
-        """What gives a module the weights of an earlier trial, as far as they fit.
-
-        Raises:
-            InputError: if they are not there any more.
-        """
+    def _legacy(self, number: int, arch: Arch) -> Callable[[nn.Module], int] | None:
+        """What gives a module the weights of an earlier trial, as far as they fit; None where they cannot be read."""
         assert self.heritage is not None
-        weights = _read_weights(self.heritage / f"{number}.pt")
-        return lambda module: inherit(module, self.space.layers(arch, task), weights)
+        path, network = self.heritage / f"{number}.pt", self.space.layers(arch, _open(self.data_folder).task)
+        try:
+            weights = _read_weights(path)
+        except (InputError, *DAMAGED) as error:
+            log.warning("a trial that was to start from %s starts from random weights: %s", path, error)
+            return None
+        return lambda module: inherit(module, network, weights)
 
 
 def _values(result: TrainResult) -> dict[str, float]:
@@ -194,17 +206,20 @@ def _save_weights(module: nn.Module, path: Path) -> None:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(
             f"the weights {path} cannot be read: {error.strerror}", hint="train this architecture again"
         ) from error
+    if not (isinstance(state, Mapping) and all(isinstance(tensor, Tensor) for tensor in state.values())):
+        raise TypeError("it holds other things than tensors by name")
+    return dict(state)
 
 
 def _load_weights(module: nn.Module, path: Path, arch: Arch) -> None:
     hint = "train this architecture again"
     try:
         module.load_state_dict(_read_weights(path))
-    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         reason = str(error).strip().splitlines()[:1]
         raise InputError(f"{path} does not hold the weights of {arch}: {''.join(reason)}", hint=hint) from error

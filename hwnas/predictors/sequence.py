@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hwnas.execution import one_thread
 from spaces.errors import InputError
 
 from .surrogate import FittedSurrogate, Floats, Surrogate
@@ -78,7 +79,8 @@ class SequenceSurrogate(Surrogate):
         parameters[-1].fill_(0.0 if self.output_bias is None else self.output_bias)
         for parameter in parameters:
             parameter.requires_grad_()
-        self._train(parameters, kind.inputs(tokens, population), y, generator)
+        with one_thread():
+            self._train(parameters, kind.inputs(tokens, population), y, generator)
         return FittedSequence(self.kind, tokens, tuple(each.detach() for each in parameters), centre, scale)
 
     def _check(self, population: Population, values: Floats) -> None:
@@ -138,7 +140,7 @@ class FittedSequence(FittedSurrogate):
         """(n, genes) -> (members, n)."""
         kind, members = KINDS[self.kind], len(self.parameters[0])
         outputs = np.empty((members, len(population)))
-        with torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             for start in range(0, len(population), PREDICTION_BATCH):
                 part = slice(start, start + PREDICTION_BATCH)
                 inputs = kind.inputs(self.tokens, population[part])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.evaluation.restricted import RestrictedSpace
+from hwnas.evaluation.restricted import RestrictedSpace, as_keys
 from spaces.cells import CellSpace
 from spaces.chain import ChainSpace
 
@@ -24,15 +24,16 @@ class Tokens:
 
     Genes that mean the same have the same tokens. In cells of blocks these are the inputs, the operations and the
     combinations; in chains a gene is its operation; elsewhere genes of equally many values mean the same, as the edges
-    and the operations of NAS-Bench-101 do. Isomorphic networks are read alike where the space's keys are rows.
+    and the operations of NAS-Bench-101 do. Isomorphic networks are read alike where their key is a row.
 
     Attributes:
+        inner: the space; of a table the one that it is of.
         of: (genes, choices), the token of each value of each gene, `ABSENT` for values that it cannot have.
         slots: genes that belong together; a row is one group of them after another. In cells these are a block (of
             both kinds of cell, where there are two), elsewhere the whole row.
     """
 
-    space: SearchSpace
+    inner: SearchSpace
     of: NDArray[np.int64]
     slots: int
 
@@ -43,14 +44,14 @@ class Tokens:
         kinds = np.unique(sizes, return_inverse=True)[1].ravel()
         slots = len(sizes)
         if isinstance(inner, ChainSpace):
-            return cls(space, 1 + inner.operation_ids()[0], slots)
+            return cls(inner, 1 + inner.operation_ids()[0], slots)
         if isinstance(inner, CellSpace):
             place = np.arange(len(sizes)) % inner.genes_per_block
             kinds, slots = np.minimum(place // 2, 2), inner.genes_per_block * len(inner.kinds)
         most = np.array([sizes[kinds == kind].max(initial=0) for kind in range(kinds.max() + 1)])
         first = 1 + np.concatenate([[0], np.cumsum(most)[:-1]])
         values = np.arange(sizes.max())
-        return cls(space, np.where(values < sizes[:, None], first[kinds][:, None] + values, ABSENT), slots)
+        return cls(inner, np.where(values < sizes[:, None], first[kinds][:, None] + values, ABSENT), slots)
 
     @property
     def vocabulary(self) -> int:
@@ -58,7 +59,6 @@ class Tokens:
 
     def __call__(self, population: Population) -> NDArray[np.int64]:
         """(n, genes) -> (n, genes): `ABSENT` for unused genes, which come last."""
-        keys = self.space.canonical(population)
-        rows = keys if keys.shape == population.shape and self.space.is_valid(keys).all() else population
+        rows = as_keys(self.inner, population)
         tokens = self.of[np.arange(rows.shape[1]), np.maximum(rows, 0)]
         return np.where(rows >= 0, tokens, ABSENT)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hwnas.execution import one_thread
 from spaces import Population
 
 Floats = NDArray[np.float64]
@@ -18,17 +17,6 @@ Floats = NDArray[np.float64]
 WEIGHTS = 0.1  # uniform in +- this at first, so that every edit is about as likely
 REACH = 3.0  # standard deviations that an advantage counts at most
 BASELINE_DECAY = 0.9
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The network is so small that more threads cost ten times what they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class PolicyNetwork(nn.Module):
@@ -68,7 +56,7 @@ class Choices:
 
 
 class EditPolicy:
-    """The policy network, its optimiser, and the moving average of rewards that it is compared with.
+    """The policy network, its optimiser, and the moving averages that rewards are compared with.
 
     Args:
         genes, width: of the space: genes of a row, and the most values of one.
@@ -83,7 +71,7 @@ class EditPolicy:
         self._network = PolicyNetwork(genes, width, hidden, torch.Generator().manual_seed(seed))
         self._optimiser = torch.optim.Adam(self._network.parameters(), lr=lr)
         self._entropy = entropy
-        self._baseline: float | None = None
+        self._baselines: dict[str, float] = {}
 
     def probabilities(self, rows: Population, legal: NDArray[np.bool_]) -> Floats:
         """(n, edits), 0 for what is not legal; a row without legal edits has zeros."""
@@ -97,18 +85,23 @@ class EditPolicy:
         drawn = (total <= rng.random((len(rows), 1)) * total[:, -1:]).sum(axis=1)
         return np.where(legal.any(axis=1), np.minimum(drawn, legal.shape[1] - 1), -1)
 
-    def learn(self, choices: Choices, rewards: Floats) -> None:
-        """One step of REINFORCE: edits become likelier by how far their rewards (n,) are above the baseline."""
+    def learn(self, choices: Choices, rewards: Floats, *, source: str) -> None:
+        """One step of REINFORCE: edits become likelier by how far their rewards (n,) are above the baseline.
+
+        Args:
+            source: where the rewards come from; each has its own baseline. What is trained is the best of what was
+                predicted, so against one average of both all trained edits would look good, whatever came of them.
+        """
         if not len(rewards):
             return
         with one_thread():
-            self._learn(choices, self._advantage(rewards))
+            self._learn(choices, self._advantage(rewards, source))
 
-    def _advantage(self, rewards: Floats) -> Floats:
-        """How far above the moving average, in standard deviations; the average moves on."""
+    def _advantage(self, rewards: Floats, source: str) -> Floats:
+        """How far above the moving average of its source, in standard deviations; the average moves on."""
         mean, spread = float(rewards.mean()), float(rewards.std())
-        baseline = mean if self._baseline is None else self._baseline
-        self._baseline = BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * mean
+        baseline = self._baselines.get(source, mean)
+        self._baselines[source] = BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * mean
         scale = max(spread, abs(mean - baseline), 1e-9)
         return np.asarray(np.clip((rewards - baseline) / scale, -REACH, REACH))
 

@@ -8,20 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.evaluation.restricted import RestrictedSpace
 from hwnas.feasible import FeasibleSet
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
-from hwnas.soft_limits import SoftLimit, kept_by_estimates
+from hwnas.soft_limits import SoftLimit, reward_by_estimates
 from hwnas.trial import Trial
 from spaces import InputError, Population
-from spaces.chain import ChainSpace
 
 from .edit_policy import Choices, EditPolicy, Floats
 from .edits import Edits
 from .neural_predictor import cost_axis, soft_picks
-from .strategy import PhasedStrategy
+from .strategy import LEAST_TO_FIT, PhasedStrategy
 
-LEAST_TO_FIT = 3
 MORE_SIMPLE = (1, 8, 64)  # times as many of the simplest networks are asked for, until enough meet the limits
 WALKED_PART = 8
 GENES_AT_ONCE = 1 << 23  # 64 MiB
@@ -47,7 +44,8 @@ class EPNAS(PhasedStrategy):
         soft: limits that may be missed at a price; those of the feasible set are hard.
         focus: share of a batch, and of the networks that go on, that has the highest hope or reward; the others lie on
             the soft front, spread along the cost axis.
-        surrogate: a `GaussianProcess` by default.
+        surrogate: what screens: a `GaussianProcess` by default; by the GCN, `GraphSurrogate(GCNPredictor())`, which
+            takes far longer to fit.
 
     Source: Zhou et al., EPNAS: Efficient Progressive Neural Architecture Search, 1907.04648; Zhou et al., RENA:
     Resource-Efficient Neural Architect, 1806.07912.
@@ -71,11 +69,11 @@ class EPNAS(PhasedStrategy):
     ) -> None:
         counts = {"networks": networks, "batch": batch, "steps": steps, "rollouts": rollouts, "updates": updates}
         wrong = [f"{name} = {value}" for name, value in counts.items() if value < 1]
-        if wrong or min(n_simple, n_random) < 0 or n_simple + n_random < 1 or beta < 0 or not 0 <= focus <= 1:
+        if wrong or min(n_simple, n_random, fresh) < 0 or n_simple + n_random < 1 or beta < 0 or not 0 <= focus <= 1:
             raise InputError(
-                "EPNAS needs networks, batch, steps, rollouts and updates of at least 1, something to start from, beta "
-                f"of at least 0 and a focus in 0..1; got {', '.join(wrong)}, n_simple = {n_simple}, n_random = "
-                f"{n_random}, beta = {beta}, focus = {focus}"
+                "EPNAS needs networks, batch, steps, rollouts and updates of at least 1, something to start from, "
+                f"fresh and beta of at least 0 and a focus in 0..1; got {', '.join(wrong)}, n_simple = {n_simple}, "
+                f"n_random = {n_random}, fresh = {fresh}, beta = {beta}, focus = {focus}"
             )
         self.n_simple = n_simple
         self.n_random = n_random
@@ -125,8 +123,9 @@ class EPNAS(PhasedStrategy):
 
     def _few(self, n: int) -> int:
         """Fewer where the latency of every single network has to be estimated from its layers, which takes long."""
-        is_fast = isinstance(self.feasible.space, ChainSpace | RestrictedSpace)
-        return n if is_fast or n == 0 else -(-n // WALKED_PART)
+        asked = ["latency_ms"] if self.focus < 1 else []
+        asked += [limit.name for limit in (*self.feasible.limits, *(each.limit for each in self.soft))]
+        return -(-n // WALKED_PART) if any(map(self.feasible.walks, asked)) else n
 
     def parent(self, number: int) -> int | None:
         """The trial whose network was edited to make this proposal, None where it was drawn."""
@@ -162,9 +161,7 @@ class EPNAS(PhasedStrategy):
         return self.surrogate.fit(rows, accuracies[good], feasible=self.feasible, seed=self.seed + first)
 
     def _rewards(self, accuracies: Floats, rows: Population) -> Floats:
-        """(n,) of networks that meet the hard limits; of an estimate the far end of its interval counts."""
-        kept = 1.0 if self.feasible.costs is None else kept_by_estimates(self.soft, self.feasible.costs, rows)
-        return np.asarray(np.maximum(accuracies, 0.0) * kept)
+        return reward_by_estimates(accuracies, self.soft, self.feasible, rows)
 
     def _going_on(self, first: int, fitted: FittedSurrogate) -> NDArray[np.int64]:
         """The numbers of the trials before `first` whose networks are edited further."""
@@ -251,6 +248,7 @@ class EPNAS(PhasedStrategy):
         self._policy.learn(
             Choices.join([each for made in edits for each in made]),
             np.repeat(self._rewards(failed_as_0, rows), [len(made) for made in edits]),
+            source="trained",
         )
 
 
@@ -279,6 +277,7 @@ class _Walk:
         policy.learn(
             Choices.join([each[which] for each, which in zip(self.choices, chose, strict=True)]),
             np.concatenate([each[which] for each, which in zip(worth, chose, strict=True)]),
+            source="predicted",
         )
 
     def edits(self, step: int, row: int) -> list[Choices]:

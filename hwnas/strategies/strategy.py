@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from hwnas.feasible import FeasibleSet
 from hwnas.predictors import PredictorChoice
 from hwnas.trial import Trial
-from spaces import Population
+from spaces import Arch, InputError, Population
 from spaces.space import Rate
 
 NEAR_DRAWS = 256
+LEAST_TO_FIT = 5  # trained networks below which progressive search draws; as many as an ensemble of 5 needs
 
 
 class Strategy(ABC):
@@ -65,6 +66,16 @@ class Strategy(ABC):
     def parent(self, number: int) -> int | None:
         """The earlier trial whose network was changed a little to make proposal `number`; None where there is none."""
         del number
+        return None
+
+    @property
+    def remark(self) -> str | None:
+        """What a person should know of how the search goes, once it began; None where there is nothing to say."""
+        return None
+
+    @property
+    def n_first(self) -> int | None:
+        """How many proposals did not depend on results; None where that is known beforehand, or not yet."""
         return None
 
     @property
@@ -123,8 +134,21 @@ class Strategy(ABC):
         return np.stack(rows) if rows else np.empty((0, len(self.feasible.space.choices)), dtype=np.int64)
 
 
+class DifferentRecordError(InputError):
+    """What is recorded of a run is not what its strategy proposes."""
+
+    def __init__(self, number: int, arch: Arch, recorded: Arch) -> None:
+        super().__init__(
+            f"trial {number} of this run must be {arch}, but {recorded} is recorded",
+            hint="the record belongs to another seed, plan or version: start a new run",
+        )
+
+
 class PhasedStrategy(Strategy):
-    """Proposes in phases: the next is planned when all trials before it are told, and until then it waits."""
+    """Proposes in phases: the next is planned when all trials before it are told, and until then it waits.
+
+    Proposing raises `DifferentRecordError` where a phase that was planned before a break is not what is recorded.
+    """
 
     def start(self, feasible: FeasibleSet, seed: int) -> None:
         super().start(feasible, seed)
@@ -135,8 +159,18 @@ class PhasedStrategy(Strategy):
             first = len(self._planned)
             if len(self.told) < first:
                 return None
-            self._planned.extend(self.plan(first, np.random.default_rng([self.seed, first])))
+            rows = self.plan(first, np.random.default_rng([self.seed, first]))
+            self._compare_with_record(first, rows)
+            self._planned.extend(rows)
         return self._planned[k]
+
+    def _compare_with_record(self, first: int, rows: Population) -> None:
+        """After a break phases are planned again, and what is known of a proposal must be of the network recorded."""
+        recorded = dict(enumerate(self._told_rows[first:], start=first)) | self.pending
+        for number, row in enumerate(rows, start=first):
+            if number in recorded and not np.array_equal(recorded[number], row):
+                arch, other = (self.feasible.space.arch(each) for each in (row, recorded[number]))
+                raise DifferentRecordError(number, arch, other)
 
     @abstractmethod
     def plan(self, first: int, rng: np.random.Generator) -> Population:

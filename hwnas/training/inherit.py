@@ -18,9 +18,14 @@ def inherit(child: nn.Module, parent: Network, weights: Mapping[str, Tensor]) ->
     Blocks are matched by their place (the first word of the name of a chain's block, the whole name elsewhere), the
     layers in a block by what they do, in order: pointwise, depthwise and larger convolutions, linear layers, norms.
     Of two matched layers the channels that both have are copied, kernels about their centres. What the child has beyond
-    them in a matched weight becomes 0 where it reads more inputs or a wider window, so that a matched layer computes
-    what the parent's did; new outputs and new layers keep the weights that were drawn. A network that inherits from one
-    that is equal computes the same.
+    them in a matched weight becomes 0 where it reads more inputs or a wider window, so that on the inputs of the
+    parent's layer a matched layer computes what that did; new outputs and new layers keep the weights that were drawn.
+    A network that inherits from one that is equal computes the same.
+
+    In chains the inputs are the same too, and a child of a wider kernel or expansion begins as its parent. In cells
+    they need not be: layers are matched by kind and order alone, whatever they read, and a new block or vertex changes
+    what is joined to the output, and so which channels come where in the next cell. A child then only begins near its
+    parent, or with its first layers.
 
     Args:
         child: a `TorchNetwork` with fresh weights; of another module nothing is overwritten.

@@ -11,9 +11,10 @@ from torch import nn
 
 from hwnas import FeasibleSet
 from hwnas.evaluation import RestrictedSpace
-from hwnas.predictors.sequence import LSTM, MLP, SequenceSurrogate
+from hwnas.evaluation.restricted import as_keys
+from hwnas.predictors.sequence import KINDS, LSTM, MLP, SequenceSurrogate
 from hwnas.predictors.tokens import ABSENT, Tokens
-from spaces import InputError, get_space
+from spaces import InputError, SearchSpace, get_space
 
 MACRO = get_space("nasbench_macro")
 PNAS = get_space("pnas@2x24")
@@ -42,6 +43,47 @@ def test_inputs_and_operations_of_blocks_share_their_tokens():
     assert found[[0, 1, 4, 5]].tolist() == [1, 2, 1, 3]
     assert found[[2, 3, 6, 7]].tolist() == [7 + 3, 7 + 5, 7 + 3, 7 + 7]
     assert (found[8:] == ABSENT).all()
+
+
+class HalfInOrder(SearchSpace):
+    """Keys are rows of the space where the first gene is 0, and else none of its rows."""
+
+    name, choices = "half", (2, 3, 3)
+
+    def is_valid(self, population):
+        return self.in_range(population)
+
+    def layers(self, arch, task):
+        raise NotImplementedError
+
+    def canonical(self, population):
+        keys = population.copy()
+        keys[:, 1:] = np.sort(keys[:, 1:], axis=1)
+        keys[keys[:, 0] == 1] = -7
+        return keys
+
+
+def some_table(space):
+    rows = space.sample(400, np.random.default_rng(5))
+    return RestrictedSpace(space, rows[np.unique(space.canonical(rows), axis=0, return_index=True)[1]])
+
+
+@pytest.mark.parametrize(
+    "space", [*SPACES.values(), *map(some_table, SPACES.values()), get_space("darts"), HalfInOrder()]
+)
+def test_a_row_is_read_alike_whatever_stands_beside_it(space):
+    inner = space.inner if isinstance(space, RestrictedSpace) else space
+    rows = inner.sample(60, np.random.default_rng(1))
+    tokens = Tokens.of_space(space)
+    together, alone = tokens(rows), [tokens(row[None])[0] for row in rows]
+    assert np.array_equal(together, alone)
+    assert np.array_equal(together, Tokens.of_space(inner)(rows))  # nor does a table that it is in or not
+    assert np.array_equal(as_keys(inner, rows), [as_keys(inner, row[None])[0] for row in rows])
+
+
+def test_where_a_key_is_a_row_it_is_what_is_read():
+    rows = np.array([[0, 2, 1], [1, 2, 1], [0, 1, 2]])
+    assert as_keys(HalfInOrder(), rows).tolist() == [[0, 1, 2], [1, 2, 1], [0, 1, 2]]
 
 
 def test_genes_that_mean_the_same_share_their_tokens_in_other_spaces():
@@ -223,3 +265,27 @@ def test_bad_input_is_named():
         SequenceSurrogate("mlp", members=1)
     with pytest.raises(InputError, match="learning rates"):
         SequenceSurrogate("mlp", learning_rates=(0.01, 0.0))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_one_thread_learns_and_predicts_and_the_others_are_given_back(kind, monkeypatch):
+    """So small a network takes many times as long on more, and more so beside busy workers."""
+    seen, forward = set(), KINDS[kind].forward
+
+    def watched(parameters, inputs):
+        seen.add(torch.get_num_threads())
+        return forward(parameters, inputs)
+
+    monkeypatch.setattr(KINDS[kind], "forward", staticmethod(watched))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rows = MACRO.sample(12, np.random.default_rng(0))
+        fitted = replace(QUICK[kind], epochs=1).fit(
+            rows, np.linspace(0.2, 0.8, 12), feasible=FeasibleSet(MACRO), seed=0
+        )
+        fitted.predict(rows)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwnas import FeasibleSet, Limit, SoftLimit, reward
-from hwnas.soft_limits import kept_by_estimates, kept_share
+from hwnas.soft_limits import kept_by_estimates, kept_share, reward_by_estimates
+from hwnas.strategies import EPNAS
 from latency import DeviceCosts
 from spaces import InputError, Task, get_space
 
@@ -44,6 +45,7 @@ def test_the_reward_is_the_accuracy_exactly_where_all_limits_hold(soft, values, 
         ("intensity>=10@0.5", 20.0, 1.0),
         ("intensity>=10@0.5", 2.5, 0.5**3),
         ("intensity>=10", 0.0, 0.0),
+        ("bytes<=1M@0.5", 2e6, 0.5),
     ],
 )
 def test_what_is_kept_at_known_violations(text, value, share):
@@ -109,6 +111,36 @@ def test_of_a_population_the_exact_counts_are_taken():
     assert kept_by_estimates(soft, DeviceCosts(space, task), rows) == pytest.approx(expected)
     assert 0 < min(expected) < max(expected)
     assert FeasibleSet(space).costs is None
+
+
+def test_what_epnas_weighs_is_the_reward():
+    """Of exact counts the same numbers as of values by name; of an interval the far end of each limit."""
+    space, task = get_space("nasbench_macro"), Task(32, 10)
+    rows, costs = space.sample(30, np.random.default_rng(0)), DeviceCosts(space, task)
+    accuracy = np.linspace(-0.1, 0.9, 30)
+    soft = [SoftLimit.parse(text) for text in ("params<=1M@0.7", "flops>=40M@0.5", "bytes<=5M")]
+    strategy = EPNAS(soft=soft)
+    strategy.start(FeasibleSet(space, costs), 0)
+    expected = reward(np.maximum(accuracy, 0), costs.of(rows), soft=soft)
+    assert strategy._rewards(accuracy, rows) == pytest.approx(expected, rel=1e-12)
+    assert len(set(expected.tolist())) > 20
+
+    class Interval(DeviceCosts):
+        def interval(self, name, population):
+            return np.full(len(population), 2.0), np.full(len(population), 4.0)
+
+    soft = [SoftLimit.parse("latency_ms<=2@0.5"), SoftLimit.parse("latency_ms>=4@0.5")]  # both missed by 100 %
+    found = reward_by_estimates(np.full(3, 0.8), soft, FeasibleSet(space, Interval(space, task)), rows[:3])
+    assert found == pytest.approx([0.2] * 3)
+
+
+@pytest.mark.parametrize("text", ["params<=0", "params>=0@0.3"])
+def test_a_soft_limit_of_0_is_refused(text):
+    with pytest.raises(
+        InputError, match=r"missed by shares of its value, which must be above 0, got params.=0"
+    ) as error:
+        SoftLimit.parse(text)
+    assert "--limit" in error.value.hint
 
 
 @pytest.mark.parametrize("text", ["params<=1M@0", "params<=1M@1", "params<=1M@half", "params<=1M@nan", "size<=3@0.5"])

@@ -20,6 +20,7 @@ from hwnas.evaluation import (
     read_nasbench_macro,
     table_of,
 )
+from hwnas.evaluation.restricted import RowIndex
 from hwnas.evaluation.tfrecord import masked_crc, read_records
 from spaces import InputError, Task, get_space
 
@@ -422,3 +423,19 @@ def test_the_released_file_is_read_without_tensorflow(tmp_path):
 def test_a_damaged_or_other_file_is_refused(tmp_path, change, said):
     with pytest.raises(InputError, match=said):
         read_nasbench101(released(tmp_path / "n.tfrecord", change=change))
+
+
+def test_rows_are_found_whatever_their_hash(monkeypatch):
+    """Many rows of one hash: each is found where it stands, and no other is taken for it."""
+
+    class Bad:
+        def integers(self, high, size):
+            return np.zeros(size, dtype=np.int64)  # all factors are 1 then, and rows of one sum collide
+
+    rows = np.array(list(itertools.product(range(3), repeat=4)))
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Bad())
+    index = RowIndex(rows[::2])
+    expected = np.where(np.arange(len(rows)) % 2 == 0, np.arange(len(rows)) // 2, -1)
+    assert index.find(rows).tolist() == expected.tolist()
+    with pytest.raises(InputError, match="two are the same"):
+        RowIndex(rows[[0, 1, 5, 0]])

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hwnas import InfeasibleError, Limit
+from hwnas import InfeasibleError, Limit, SoftLimit
 from hwnas.search_loop import SearchFailedError
 from hwnas.trial import Trial
 from latency import ParityError
 from pipelines import search
-from pipelines.deploy import all_met, certificate, choose, limits_met
+from pipelines.deploy import all_met, certificate, choose, limits_met, share_kept
 from pipelines.latencies import Latency
 from pipelines.plan import plan_trials
 from pipelines.progress import Listener
@@ -54,6 +54,22 @@ def test_where_none_meets_the_limits_the_least_violation_decides():
         "large": model(0.8, 4.0, meets=False, params=40_000),
     }
     assert choose(models, "best", LIMITS) == choose(models, "fastest", LIMITS) == "near"
+
+
+def test_what_soft_limits_leave_follows_the_latency_that_is_known():
+    """Measured counts, not what was estimated before; of its interval the end that is worse for each limit."""
+    soft = [SoftLimit.parse(text) for text in ("latency_ms<=1.1@0.5", "params<=5k@0.6")]
+    estimated = {
+        **model(0.8, 1.0, meets=True),
+        "latency_ms": None,
+        "latency_ms_estimated": 2.0,
+        "latency_ms_estimated_interval": [1.8, 3.3],
+    }
+    assert share_kept(soft, estimated) == pytest.approx(0.5**2 * 0.6)
+    measured = {**estimated, "latency_ms": 2.0, "latency_ms_interval": [1.9, 2.2]}
+    assert share_kept(soft, measured) == pytest.approx(0.5 * 0.6)
+    assert share_kept([SoftLimit.parse("latency_ms>=3.8@0.5")], measured) == pytest.approx(0.5)
+    assert share_kept([], measured) == 1
 
 
 def latency(ms):

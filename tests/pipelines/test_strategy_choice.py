@@ -1,20 +1,27 @@
 """The strategies of the main job: set up for a plan, refused where settings do not go together, and a whole run."""
 
+import concurrent.futures as cf
 import csv
 import json
 import os
 import subprocess
 import sys
+import time
 import tomllib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from hwnas import FeasibleSet, SoftLimit
+from hwnas import FeasibleSet, SoftLimit, Study
+from hwnas.evaluation.evaluator import Evaluator
 from hwnas.trial import Trial
 from latency import DeviceCosts
 from pipelines.config import RunConfig
+from pipelines.plan import Plan
+from pipelines.progress import Listener
 from pipelines.run_folder import RunFolder
+from pipelines.search import Clock, _run_trials, _save_plan
 from pipelines.strategies import EDITS, SOFT, STRATEGIES, Setting, drawn_first
 from spaces import InputError, Task, get_space
 
@@ -57,9 +64,53 @@ def test_the_second_part_of_a_plan_may_still_change_in_size(name, job):
     assert np.array_equal(first[:14], again)
 
 
+class Quick(Evaluator):
+    """What `value_of` says, without a training."""
+
+    def evaluate(self, arch, *, epochs, seed):
+        return value_of(np.array(arch.genes))
+
+
+class Threads(cf.ThreadPoolExecutor):
+    def __init__(self, workers):
+        super().__init__(workers)
+        self.workers = workers
+
+
+def trained(path, name, upto, workers):
+    """The networks of a run, gone on with until trial `upto` by so many workers."""
+    space = get_space(SPACE)
+    run = RunFolder.prepare(path, RunConfig.of(**FIELDS, strategy=name))
+    plan = Plan(12, 12, 1, 1, 1)
+    with Threads(workers) as pool:
+        job = SimpleNamespace(
+            config=RunConfig.of(**FIELDS, strategy=name),
+            run=run,
+            space=space,
+            costs=Timed(space, Task(8, 10, 1)),
+            evaluator=Quick(),
+            pool=pool,
+            study=Study(run.study, space, cost="flops"),
+            clock=Clock(time.monotonic()),
+            listener=Listener(),
+        )
+        _save_plan(job, plan)
+        _run_trials(job, plan, Plan(upto, 0, 1, 1, 1), "networks")
+        return [trial.arch for trial in job.study.trials()]
+
+
+@pytest.mark.parametrize("name", ["evolution", "iterated", "pnas", "epnas"])
+def test_on_another_number_of_cores_a_run_takes_the_same_course(name, tmp_path):
+    whole = trained(tmp_path / "whole", name, 24, workers=7)
+    assert trained(tmp_path / "broken", name, 14, workers=7) == whole[:14]
+    assert trained(tmp_path / "broken", name, 24, workers=1) == whole
+    assert trained(tmp_path / "fewer", name, 24, workers=1) != whole
+    RunFolder.check(tmp_path / "whole", RunConfig.of(**FIELDS, strategy=name, workers=3))
+
+
 def test_how_many_are_drawn_first():
-    plan = {"n_random": 28, "n_chosen": 12}
-    assert {name: drawn_first(name, plan) for name in STRATEGIES} == {
+    stored = {"plan": {"n_random": 28, "n_chosen": 12}}
+    assert {name: drawn_first(name, stored) for name in STRATEGIES} == {
         "neural-predictor": 28,
         "random": 40,
         "iterated": 10,
@@ -69,6 +120,24 @@ def test_how_many_are_drawn_first():
         "pnas": 10,
         "epnas": 10,
     }
+    assert drawn_first("pnas", {**stored, "n_first": 17}) == 17  # as the strategy found out
+
+
+@pytest.mark.parametrize(("n_random", "n_first", "said"), [(140, 136, ""), (50, 10, "10 of 136 simplest networks")])
+def test_pnas_trains_all_cells_of_one_block_where_the_plan_has_room(n_random, n_first, said):
+    """The paper trains all 136; a smaller plan takes some, and says so."""
+    space = get_space("pnas@1x8")
+    strategy = STRATEGIES["pnas"](Setting(n_random, 20, 2, "search"))
+    strategy.start(FeasibleSet(space, DeviceCosts(space, Task(8, 10, 1))), 0)
+    rows = strategy.ask(200)
+    assert len(rows) == n_first
+    assert (space.n_blocks(rows) == 1).all()
+    assert said in (strategy.remark or "")
+    strategy.tell(
+        [Trial(i, space.arch(row), 1, 0, "complete", {"accuracy_val": i / 200}) for i, row in enumerate(rows)]
+    )
+    assert (space.n_blocks(strategy.ask(5)) == 2).all()
+    assert strategy.n_first == n_first
 
 
 @pytest.mark.parametrize(
@@ -127,6 +196,29 @@ def test_epnas_searches_with_soft_limits_and_warm_starts(tmp_path):
     # The reward of a network of 20,000 parameters is a fifth of its accuracy.
     assert outcome["chosen"]["params"] <= 8_000
     assert sorted(int(file.stem) for file in (run / "weights").iterdir()) == list(range(14))
+    _check_warm(run)
     other = hwnas(*words, "--strategy", "iterated", cwd=tmp_path)
     assert other.returncode == 2
     assert "strategy: 'iterated' != 'epnas'" in other.stdout
+
+
+def _check_warm(run):
+    """Which trials began with other weights, and whose, stands in the record, and in the report that some did."""
+    with (run / "trials.csv").open() as file:
+        trials = list(csv.DictReader(file))
+    warm = [trial for trial in trials if float(trial["is_warm"])]
+    assert warm
+    assert all(int(trial["parent"]) < int(trial["number"]) for trial in warm)
+    assert all(not float(trial["is_warm"]) for trial in trials if not trial["parent"])
+    page = " ".join((run / "report.html").read_text().split())
+    assert f"{len(warm)} trial{'' if len(warm) == 1 else 's'} began with the weights of another" in page
+    assert "Final models were trained from random weights" in page
+
+
+@pytest.mark.slow
+def test_pnas_starts_children_from_their_parents(tmp_path):
+    words = ["search", "--data", "digits", "--space", SPACE, "--trials", "16", "--epochs", "1", "--final-epochs", "1"]
+    words += ["--finalists", "1", "--workers", "1", "--run", "run", "--json", "--strategy", "pnas", "--warm-start"]
+    done = hwnas(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    _check_warm(tmp_path / "run")

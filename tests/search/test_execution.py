@@ -126,3 +126,18 @@ def ends(pid):
             return True
         time.sleep(0.1)
     return False
+
+
+def test_a_worker_has_its_threads_also_where_the_main_module_imports_torch(tmp_path):
+    """A new process runs the main module before it is told anything."""
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import torch\n"
+        "torch.set_num_threads(3)\n"
+        "from hwnas.execution import WorkerPool\n"
+        "if __name__ == '__main__':\n"
+        "    with WorkerPool(1) as pool:\n"
+        "        print(pool.submit(torch.get_num_threads).result(), torch.get_num_threads())\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["1", "3"]

@@ -151,3 +151,11 @@ def test_without_limits_or_costs_rows_are_uniform():
 def test_limits_need_costs():
     with pytest.raises(ValueError, match="need costs"):
         FeasibleSet(SMALL, None, [Limit.parse("params<=1M")])
+
+
+def test_no_rows_are_no_draw():
+    """Nothing is looked for, so nothing can be missing: neither in a chain nor elsewhere."""
+    cells = get_space("nasbench101")
+    for space, costs in ((SMALL, COSTS), (cells, DeviceCosts(cells, TASK))):
+        none = FeasibleSet(space, costs, [Limit("params", "<=", 1.0)]).sample(0, np.random.default_rng(0))
+        assert none.shape == (0, len(space.choices))

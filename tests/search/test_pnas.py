@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from fake_evaluators import Smooth
 from hwnas import FeasibleSet, InfeasibleError, Limit, Study, search
 from hwnas.evaluation import RestrictedSpace
 from hwnas.evaluation.evaluator import Evaluator
-from hwnas.growth import GrowthLimits, children_in_parts, first_of_each, never_falls
+from hwnas.growth import PARENTS_AT_ONCE, GrowthLimits, children_in_parts, first_of_each, never_falls
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
 from hwnas.strategies import PNAS
 from hwnas.strategies import pnas as module
+from hwnas.trial import Trial
 from latency import DeviceCosts
 from spaces import InputError, Task, get_space
 from spaces.space import SearchSpace
@@ -146,6 +148,26 @@ def test_children_come_in_parts_of_about_one_size():
     assert list(children_in_parts(MACRO, parents[:0])) == []
 
 
+def test_childless_parents_do_not_let_parts_grow_without_bound():
+    """Ten thousand parents that have grown to the end, then some with children: the part of those stays bounded."""
+
+    class Watched:
+        sizes = ()
+
+        def grow(self, parents):
+            self.sizes += (len(parents),)
+            return np.repeat(parents[parents[:, 0] == 1], 1000, axis=0)
+
+    space, parents = Watched(), np.repeat([[0], [1]], [10_000, 2000], axis=0)
+    parts = list(children_in_parts(space, parents))
+    assert sum(space.sizes) == len(parents)
+    assert sum(map(len, parts)) == 2_000_000
+    assert max(space.sizes) == PARENTS_AT_ONCE
+    assert all(after <= 2 * before for before, after in itertools.pairwise(space.sizes))
+    assert max(map(len, parts)) <= PARENTS_AT_ONCE * 1000
+    assert np.quantile([len(part) for part in parts if len(part)], 0.6) <= 1 << 16
+
+
 def test_the_first_of_equal_rows_is_found_whatever_the_hash(monkeypatch):
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 3, size=(2000, 5))
@@ -200,6 +222,76 @@ def test_of_two_objectives_the_soft_front_of_a_level_is_trained(J):
     else:  # the whole front, then the highest means of the others
         others = sorted(set(map(tuple, children.tolist())) - front, key=lambda k: (-(np.array(k) @ WEIGHTS[:8]), k))
         assert set(picked) == front | set(others[: 8 - len(front)])
+
+
+@pytest.mark.parametrize("space", [MACRO, CELLS, PNAS_SPACE], ids=["macro", "nasbench101", "pnas"])
+def test_every_child_names_the_most_promising_network_that_it_grew_from(space):
+    """Against growing each network of the level before: of those that have the child, the one of the highest mean."""
+    strategy, trials, before = PNAS(K=5, first=8, n_simplest=12, surrogate=Known()), [], []
+    strategy.start(FeasibleSet(space), 0)
+    named = []
+    while len(trials) < 18:
+        rows = strategy.ask(10)
+        grown = {p: {key(space, child) for child in space.grow(space.row(trials[p].arch)[None])} for p in before}
+        worth = {p: np.array(key(space, space.row(trials[p].arch))) @ WEIGHTS[: len(rows[0])] for p in before}
+        level = list(range(len(trials), len(trials) + len(rows)))
+        for number, row in zip(level, rows, strict=True):
+            having = [p for p in before if key(space, row) in grown[p]]
+            named.append(strategy.parent(number))
+            assert named[-1] == (max(having, key=lambda p: (worth[p], -p)) if having else None)
+        for number, row in zip(level, rows, strict=True):
+            state = "failed" if number == level[0] else "complete"  # whose weights nobody can start from
+            values = {} if state == "failed" else {"accuracy_val": number / 20}
+            trials.append(Trial(number, space.arch(row), 1, 0, state, values))
+        strategy.tell(trials[level[0] :])
+        before = level[1:]
+    assert named[:8] == [None] * 8
+    assert sum(parent is not None for parent in named[8:]) >= 5
+    assert strategy.parent(len(trials)) is None
+
+
+class Walked(DeviceCosts):
+    """Costs of a device on which latency is estimated network by network: counted here, and made of flops."""
+
+    def __init__(self, space, task):
+        super().__init__(space, task)
+        self.table = SimpleNamespace(walks_records=True, additive=lambda: None)
+        self.seen = set()
+
+    def interval(self, name, population):
+        if name != "latency_ms":
+            return super().interval(name, population)
+        self.seen |= {row.tobytes() for row in population}
+        ms = self.one("flops", population) / 1e6
+        return 0.9 * ms, 1.1 * ms
+
+    def of(self, population):
+        return self._counts.of(population)
+
+
+@pytest.mark.parametrize("cost", [None, "latency_ms_estimated"])
+def test_where_estimates_take_long_only_the_most_promising_children_are_estimated(cost, monkeypatch):
+    """A level of some thousand children: 100 are estimated, limits hold, and the best of them are trained."""
+    monkeypatch.setattr(module, "WALKED", 100)
+    costs = Walked(PNAS_SPACE, TASK)
+    children = PNAS_SPACE.grow(PNAS_SPACE.simplest(20, np.random.default_rng([0, 0])))
+    limit = Limit("latency_ms", "<=", 1.1 * float(np.quantile(costs.one("flops", children), 0.3)) / 1e6)
+    strategy = PNAS(K=6, first=20, surrogate=Known(), cost=cost)
+    feasible = FeasibleSet(PNAS_SPACE, costs, [limit])
+    strategy.start(feasible, 0)
+    first = strategy.ask(20)
+    strategy.tell(
+        [Trial(i, PNAS_SPACE.arch(row), 1, 0, "complete", {"accuracy_val": 0.5}) for i, row in enumerate(first)]
+    )
+    costs.seen.clear()
+    rows = strategy.ask(6)
+    assert len(rows) == 6
+    assert len(costs.seen) == 100 < len(np.unique(PNAS_SPACE.canonical(children), axis=0)) / 10
+    assert feasible.holds(rows).all()
+    everything = np.unique(PNAS_SPACE.canonical(PNAS_SPACE.grow(first)), axis=0)
+    means = everything[feasible.holds(everything)] @ WEIGHTS[: everything.shape[1]]
+    best = max(np.array(key(PNAS_SPACE, row)) @ WEIGHTS[: everything.shape[1]] for row in rows)
+    assert best >= np.quantile(means, 0.98)  # it may miss the very best, which is the price
 
 
 def test_what_a_surrogate_hopes_least_is_not_trained():

@@ -1,7 +1,7 @@
 """The search loop: one seed, one course, whatever ends first, fails, or was interrupted."""
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import optuna
@@ -13,7 +13,7 @@ from hwnas.evaluation.evaluator import Evaluator
 from hwnas.execution import WorkerPool
 from hwnas.predictors import FittedPredictor, Predictor, RidgePredictor
 from hwnas.search_loop import SearchFailedError
-from hwnas.strategies import NeuralPredictor, RandomSearch, Strategy
+from hwnas.strategies import EPNAS, PNAS, NeuralPredictor, RandomSearch, Strategy
 from latency import DeviceCosts
 from spaces import InputError, Task, get_space
 
@@ -226,3 +226,24 @@ def test_a_file_that_is_no_study_is_refused(tmp_path):
     (tmp_path / "s.db").write_text("not a database, but long enough to be taken for one")
     with pytest.raises(InputError, match="must be a study"):
         Study(tmp_path / "s.db", SPACE)
+
+
+@pytest.mark.parametrize("make", [lambda: PNAS(K=5, first=8), lambda: EPNAS(networks=4, rollouts=2, fresh=2)])
+def test_phases_that_are_not_what_is_recorded_are_refused(make, tmp_path):
+    """Else the parents and edits of a network would be those of another: a trial is swapped, or its accuracy."""
+    space = get_space("nasbench_macro")
+    costs = DeviceCosts(space, Task(32, 10))
+    trials = list(search(space, Smooth(), make(), n_trials=25, seed=3, costs=costs))
+
+    def gone_on(name, number, **changes):
+        study = Study(tmp_path / name, space, cost="flops")
+        for trial in trials:
+            study.add(replace(trial, **changes) if trial.number == number else trial)
+        return list(search(space, Smooth(), make(), n_trials=30, seed=3, costs=costs, study=study))
+
+    assert len(gone_on("same.db", 16)) == 5
+    with pytest.raises(InputError, match=r"trial 16 of this run must be nasbench_macro:.*recorded") as error:
+        gone_on("other.db", 16, arch=space.arch([2] * 8))
+    assert "another seed, plan or version" in error.value.hint
+    with pytest.raises(InputError, match=r"trial \d+ of this run must be nasbench_macro:.*recorded"):
+        gone_on("better.db", 2, values={"accuracy_val": 0.99, "flops": 1.0})

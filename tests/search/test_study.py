@@ -2,11 +2,12 @@
 
 import resource
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from hwnas.study import Study
+from hwnas.study import Study, trial_rows
 from hwnas.trial import Trial
 from spaces import InputError, get_space
 
@@ -64,3 +65,12 @@ def test_a_damaged_study_is_said(tmp_path):
     (tmp_path / "text.db").write_text("no database " * 100)
     with pytest.raises(InputError, match=r"must be a study .*: file is not a database"):
         Study(tmp_path / "text.db", SPACE)
+
+
+def test_the_parent_of_a_trial_is_kept(tmp_path):
+    trials = [replace(trial(number), parent=parent) for number, parent in enumerate((None, 0, 1))]
+    study = Study(tmp_path / "study.db", SPACE)
+    for each in trials:
+        study.add(each)
+    assert Study(tmp_path / "study.db", SPACE).trials() == trials
+    assert [row["parent"] for row in trial_rows(trials)] == ["", 0, 1]

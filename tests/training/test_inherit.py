@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from hwnas.evaluation import TrainingEvaluator
-from hwnas.training import load_images
+from hwnas.training import ImageData, load_images
 from hwnas.training.inherit import inherit, matched_layers
 from hwnas.training.recipe import Recipe
+from hwnas.training.trainer import evaluate
 from spaces import Task, get_space
 from spaces.torch_network import initialise
 
@@ -126,9 +127,45 @@ def test_a_trial_starts_from_its_parent_and_leaves_its_weights(digits, tmp_path)
     again = evaluator.evaluate_trial(child, **arguments, number=8, parent=(7, parent))
     cold = evaluator.evaluate(child, **arguments)
     assert warm["accuracy_val"] == again["accuracy_val"]  # after a break it is the same again
-    assert warm["accuracy_val"] > cold["accuracy_val"] + 0.05
+    assert (first["is_warm"], warm["is_warm"]) == (0.0, 1.0)
     # A parent that is too long ago is none, and its weights are gone in the end.
     late = evaluator.evaluate_trial(child, **arguments, number=7 + 201, parent=(7, parent))
-    assert late["accuracy_val"] == cold["accuracy_val"]
+    assert (late["accuracy_val"], late["is_warm"]) == (cold["accuracy_val"], 0.0)
     evaluator.evaluate_trial(child, **arguments, number=7 + 400, parent=None)
     assert not (tmp_path / "weights" / "7.pt").exists()
+
+
+def test_a_warm_trial_begins_where_its_parent_ended(digits, tmp_path):
+    """Before its first step it classifies as its parent did: the added layer is a wider kernel, around zeros."""
+    space = get_space("proxyless@8,8x1,16x2s2,24x2s2,64")
+    parent, child = (space.arch(row) for row in ([0, 0, 0, 0, 0], [0, 1, 0, 2, 0]))
+    evaluator = TrainingEvaluator(space, digits, Recipe(), heritage=tmp_path / "weights")
+    trained = evaluator.evaluate_trial(parent, epochs=4, seed=3, number=0, parent=None)
+    data = ImageData.open(digits)
+    module = space.build(child, data.task)
+    evaluator._legacy(0, parent)(module)
+    accuracy, _ = evaluate(
+        module, data.val_images, data.val_labels, mean=data.mean, std=data.std, device=torch.device("cpu")
+    )
+    assert trained["accuracy_val"] > 0.5
+    assert accuracy == pytest.approx(trained["accuracy_val"], abs=0.01)
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "noise", "other"])
+def test_weights_that_cannot_be_read_are_no_start_and_no_failure(digits, tmp_path, damage):
+    space = get_space("proxyless@8,8x1,16x2s2,24x2s2,64")
+    parent, child = (space.arch(row) for row in ([0, 0, 6, 0, 6], [0, 0, 0, 0, 6]))
+    evaluator = TrainingEvaluator(space, digits, Recipe(), heritage=tmp_path / "weights")
+    arguments = {"epochs": 0.2, "seed": 3}
+    evaluator.evaluate_trial(parent, **arguments, number=0, parent=None)
+    file = tmp_path / "weights" / "0.pt"
+    whole = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    elif damage == "other":
+        torch.save({"steps.0.0.weight": "a word"}, file)
+    else:
+        file.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "noise": b"noise" * 100}[damage])
+    found = evaluator.evaluate_trial(child, **arguments, number=1, parent=(0, parent))
+    assert found["is_warm"] == 0.0
+    assert found["accuracy_val"] == evaluator.evaluate(child, **arguments)["accuracy_val"]
