@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import concurrent.futures as cf
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from scipy.stats import t as student
 
 from hwnas import FeasibleSet
 from hwnas.evaluation import TabularBenchmark
-from hwnas.execution import WorkerPool, use_one_thread
 from hwnas.predictors import (
     CascadePredictor,
     GCNPredictor,
@@ -28,6 +26,7 @@ from hwnas.predictors import (
     TreesPredictor,
     quality,
 )
+from hwnas.predictors.quality import Z95
 from hwnas.predictors.sequence import SequenceSurrogate
 from hwnas.predictors.surrogate import GaussianProcess, ProcessAndTrees, Surrogate
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
@@ -38,6 +37,7 @@ from spaces import InputError
 
 from .benchmark import open_table
 from .progress import Listener
+from .seeds import check_asked, done, origin, settings_of
 
 Floats = NDArray[np.float64]
 
@@ -55,6 +55,20 @@ PREDICTORS: dict[str, Callable[[int], Predictor | Surrogate]] = {
     "lstm": lambda n: SequenceSurrogate("lstm"),
     "gp": lambda n: GaussianProcess(),
     "gp-trees": lambda n: ProcessAndTrees(),
+}
+LEAST = {  # networks that each learns from
+    "gcn": 5,
+    "gcn-paper": 2,
+    "gcn18-paper": 2,
+    "cascade-paper": 4,
+    "mlp-paper": 2,
+    "ridge": 4,
+    "trees": 4,
+    "flops": 4,
+    "mlp": 5,
+    "lstm": 5,
+    "gp": 3,
+    "gp-trees": 3,
 }
 THRESHOLDS = {"nasbench101": 0.91}  # of the paper's classifier
 TRAINED = 0.2  # accuracy: what is below did not train, and a few of those would decide a mean of squares
@@ -101,7 +115,8 @@ class Judged:
         mse_trained: the same over those that trained at all, to 20 % and more.
         mse_passed: the same over the networks that it puts at or above the threshold of the table.
         mse_above: the same over those that are above it. Both None where the table has no threshold, or nothing is.
-        coverage: the share of true accuracies inside the 95 % intervals.
+        coverage: the share of observed accuracies (with noise, those of the run that was learned) inside the 95 %
+            intervals for an observed one, noise included.
     """
 
     predictor: str
@@ -116,17 +131,37 @@ class Judged:
     coverage: float
 
 
+@dataclass(frozen=True)
+class Failed:
+    """A fit of which nothing came, such as of two stages when all that was learned is on one side of the threshold."""
+
+    predictor: str
+    n: int
+    seed: int
+    reason: str
+
+
+def judge_or_say(asked: Asked) -> Judged | Failed:
+    """`judge`, or why it could not."""
+    try:
+        return judge(asked)
+    except (InputError, ArithmeticError, np.linalg.LinAlgError) as error:
+        return Failed(asked.predictor, asked.n, asked.seed, str(error))
+
+
 def judge(asked: Asked) -> Judged:
     """Fit once, and ask about all other networks of the table; nothing but the n values was seen before."""
     benchmark = open_table(asked.table, asked.data, asked.noisy)
     order = np.random.default_rng([asked.seed, asked.n]).permutation(len(benchmark.table.rows))
     seen, rest = order[: asked.n], order[asked.n :]
-    signal = benchmark.table.read(benchmark.question(asked.seed).accuracy, seen)
+    signal = benchmark.table.read(benchmark.question(asked.seed).accuracy, order)
     rows = benchmark.table.rows
     feasible = FeasibleSet(benchmark.space, DeviceCosts(benchmark.space, benchmark.task))
     surrogate = surrogate_named(asked.predictor, asked.n)
-    fitted = surrogate.fit(rows[seen], signal, feasible=feasible, seed=asked.seed)
+    fitted = surrogate.fit(rows[seen], signal[: asked.n], feasible=feasible, seed=asked.seed)
     mean, std = fitted.predict(rows[rest])
+    low, high = fitted.foretell(rows[rest]).at(np.array([[-Z95], [Z95]]))
+    observed = signal[asked.n :]
     truth = _truth(benchmark, rest)
     found = quality(mean, std, truth)
     threshold = THRESHOLDS.get(benchmark.name)
@@ -141,7 +176,7 @@ def judge(asked: Asked) -> Judged:
         _mean_of(error[truth >= TRAINED]),
         None if threshold is None else _mean_of(error[mean >= threshold]),
         None if threshold is None else _mean_of(error[truth > threshold]),
-        found.coverage,
+        float(np.mean((low <= observed) & (observed <= high))),
     )
 
 
@@ -170,84 +205,85 @@ def judge_all(
     """All predictors from all numbers of networks, many seeds each; a folder that holds some is gone on with.
 
     Returns:
-        {"table", "networks", "qualities"}: the mean of each of MEASURES over the seeds, and its 95 % interval.
+        {"table", "networks", "qualities", "failures"}: the mean of each of MEASURES over the seeds, and its 95 %
+        interval; which fits failed, and why. The mean is over those that did not.
     Raises:
         InputError: if something does not go together.
     """
-    for name in names:
-        surrogate_named(name, max(sizes, default=0))
-    networks = len(open_table(table, data, noisy).table.rows)
-    if not sizes or not seeds or min(sizes) < 2 or max(sizes) > networks - 2:
+    check_asked("predictor", names, PREDICTORS, seeds)
+    benchmark = open_table(table, data, noisy)
+    networks = len(benchmark.table.rows)
+    if not sizes or min(sizes) < 2 or max(sizes) > networks - 2:
         raise InputError(
-            f"predictors are fitted on 2 to {networks - 2} of the {networks} networks, with at least one seed; got "
-            f"{', '.join(map(str, sizes))} networks and {len(seeds)} seeds"
+            f"predictors are fitted on 2 to {networks - 2} of the {networks} networks, got "
+            f"{', '.join(map(str, sizes)) or 'no number'}"
         )
+    for name in names:
+        if min(sizes) < LEAST[name]:
+            raise InputError(f"{name} needs at least {LEAST[name]} networks to learn from, got {min(sizes)}")
     wanted = [
         Asked(table, data, noisy, name, n, seed) for name in dict.fromkeys(names) for n in sizes for seed in seeds
     ]
-    judged = {asked: found for asked in wanted if (found := _recorded(out, asked)) is not None}
+    source = origin(benchmark.table)
+    of = {(name, n): source | {"predictor": settings_of(PREDICTORS[name](n))} for name in names for n in sizes}
+    judged = {
+        asked: found for asked in wanted if (found := _recorded(out, asked, of[asked.predictor, asked.n])) is not None
+    }
     with listener.steps("fits", len(wanted)) as steps:
         for _ in judged:
             steps.advance()
-        for asked, found in _judged([asked for asked in wanted if asked not in judged], workers):
+        for asked, found in done(judge_or_say, [asked for asked in wanted if asked not in judged], workers):
             judged[asked] = found
-            _record(out, asked, found)
-            steps.advance(f"{asked.predictor} from {asked.n}: Kendall tau {found.kendall_tau:.3f}")
+            _record(out, asked, of[asked.predictor, asked.n], found)
+            tau = "failed" if isinstance(found, Failed) else f"Kendall tau {found.kendall_tau:.3f}"
+            steps.advance(f"{asked.predictor} from {asked.n}: {tau}")
     qualities = _summary([judged[asked] for asked in wanted])
     if out is not None:
         write_csv(out / "qualities.csv", qualities)
-    return {"table": table, "networks": networks, "qualities": qualities}
-
-
-def _judged(wanted: Sequence[Asked], workers: int) -> Iterator[tuple[Asked, Judged]]:
-    if workers == 1 or len(wanted) < 2:
-        use_one_thread()
-        yield from ((asked, judge(asked)) for asked in wanted)
-        return
-    with WorkerPool(min(workers, len(wanted))) as pool:
-        try:
-            futures = {pool.submit(judge, asked): asked for asked in wanted}
-            yield from ((futures[done], done.result()) for done in cf.as_completed(futures))
-        except BaseException:
-            pool.stop()
-            raise
+    failures = [asdict(found) for asked in wanted if isinstance(found := judged[asked], Failed)]
+    return {"table": table, "networks": networks, "qualities": qualities, "failures": failures}
 
 
 def _file(out: Path, asked: Asked) -> Path:
     return out / "fits" / f"{asked.predictor}-{asked.n}-{asked.seed}.json"
 
 
-def _recorded(out: Path | None, asked: Asked) -> Judged | None:
+def _recorded(out: Path | None, asked: Asked, of: Mapping[str, Any]) -> Judged | Failed | None:
     """What was found before.
 
     Raises:
-        InputError: if the folder is of another table.
+        InputError: if the folder is of another table, version or setting, or does not say of which.
     """
     if out is None or not (file := _file(out, asked)).exists():
         return None
     stored = json.loads(file.read_text())
-    if stored["asked"] != asdict(asked):
-        raise InputError(f"{out} holds fits of another table, see {file}", hint="give another --out")
-    return Judged(**stored["judged"])
+    if (stored["asked"], stored.get("of")) != (asdict(asked), of):
+        raise InputError(
+            f"{out} holds fits of another table, version or setting, or does not say of which, see {file}",
+            hint="give another --out",
+        )
+    return Failed(**stored["failed"]) if "failed" in stored else Judged(**stored["judged"])
 
 
-def _record(out: Path | None, asked: Asked, judged: Judged) -> None:
+def _record(out: Path | None, asked: Asked, of: Mapping[str, Any], found: Judged | Failed) -> None:
     if out is None:
         return
     file = _file(out, asked)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_text(json.dumps({"asked": asdict(asked), "judged": asdict(judged)}))
+    kind = "failed" if isinstance(found, Failed) else "judged"
+    part.write_text(json.dumps({"asked": asdict(asked), "of": of, kind: asdict(found)}))
     part.replace(file)
 
 
-def _summary(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+def _summary(judged: Sequence[Judged | Failed]) -> list[dict[str, Any]]:
     found = []
     for name, n in dict.fromkeys((each.predictor, each.n) for each in judged):
         own = [each for each in judged if (each.predictor, each.n) == (name, n)]
-        row: dict[str, Any] = {"predictor": name, "n": n, "seeds": len(own)}
+        good = [each for each in own if isinstance(each, Judged)]
+        row: dict[str, Any] = {"predictor": name, "n": n, "seeds": len(good), "failed": len(own) - len(good)}
         for measure in MEASURES:
-            row |= _interval(measure, [getattr(each, measure) for each in own])
+            row |= _interval(measure, [getattr(each, measure) for each in good])
         found.append(row)
     return found
 
@@ -268,11 +304,14 @@ def print_qualities(outcome: Mapping[str, Any]) -> None:
     print(
         f"{outcome['table']}: {outcome['networks']:,} networks; errors in percent squared, all on networks not learned"
     )
-    titles = ("Kendall tau", "Spearman", "MSE", "MSE of trained", "MSE of passed", "MSE above", "in 95 %")
+    titles = ("Kendall tau", "Spearman", "MSE", "MSE of trained", "MSE of passed", "MSE above", "observed in 95 %")
     print(f"{'predictor':<16}{'n':>5}{'seeds':>7}" + "".join(f"{title:>18}" for title in titles))
     for row in outcome["qualities"]:
         cells = "".join(f"{_cell(row, measure):>18}" for measure in MEASURES)
         print(f"{row['predictor']:<16}{row['n']:>5}{row['seeds']:>7}{cells}")
+    print("observed in 95 %: share of observed accuracies inside the intervals for an observed one, noise included")
+    for each in outcome["failures"]:
+        print(f"{each['predictor']} from {each['n']}, seed {each['seed']}, failed: {each['reason']}")
 
 
 def _cell(row: Mapping[str, Any], measure: str) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from hwnas.belief import Belief, NormalBelief
 from hwnas.execution import one_thread
 from spaces.errors import InputError
 
@@ -79,9 +81,11 @@ class SequenceSurrogate(Surrogate):
         parameters[-1].fill_(0.0 if self.output_bias is None else self.output_bias)
         for parameter in parameters:
             parameter.requires_grad_()
+        left_out = self._left_out(len(y), generator)
         with one_thread():
-            self._train(parameters, kind.inputs(tokens, population), y, generator)
-        return FittedSequence(self.kind, tokens, tuple(each.detach() for each in parameters), centre, scale)
+            self._train(parameters, kind.inputs(tokens, population), y, left_out, generator)
+        fitted = FittedSequence(self.kind, tokens, tuple(each.detach() for each in parameters), centre, scale)
+        return replace(fitted, noise=_noise(fitted.predict_members(population), values, left_out.numpy()))
 
     def _check(self, population: Population, values: Floats) -> None:
         if values.shape != (len(population),) or not np.isfinite(values).all():
@@ -101,9 +105,14 @@ class SequenceSurrogate(Surrogate):
         scale = float(values.std()) / SPREAD or 1.0
         return float(values.mean()) - 0.5 * scale, scale
 
-    def _train(self, parameters: list[Tensor], inputs: Tensor, y: Tensor, generator: torch.Generator) -> None:
+    def _left_out(self, n: int, generator: torch.Generator) -> Tensor:
+        """(members, n): which networks each member does not learn from; each of them one member."""
+        return (torch.randperm(n, generator=generator) % self.members) == torch.arange(self.members)[:, None]
+
+    def _train(
+        self, parameters: list[Tensor], inputs: Tensor, y: Tensor, left_out: Tensor, generator: torch.Generator
+    ) -> None:
         optimizer = torch.optim.Adam(parameters, fused=True)
-        left_out = (torch.randperm(len(y), generator=generator) % self.members) == torch.arange(self.members)[:, None]
         for rate in self.learning_rates:
             optimizer.param_groups[0]["lr"] = rate
             for _ in range(self.epochs):
@@ -124,17 +133,26 @@ class SequenceSurrogate(Surrogate):
 
 @dataclass(frozen=True, eq=False)
 class FittedSequence(FittedSurrogate):
-    """The trained ensemble: its mean, and how far its members are apart (sample standard deviation)."""
+    """The trained ensemble: its mean, and how far its members are apart (sample standard deviation).
+
+    Attributes:
+        noise: std of what one value has beyond that, from the errors of members on networks that they left out.
+    """
 
     kind: Literal["mlp", "lstm"]
     tokens: Tokens
     parameters: tuple[Tensor, ...]
     centre: float
     scale: float
+    noise: float = 0.0
 
     def predict(self, population: Population) -> tuple[Floats, Floats]:
         members = self.predict_members(population)
         return members.mean(axis=0), members.std(axis=0, ddof=1)
+
+    def foretell(self, population: Population) -> Belief:
+        mean, std = self.predict(population)
+        return NormalBelief(mean, np.hypot(std, self.noise))
 
     def predict_members(self, population: Population) -> Floats:
         """(n, genes) -> (members, n)."""
@@ -147,6 +165,12 @@ class FittedSequence(FittedSurrogate):
                 shared = inputs.expand(members, *inputs.shape)
                 outputs[:, part] = kind.forward(list(self.parameters), shared).numpy()
         return self.centre + self.scale * outputs
+
+
+def _noise(members: Floats, values: Floats, left_out: NDArray[np.bool_]) -> float:
+    """What the spread of members does not explain of their errors on the networks that each left out."""
+    error = ((members - values)[left_out] ** 2).mean()
+    return math.sqrt(max(0.0, float(error - members.var(axis=0, ddof=1).mean())))
 
 
 class MLP:

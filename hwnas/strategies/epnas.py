@@ -17,7 +17,8 @@ from spaces import InputError, Population
 from .edit_policy import Choices, EditPolicy, Floats
 from .edits import Edits
 from .neural_predictor import cost_axis, soft_picks
-from .strategy import LEAST_TO_FIT, PhasedStrategy
+from .strategy import LEAST_TO_FIT
+from .surrogate_search import SurrogateSearch
 
 MORE_SIMPLE = (1, 8, 64)  # times as many of the simplest networks are asked for, until enough meet the limits
 WALKED_PART = 8
@@ -25,7 +26,7 @@ GENES_AT_ONCE = 1 << 23  # 64 MiB
 HIDDEN, LEARNING_RATE, ENTROPY = 32, 0.01, 0.02
 
 
-class EPNAS(PhasedStrategy):
+class EPNAS(SurrogateSearch):
     """Progressive search: `n_simple` of the simplest networks and `n_random` others, then `batch` at a time.
 
     Before each batch the `networks` best so far (by the predictor's mean reward), in `rollouts` independent ways, and
@@ -108,7 +109,7 @@ class EPNAS(PhasedStrategy):
         if first == 0:
             return self._first_networks(rng)
         self._learn_from_trained()
-        fitted = self._fit(first)
+        fitted = self.fitted(first)
         if fitted is None:
             return self.draw_after(first, self.batch, rng)
         parents = np.repeat(self._going_on(first, fitted), self._few(self.rollouts))
@@ -133,7 +134,7 @@ class EPNAS(PhasedStrategy):
 
     def chosen(self) -> Trial | None:
         """The trial of the highest mean reward by the surrogate, once there are enough to fit it."""
-        fitted = self._fit(len(self.told))
+        fitted = self.fitted(len(self.told))
         if fitted is None:
             return super().chosen()
         numbers, rewards = self._trained(len(self.told), fitted)
@@ -151,14 +152,6 @@ class EPNAS(PhasedStrategy):
         wanted = self.n_simple + self.n_random - len(rows)
         drawn = self.feasible.distinct(wanted, rng, exclude=rows)
         return np.concatenate([rows, drawn if len(drawn) else self.feasible.sample(1, rng)])
-
-    def _fit(self, first: int) -> FittedSurrogate | None:
-        accuracies = self.told_accuracies()[:first]
-        good = np.isfinite(accuracies)
-        if good.sum() < LEAST_TO_FIT:
-            return None
-        rows = self.rows_before(first)[good]
-        return self.surrogate.fit(rows, accuracies[good], feasible=self.feasible, seed=self.seed + first)
 
     def _rewards(self, accuracies: Floats, rows: Population) -> Floats:
         return reward_by_estimates(accuracies, self.soft, self.feasible, rows)

@@ -15,14 +15,15 @@ from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surroga
 from hwnas.trial import Trial
 from spaces import InputError, Population
 
-from .strategy import LEAST_TO_FIT, PhasedStrategy
+from .strategy import LEAST_TO_FIT
+from .surrogate_search import SurrogateSearch
 
 Floats = NDArray[np.float64]
 WALKED = 1000  # children of a level whose latency is estimated, where that takes 2 to 5 ms each
 COUNTED_SIMPLEST = 1000  # of a first level larger than that it is said to be larger
 
 
-class PNAS(PhasedStrategy):
+class PNAS(SurrogateSearch):
     """Progressive search: simple networks are trained, then the best children of what was trained, level by level.
 
     The first level are the `n_simplest` simplest networks of the space, of which `first` are trained. A surrogate of
@@ -105,7 +106,7 @@ class PNAS(PhasedStrategy):
     def plan(self, first: int, rng: np.random.Generator) -> Population:
         if first == 0:
             return self._begin(rng)
-        known, fitted = self.rows_before(first), self._fit(first)
+        known, fitted = self.rows_before(first), self.fitted(first)
         if self._grows:
             rows = self._next_level(known, fitted, rng)
             parents, self._phase = range(self._phase, first), first
@@ -166,15 +167,6 @@ class PNAS(PhasedStrategy):
                 found[orphans.pop(key)] = number
         return found
 
-    def chosen(self) -> Trial | None:
-        """The trial of the highest mean of the surrogate, once there are enough to fit it."""
-        fitted = self._fit(len(self.told))
-        if fitted is None:
-            return super().chosen()
-        complete = [i for i, trial in enumerate(self.told) if trial.state == "complete"]
-        mean, _ = fitted.predict(self.told_rows()[complete])
-        return self.told[complete[int(np.argmax(mean))]]
-
     def _begin(self, rng: np.random.Generator) -> Population:
         """The first level; where limits leave nothing of it, the first level above that they leave something of."""
         first, n_simplest = self._first_level(rng)
@@ -201,14 +193,6 @@ class PNAS(PhasedStrategy):
             found = self._best(parents, known, fitted, rng, self.K)
             parents = self._others = found.bridges
         return found.rows
-
-    def _fit(self, first: int) -> FittedSurrogate | None:
-        accuracies = self.told_accuracies()[:first]
-        good = np.isfinite(accuracies)
-        if good.sum() < LEAST_TO_FIT:
-            return None
-        rows = self.rows_before(first)[good]
-        return self.surrogate.fit(rows, accuracies[good], feasible=self.feasible, seed=self.seed + first)
 
     def _best(
         self, parents: Population, known: Population, fitted: FittedSurrogate | None, rng: np.random.Generator, k: int

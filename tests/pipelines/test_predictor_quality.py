@@ -15,7 +15,7 @@ from hwnas.predictors.surrogate import FittedSurrogate, Surrogate
 from pipelines import predictor_quality
 from pipelines.benchmark import open_table
 from pipelines.cli import app
-from pipelines.predictor_quality import MEASURES, PREDICTORS, Asked, judge, judge_all
+from pipelines.predictor_quality import LEAST, MEASURES, PREDICTORS, Asked, judge, judge_all
 from pipelines.progress import Listener
 from spaces import InputError, Task, get_space
 
@@ -147,13 +147,48 @@ def test_the_command_prints_means_and_intervals_and_goes_on(described, tmp_path,
         (["--predictor", "gp", "--n", "299"], "2 to 298"),
         (["--predictor", "gp", "--seeds", "0"], "at least one seed"),
         (["--predictor", "gp", "--strategy", "random"], "of strategies or of predictors"),
-        (["--predictor", "gcn", "--n", "4", "--seeds", "1"], "needs at least 5"),
+        (["--predictor", "gcn", "--n", "4"], "gcn needs at least 5 networks"),
+        (["--predictor", "ridge", "--predictor", "gp", "--n", "3"], "ridge needs at least 4 networks"),
     ],
 )
 def test_what_does_not_go_together_is_named(described, options, says):
     code, _, stderr = invoked(described, *options)
     assert code == 2
     assert says in " ".join(stderr.split())
+
+
+def test_one_failing_fit_is_named_and_the_others_go_on(described, tmp_path, monkeypatch):
+    class Fails(Spy):
+        def fit(self, population, values, *, feasible, seed):
+            if seed == 1:
+                raise InputError("nothing passes")
+            return super().fit(population, values, feasible=feasible, seed=seed)
+
+    monkeypatch.setitem(PREDICTORS, "gp", lambda n: Fails())
+    options = (described, "--predictor", "gp", "--n", 20, "--seeds", 3, "--out", tmp_path)
+    code, stdout, _ = invoked(*options, "--json")
+    assert code == 0
+    printed = json.loads(stdout)
+    assert printed["failures"] == [{"predictor": "gp", "n": 20, "seed": 1, "reason": "nothing passes"}]
+    (row,) = printed["qualities"]
+    assert (row["seeds"], row["failed"]) == (2, 1)
+    found = [judge(Asked(described, "data", False, "gp", 20, seed)) for seed in (0, 2)]
+    assert row["kendall_tau"] == pytest.approx(np.mean([each.kendall_tau for each in found]))
+    monkeypatch.setattr(predictor_quality, "judge", None)  # what failed is recorded too
+    code, stdout, _ = invoked(*options)
+    assert code == 0
+    assert "gp from 20, seed 1, failed: nothing passes" in stdout
+    # A folder that does not say what its fits come from is not gone on with.
+    file = tmp_path / "fits" / "gp-20-0.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "of"}))
+    code, _, stderr = invoked(*options)
+    assert (code, "does not say of which" in " ".join(stderr.split())) == (2, True)
+
+
+@pytest.mark.parametrize("name", sorted(PREDICTORS))
+def test_fewer_networks_than_a_predictor_needs_are_refused_by_itself_too(described, name):
+    with pytest.raises(InputError, match=r"at least \d"):
+        judge(Asked(described, "", False, name, LEAST[name] - 1, 0))
 
 
 @pytest.mark.parametrize("name", sorted(PREDICTORS))
@@ -184,6 +219,9 @@ def test_noisy_runs_rotate_and_the_mean_of_all_three_is_the_truth(monkeypatch):
         truth = np.mean([table.columns[run][asked] for run in MACRO_RUNS], axis=0)
         mean = SPACE.counts(table.rows[asked], TASK)[0] / 1e10
         assert found.kendall_tau == pytest.approx(stats.kendalltau(mean, truth).statistic)
+        # What is observed there is one run, of the very kind that was learned.
+        observed = table.columns[MACRO_RUNS[seed % 3]][asked]
+        assert found.coverage == np.mean(np.abs(mean - observed) <= 1.959964 * 0.1)
 
 
 def _means(table, names, n, seeds, *, noisy=False):
