@@ -106,7 +106,7 @@ def _epnas(setting: Setting) -> Strategy:
         n_simple=n_simple,
         n_random=setting.first - n_simple,
         batch=setting.batch,
-        focus=1.0 if setting.job == "search" else 0.0,
+        focus=1.0 if setting.job == "search" else 0.0,  # half from the front finds the best later (docs/guide.md)
         soft=setting.soft,
     )
 
