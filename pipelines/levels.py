@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas import FeasibleSet
+from hwnas.belief import NormalBelief
 from hwnas.predictors import quality
 from hwnas.study import write_csv
 from latency import DeviceCosts
@@ -86,8 +87,8 @@ def ranks_of_seed(test: LevelTest, name: str, seed: int) -> list[list[float]]:
         asked = rng.permutation(larger.places)[:MOST_PREDICTED]
         accuracies = benchmark.table.read(column, learned)
         fitted = surrogate_named(name, len(learned)).fit(space.rows[learned], accuracies, feasible=feasible, seed=seed)
-        known = quality(*fitted.predict(space.rows[learned]), accuracies)
-        beyond = quality(*fitted.predict(space.rows[asked]), benchmark.table.read(column, asked))
+        known = quality(NormalBelief(*fitted.predict(space.rows[learned])), accuracies)
+        beyond = quality(NormalBelief(*fitted.predict(space.rows[asked])), benchmark.table.read(column, asked))
         found.append([known.spearman, known.kendall_tau, beyond.spearman, beyond.kendall_tau])
     return found
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from hwnas import FeasibleSet
+from hwnas.belief import NormalBelief
 from hwnas.evaluation import TabularBenchmark
 from hwnas.predictors import (
     CascadePredictor,
@@ -29,8 +30,7 @@ from hwnas.predictors import (
 from hwnas.predictors.quality import Z95
 from hwnas.predictors.sequence import SequenceSurrogate
 from hwnas.predictors.surrogate import GaussianProcess, ProcessAndTrees, Surrogate
-from hwnas.predictors.surrogate_adapter import GraphSurrogate
-from hwnas.strategies.neural_predictor import FLOPS_COLUMN
+from hwnas.predictors.surrogate_adapter import FLOPS_COLUMN, GraphSurrogate
 from hwnas.study import write_csv
 from latency import DeviceCosts
 from spaces import InputError
@@ -163,7 +163,7 @@ def judge(asked: Asked) -> Judged:
     low, high = fitted.foretell(rows[rest]).at(np.array([[-Z95], [Z95]]))
     observed = signal[asked.n :]
     truth = _truth(benchmark, rest)
-    found = quality(mean, std, truth)
+    found = quality(NormalBelief(mean, std), truth)
     threshold = THRESHOLDS.get(benchmark.name)
     error = 1e4 * (mean - truth) ** 2
     return Judged(

@@ -35,8 +35,8 @@ from spaces.chain import ChainSpace
 from .config import RunConfig
 from .deploy import limits_met
 from .drawing import blocks_of, draw_blocks
+from .judgement import NAMES
 from .latencies import is_measured, known_interval, known_ms
-from .predictor_choice import NAMES
 from .run_folder import RunFolder, read_json
 from .strategies import NEURAL_PREDICTOR, drawn_first
 from .wiring import draw_graph, parts_of

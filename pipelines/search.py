@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from hwnas.execution import WorkerPool, use_one_thread
 from hwnas.feasible import FeasibleSet, InfeasibleError
 from hwnas.pareto import is_non_dominated, spread_along
-from hwnas.predictors.surrogate_adapter import graph_features
 from hwnas.search_loop import SearchFailedError, evaluation_seed, search
-from hwnas.soft_limits import kept_by_estimates
-from hwnas.strategies.neural_predictor import LEAST_TO_FIT, NeuralPredictor, choose_accuracy
+from hwnas.strategies.neural_predictor import LEAST_TO_FIT
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
 from latency import Device, DeviceCosts, LatencyModel
@@ -31,6 +29,7 @@ from spaces.chain import ChainSpace
 
 from .config import RunConfig, join_limits
 from .deploy import all_met, choose, deploy_locked, latency_violation, limits_met, share_kept
+from .judgement import record_of, sentence
 from .latencies import (
     Latencies,
     Latency,
@@ -42,13 +41,13 @@ from .latencies import (
     read_device_table,
 )
 from .plan import EXPORT_S, Plan, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
-from .predictor_choice import record_of, sentence
 from .progress import Listener
 from .run_folder import RunFolder, read_json, write_json
 from .strategies import NEURAL_PREDICTOR, STRATEGIES, Setting
 
 if TYPE_CHECKING:
     from hwnas.evaluation import TrainingEvaluator
+    from hwnas.strategies import Strategy
     from hwnas.training import ImageData
 
 TABLE_BUDGET_SHARE = 0.15  # of a budget goes into timing blocks, at most
@@ -414,12 +413,9 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
     if missing <= 0:
         write_csv(job.run.trials, trial_rows(job.study.trials()))  # it may have been killed before it did
         return plan
-    workers = _first_workers(job)
-    strategy = STRATEGIES[job.config.strategy](
-        Setting(plan.n_random, plan.n_chosen, workers, job.config.job, job.config.parsed_soft_limits)
-    )
+    strategy = _strategy(job, plan)
     best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
-    is_told, is_remarked = False, recorded > 0
+    is_remarked = recorded > 0
     try:
         with job.listener.steps(title, missing) as steps:
             for trial in search(
@@ -433,16 +429,12 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
                 costs=job.costs,
                 study=job.study,
                 executor=job.pool,
-                parallel=workers,
+                parallel=_first_workers(job),
             ):
                 best = max(best, trial.values.get("accuracy_val", 0.0))
                 if strategy.remark is not None and not is_remarked:
                     is_remarked = True
                     job.listener.say(strategy.remark)
-                if strategy.choice is not None and not is_told:
-                    is_told = True
-                    job.listener.say(sentence(strategy.choice))
-                    _save_plan(job, plan, predictor=record_of(strategy.choice))
                 steps.advance(f"best validation accuracy {best:.1%}")
                 _save_plan(job, plan)  # the time spent, should the process die here
     finally:
@@ -453,7 +445,17 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
     job.listener.say(
         f"{missing} {title} trained, best validation accuracy {best:.1%}" + (f", {failed} failed" if failed else "")
     )
+    judgement = strategy.judgement if upto.n_trials == plan.n_trials else None
+    if judgement is not None:
+        job.listener.say(sentence(judgement))
+        _save_plan(job, plan, predictor=record_of(judgement))
     return plan
+
+
+def _strategy(job: Job, plan: Plan) -> Strategy:
+    return STRATEGIES[job.config.strategy](
+        Setting(plan.n_random, plan.n_chosen, _first_workers(job), job.config.job, job.config.parsed_soft_limits)
+    )
 
 
 @dataclass(frozen=True)
@@ -471,7 +473,7 @@ def _finalists(job: Job, plan: Plan) -> list[Finalist]:
     trials = _distinct([trial for trial in job.study.trials() if trial.state == "complete"], job.space)
     if not trials:
         raise SearchFailedError("all trials failed", hint="see trials.csv for the reasons")
-    scores = _scores(job, trials)
+    scores = _scores(job, plan, trials)
     cost = np.array([trial.values["latency_ms_estimated"] for trial in trials])
     order = _preference(job.config.job, scores, cost, 2 * plan.finalists)
     found: list[Finalist] = []
@@ -523,20 +525,13 @@ def _distinct(trials: Sequence[Trial], space: SearchSpace) -> list[Trial]:
     return [trials[i] for i in np.sort(np.unique(keys, axis=0, return_index=True)[1])]
 
 
-def _scores(job: Job, trials: list[Trial]) -> NDArray[np.float64]:
-    """Observed validation accuracy, smoothed: half of it is what a predictor fitted to all trials says.
-
-    One short training is noisy, and the predictor has seen the networks like it. Soft limits take their share.
-    """
-    rows = np.stack([job.space.row(trial.arch) for trial in trials])
-    kept = kept_by_estimates(job.config.parsed_soft_limits, job.costs, rows)
-    observed = np.array([trial.values["accuracy_val"] for trial in trials])
-    strategy = NeuralPredictor(n_random=1, n_chosen=0)
-    choice = choose_accuracy(strategy.predictor, job.feasible, trials, seed=job.config.seed)
-    if choice is None:
-        return np.asarray(kept * observed)
-    predicted, _ = choice.fitted.predict(job.space.graphs(rows), graph_features(job.feasible, rows))
-    return np.asarray(kept * (observed + predicted) / 2)
+def _scores(job: Job, plan: Plan, trials: list[Trial]) -> NDArray[np.float64]:
+    """What each of these trials is worth by what the strategy learned of all; soft limits take their share."""
+    strategy, told = _strategy(job, plan), job.study.trials()
+    strategy.start(job.feasible, job.config.seed)
+    strategy.tell(told)
+    scores = dict(zip((trial.number for trial in told), strategy.scores(), strict=True))
+    return np.array([scores[trial.number] for trial in trials])
 
 
 def _preference(kind: str, scores: NDArray[np.float64], cost: NDArray[np.float64], n: int) -> NDArray[np.int64]:

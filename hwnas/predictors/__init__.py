@@ -5,7 +5,15 @@ from .cascade import CascadePredictor, FittedCascade
 from .gcn import FittedGCN, GCNPredictor
 from .mlp import MLPPredictor
 from .predictor import FittedPredictor, Predictor
-from .quality import PredictorChoice, PredictorQuality, choose_predictor, cross_validate, quality
+from .quality import (
+    PredictorChoice,
+    PredictorJudgement,
+    PredictorQuality,
+    choose_predictor,
+    cross_validate,
+    judged_beside_flops,
+    quality,
+)
 from .tuning import Tuned, grid, tune
 
 __all__ = [
@@ -18,6 +26,7 @@ __all__ = [
     "MLPPredictor",
     "Predictor",
     "PredictorChoice",
+    "PredictorJudgement",
     "PredictorQuality",
     "RidgePredictor",
     "TreesPredictor",
@@ -25,6 +34,7 @@ __all__ = [
     "choose_predictor",
     "cross_validate",
     "grid",
+    "judged_beside_flops",
     "quality",
     "tune",
 ]

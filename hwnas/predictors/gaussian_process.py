@@ -114,10 +114,10 @@ class FittedProcess:
         return math.sqrt(self.amplitude * math.exp(self.theta[-1]))
 
     @cached_property
-    def left_out(self) -> Floats:
-        """(n,): the mean of each target by all the others (section 5.4.2 of the source)."""
-        inverse = cho_solve((self.factor, True), np.eye(len(self.targets)))
-        return np.asarray(self.targets - self.weights / np.diag(inverse))
+    def left_out(self) -> tuple[Floats, Floats]:
+        """Mean (n,) and std (n,), noise included, of each target by all the others (section 5.4.2 of the source)."""
+        precision = np.diag(cho_solve((self.factor, True), np.eye(len(self.targets))))
+        return self.targets - self.weights / precision, np.sqrt(self.amplitude / precision)
 
 
 def _squared_distances(a: Floats, b: Floats) -> Floats:

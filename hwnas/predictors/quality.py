@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
+from hwnas.belief import Belief, NormalBelief
 from spaces.errors import InputError
 from spaces.graph import GraphBatch
 
@@ -34,14 +35,15 @@ class PredictorQuality:
     coverage: float
 
 
-def quality(mean: Floats, std: Floats, targets: Floats) -> PredictorQuality:
-    """Compare predictions with what came true; all (n,), n at least 2."""
-    error = np.asarray(mean) - np.asarray(targets)
+def quality(belief: Belief, targets: Floats) -> PredictorQuality:
+    """Compare what is believed of n networks, n at least 2, with what came true, (n,)."""
+    low, median, high = belief.at(np.array([[-Z95], [0.0], [Z95]]))
+    targets = np.asarray(targets)
     return PredictorQuality(
-        kendall_tau=_rank(kendalltau, mean, targets),
-        spearman=_rank(spearmanr, mean, targets),
-        rmse=float(np.sqrt(np.mean(error**2))),
-        coverage=float(np.mean(np.abs(error) <= Z95 * np.asarray(std))),
+        kendall_tau=_rank(kendalltau, median, targets),
+        spearman=_rank(spearmanr, median, targets),
+        rmse=float(np.sqrt(np.mean((median - targets) ** 2))),
+        coverage=float(np.mean((low <= targets) & (targets <= high))),
     )
 
 
@@ -66,28 +68,64 @@ def cross_validate(
         fit_seed = int(rng.integers(2**31))
         fitted = predictor.fit(graphs[inside], features[inside], targets[inside], seed=fit_seed)
         mean[outside], std[outside] = fitted.predict(graphs[outside], features[outside])
-    return quality(mean, std, targets)
+    return quality(NormalBelief(mean, std), targets)
 
 
 @dataclass(frozen=True)
-class PredictorChoice:
-    """Which predictor to use, and why.
+class PredictorJudgement:
+    """How good a predictor is on architectures left out, and flops beside it.
 
     Attributes:
-        name: "gcn", or where that ranks no better than flops, the best of "ridge", "trees" and "flops".
-        predictor: the one of that name.
-        fitted: the same, fitted on all architectures.
-        qualities: on architectures left out, by name: of the GCN and flops, and of the others where they were asked.
+        name: of the predictor that is used.
+        qualities: by name, of all that were asked; of flops, a line that was fitted to the others.
         flops_spearman: rank correlation of log flops with the targets, nothing fitted.
-        warning: why the GCN was not chosen; None where it was.
+        warning: where the predictor ranks no better than that; None where it does.
     """
 
     name: str
-    predictor: Predictor
-    fitted: FittedPredictor = field(repr=False)
     qualities: Mapping[str, PredictorQuality] = field(hash=False)
     flops_spearman: float
     warning: str | None
+
+
+@dataclass(frozen=True)
+class PredictorChoice(PredictorJudgement):
+    """Which predictor to use, and why: the GCN, or where that ranks no better than flops, ridge, trees or flops.
+
+    Attributes:
+        predictor: the one of that name.
+        fitted: the same, fitted on all architectures.
+    """
+
+    predictor: Predictor
+    fitted: FittedPredictor = field(repr=False)
+
+
+def judged_beside_flops(
+    name: str,
+    left_out: Belief,
+    graphs: GraphBatch,
+    features: Floats,
+    targets: Floats,
+    *,
+    flops_column: int,
+    seed: int,
+) -> PredictorJudgement:
+    """What a predictor says of each architecture from the others, judged; with the name of its kind.
+
+    Args:
+        left_out: of one value of each architecture, noise included.
+        features: (n, k), of which column `flops_column` is log flops (or anything that rises with flops).
+    """
+    line = cross_validate(LinePredictor(flops_column), graphs, features, targets, folds=min(5, len(targets)), seed=seed)
+    own, flops_spearman = quality(left_out, targets), _rank(spearmanr, np.asarray(features)[:, flops_column], targets)
+    warning = None
+    if own.spearman <= flops_spearman:
+        warning = (
+            f"of {len(targets)} architectures, each predicted from the others, the predictor ranks no better (Spearman "
+            f"{own.spearman:.2f}) than flops alone ({flops_spearman:.2f})"
+        )
+    return PredictorJudgement(name, {name: own, "flops": line}, flops_spearman, warning)
 
 
 def choose_predictor(
@@ -123,13 +161,13 @@ def choose_predictor(
     fitted = gcn.fit(graphs, features, targets, seed=seed)
     left_out = fitted.left_out()
     qualities = {
-        "gcn": validated(gcn) if left_out is None else quality(*left_out, targets),
+        "gcn": validated(gcn) if left_out is None else quality(NormalBelief(*left_out), targets),
         "flops": validated(fallbacks["flops"]),
     }
     flops_spearman = _rank(spearmanr, np.asarray(features)[:, flops_column], targets)
     own = qualities["gcn"].spearman
     if own > flops_spearman:
-        return PredictorChoice("gcn", gcn, fitted, qualities, flops_spearman, None)
+        return PredictorChoice("gcn", qualities, flops_spearman, None, gcn, fitted)
     qualities |= {name: validated(each) for name, each in fallbacks.items() if name not in qualities}
     ranks = {name: qualities[name].spearman for name in fallbacks} | {"flops": flops_spearman}
     best = max(ranks, key=ranks.__getitem__)
@@ -138,7 +176,7 @@ def choose_predictor(
         f"than flops alone ({flops_spearman:.2f}); {best} ({ranks[best]:.2f}) is used instead"
     )
     fitted = fallbacks[best].fit(graphs, features, targets, seed=seed)
-    return PredictorChoice(best, fallbacks[best], fitted, qualities, flops_spearman, warning)
+    return PredictorChoice(best, qualities, flops_spearman, warning, fallbacks[best], fitted)
 
 
 def _rank(correlation: object, x: Floats, y: Floats) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class SequenceSurrogate(Surrogate):
     with all networks so far, and uses both. Epochs and batch are ours: the paper gives none.
     """
 
+    name: ClassVar[str] = "sequences"
     kind: Literal["mlp", "lstm"]
     width: int = 100
     members: int = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +49,19 @@ class FittedSurrogate(ABC):
         """Of one value that is observed of each network, its noise included."""
         return self.believe(population)
 
+    def left_out(self) -> Belief | None:
+        """Of the value of each network that was learned, by the others alone, noise included; None where unknown."""
+        return None
+
 
 class Surrogate(ABC):
-    """A way to learn values of networks. Settings are fields; `fit` leaves the surrogate as it is."""
+    """A way to learn values of networks. Settings are fields; `fit` leaves the surrogate as it is.
+
+    Attributes:
+        name: for people who read how good it is.
+    """
+
+    name: ClassVar[str]
 
     @abstractmethod
     def fit(self, population: Population, values: Floats, *, feasible: FeasibleSet, seed: int) -> FittedSurrogate:
@@ -106,10 +116,13 @@ class Warp:
 class GaussianProcess(Surrogate):
     """A Gaussian process (`FittedProcess`) on the features of `describe` and the `Warp` of the values."""
 
+    name: ClassVar[str] = "process"
+
     def fit(self, population: Population, values: Floats, *, feasible: FeasibleSet, seed: int) -> FittedSurrogate:
         values = checked_values(values)
         warp = Warp.of(values)
-        return FittedOnFeatures(feasible, warp, FittedProcess.of(describe(feasible, population), warp(values)))
+        process = FittedProcess.of(describe(feasible, population), warp(values))
+        return FittedOnFeatures(feasible, warp, process, process.left_out[0])
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,7 @@ class ProcessAndTrees(Surrogate):
         trees: their number.
     """
 
+    name: ClassVar[str] = "process-and-trees"
     trees: int = 200
 
     def fit(self, population: Population, values: Floats, *, feasible: FeasibleSet, seed: int) -> FittedSurrogate:
@@ -135,19 +149,26 @@ class ProcessAndTrees(Surrogate):
         settings = {"n_estimators": self.trees, "max_features": FEATURES_PER_SPLIT, "random_state": seed}
         drawing = ExtraTreesRegressor(bootstrap=True, oob_score=True, **settings).fit(X, y)
         of_trees = np.where(np.isfinite(drawing.oob_prediction_), drawing.oob_prediction_, y.mean())
-        errors = [float(((left_out - y) ** 2).mean()) for left_out in (process.left_out, of_trees)]
+        of_process, _ = process.left_out
+        errors = [float(((left_out - y) ** 2).mean()) for left_out in (of_process, of_trees)]
         weight = errors[1] ** 2 / (errors[0] ** 2 + errors[1] ** 2) if any(errors) else 1.0
-        forest = ExtraTreesRegressor(**settings).fit(X, y)
-        return FittedOnFeatures(feasible, warp, process, forest, weight)
+        left_out = weight * of_process + (1 - weight) * of_trees
+        return FittedOnFeatures(feasible, warp, process, left_out, ExtraTreesRegressor(**settings).fit(X, y), weight)
 
 
 @dataclass(frozen=True, eq=False)
 class FittedOnFeatures(FittedSurrogate):
-    """A process of warped values, and where there are any, trees; `weight` is that of the process."""
+    """A process of warped values, and where there are any, trees.
+
+    Attributes:
+        median_left_out: (n,) on the warped scale, of each network that was learned by the others.
+        weight: of the process.
+    """
 
     feasible: FeasibleSet
     warp: Warp
     process: FittedProcess
+    median_left_out: Floats
     forest: ExtraTreesRegressor | None = None
     weight: float = 1.0
 
@@ -162,6 +183,10 @@ class FittedOnFeatures(FittedSurrogate):
     def foretell(self, population: Population) -> Belief:
         mean, std = in_chunks(population, self._warped)
         return self.warp.belief(mean, np.hypot(std, self.process.noise))
+
+    def left_out(self) -> Belief:
+        """Settings (lengths, noise, weight and scale) are those of all, which makes it look a little too good."""
+        return self.warp.belief(self.median_left_out, self.process.left_out[1])
 
     def _warped(self, rows: Population) -> tuple[Floats, Floats]:
         features = describe(self.feasible, rows)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+
+from hwnas.belief import Belief, NormalBelief
 
 from .predictor import FittedPredictor, Floats, Predictor
 from .surrogate import FittedSurrogate, Surrogate
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from hwnas.feasible import FeasibleSet
     from spaces import Population
 
+FLOPS_COLUMN = 1  # of `graph_features`
 ROWS_AT_ONCE = 65_536  # whose graphs are held at once
 
 
@@ -31,6 +34,7 @@ class GraphSurrogate(Surrogate):
     Its std is the predictor's: unlike those of other surrogates, it holds the noise of one more value too.
     """
 
+    name: ClassVar[str] = "graphs"
     predictor: Predictor
 
     def fit(self, population: Population, values: Floats, *, feasible: FeasibleSet, seed: int) -> FittedGraphSurrogate:
@@ -53,3 +57,7 @@ class FittedGraphSurrogate(FittedSurrogate):
             graphs, features = self.feasible.space.graphs(rows), graph_features(self.feasible, rows)
             mean[part], std[part] = self.fitted.predict(graphs, features)
         return mean, std
+
+    def left_out(self) -> Belief | None:
+        left_out = self.fitted.left_out()
+        return None if left_out is None else NormalBelief(*left_out)

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from hwnas.feasible import FeasibleSet
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
 from hwnas.soft_limits import SoftLimit, reward_by_estimates
-from hwnas.trial import Trial
 from spaces import InputError, Population
 
 from .edit_policy import Choices, EditPolicy, Floats
 from .edits import Edits
 from .neural_predictor import cost_axis, soft_picks
-from .strategy import LEAST_TO_FIT
 from .surrogate_search import SurrogateSearch
 
 MORE_SIMPLE = (1, 8, 64)  # times as many of the simplest networks are asked for, until enough meet the limits
@@ -34,8 +32,8 @@ class EPNAS(SurrogateSearch):
     block or vertex, removes one, or gives one another operation, kernel, expansion or input. Edits that leave the hard
     limits are void: the network stays as it was, and the reward of the edit is 0. The policy learns by REINFORCE,
     `updates` times from the predicted rewards of what it made, and once from the true rewards of what was trained of
-    the last batch. Of all networks that it made on the way, those that are new and have the highest hope, (mean + beta
-    std) times what the soft limits leave, are trained.
+    the last batch. Of all networks that it made on the way, those that are new and have the highest hope, the bound of
+    beta stds times what the soft limits leave, are trained.
 
     This is our reading: of EPNAS the parallel networks, REINFORCE with a moving average, the predictor that screens,
     the reward and its limits; of RENA the edits. Ours are the parameters, the state (one LSTM over genes), that the
@@ -118,7 +116,7 @@ class EPNAS(SurrogateSearch):
         for _ in range(self.updates):
             drawn = self.feasible.sample(self._few(self.fresh), rng)
             walk = self._walk(np.concatenate([grown, drawn]), rng)
-            walk.teach(self._policy, self._rewards(fitted.predict(walk.ends)[0], walk.ends))
+            walk.teach(self._policy, self.worth(fitted.predict(walk.ends)[0], walk.ends))
             walks.append(walk)
         return self._screened(first, fitted, parents, walks, rng)
 
@@ -132,13 +130,8 @@ class EPNAS(SurrogateSearch):
         """The trial whose network was edited to make this proposal, None where it was drawn."""
         return self._parents.get(number)
 
-    def chosen(self) -> Trial | None:
-        """The trial of the highest mean reward by the surrogate, once there are enough to fit it."""
-        fitted = self.fitted(len(self.told))
-        if fitted is None:
-            return super().chosen()
-        numbers, rewards = self._trained(len(self.told), fitted)
-        return self.told[int(numbers[np.argmax(rewards)])]
+    def worth(self, accuracies: Floats, rows: Population) -> Floats:
+        return reward_by_estimates(accuracies, self.soft, self.feasible, rows)
 
     def _first_networks(self, rng: np.random.Generator) -> Population:
         space, inner = self.feasible.space, self._edits.inner
@@ -153,9 +146,6 @@ class EPNAS(SurrogateSearch):
         drawn = self.feasible.distinct(wanted, rng, exclude=rows)
         return np.concatenate([rows, drawn if len(drawn) else self.feasible.sample(1, rng)])
 
-    def _rewards(self, accuracies: Floats, rows: Population) -> Floats:
-        return reward_by_estimates(accuracies, self.soft, self.feasible, rows)
-
     def _going_on(self, first: int, fitted: FittedSurrogate) -> NDArray[np.int64]:
         """The numbers of the trials before `first` whose networks are edited further."""
         numbers, rewards = self._trained(first, fitted)
@@ -167,7 +157,7 @@ class EPNAS(SurrogateSearch):
         trained: NDArray[np.int64] = np.flatnonzero(np.isfinite(self.told_accuracies()[:first]))
         rows = self.rows_before(first)[trained]
         distinct = np.unique(self.feasible.space.canonical(rows), axis=0, return_index=True)[1]
-        return trained[distinct], self._rewards(fitted.predict(rows[distinct])[0], rows[distinct])
+        return trained[distinct], self.worth(fitted.predict(rows[distinct])[0], rows[distinct])
 
     def _walk(self, starts: Population, rng: np.random.Generator) -> _Walk:
         """Edit every network `steps` times, one edit after another, by the policy as it is."""
@@ -221,8 +211,7 @@ class EPNAS(SurrogateSearch):
         return np.concatenate([rows[picks], others])
 
     def _hopeful(self, fitted: FittedSurrogate, rows: Population) -> NDArray[np.int64]:
-        mean, std = fitted.predict(rows)
-        return self._picks(rows, self._rewards(mean + self.beta * std, rows), self.batch)
+        return self._picks(rows, self.worth(fitted.believe(rows).at(self.beta), rows), self.batch)
 
     def _picks(self, rows: Population, worth: Floats, n: int) -> NDArray[np.int64]:
         if self.focus == 1.0:
@@ -240,7 +229,7 @@ class EPNAS(SurrogateSearch):
         edits = [self._made[number] for number in numbers]
         self._policy.learn(
             Choices.join([each for made in edits for each in made]),
-            np.repeat(self._rewards(failed_as_0, rows), [len(made) for made in edits]),
+            np.repeat(self.worth(failed_as_0, rows), [len(made) for made in edits]),
             source="trained",
         )
 

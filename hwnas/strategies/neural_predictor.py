@@ -16,7 +16,7 @@ from hwnas.evaluation.restricted import RestrictedSpace
 from hwnas.feasible import FeasibleSet
 from hwnas.pareto import soft_front, spread_along
 from hwnas.predictors import FittedPredictor, GCNPredictor, Predictor, PredictorChoice, choose_predictor
-from hwnas.predictors.surrogate_adapter import graph_features
+from hwnas.predictors.surrogate_adapter import FLOPS_COLUMN, graph_features
 from hwnas.trial import Trial
 from spaces import InputError, Population
 from spaces.chain import ChainSpace
@@ -25,7 +25,6 @@ from .random_search import RandomSearch
 from .strategy import Strategy
 
 WALKED_CANDIDATES = 1000  # of spaces whose latency is estimated one network after another, at 5 ms each
-FLOPS_COLUMN = 1  # of `graph_features`
 LEAST_TO_FIT = 8  # evaluated networks below which no predictor is fitted and the picks are random ones
 
 
@@ -78,19 +77,19 @@ class NeuralPredictor(Strategy):
         i = k - self.n_random
         return self.picks.rows[i] if i < len(self.picks.rows) else self._random.propose(k, rng)
 
-    def chosen(self) -> Trial | None:
-        """The trial of the highest mean of a predictor of all trials, once there are enough to fit it."""
-        complete = [trial for trial in self.told if trial.state == "complete"]
-        fitted, _ = self._fit(complete)
-        if fitted is None:
-            return super().chosen()
-        rows = np.stack([self.feasible.space.row(trial.arch) for trial in complete])
-        mean, _ = fitted.predict(self.feasible.space.graphs(rows), graph_features(self.feasible, rows))
-        return complete[int(np.argmax(mean))]
+    def scores(self) -> NDArray[np.float64]:
+        """The means of a predictor of all trials, once there are enough to fit it."""
+        scores = self.told_accuracies()
+        fitted, _ = self._fit([trial for trial in self.told if trial.state == "complete"])
+        if fitted is not None:
+            good = np.isfinite(scores)
+            rows = self.told_rows()[good]
+            scores[good], _ = fitted.predict(self.feasible.space.graphs(rows), graph_features(self.feasible, rows))
+        return scores
 
     @property
-    def choice(self) -> PredictorChoice | None:
-        """Which predictor made the picks, and how good it is; None before, and where there is no choice."""
+    def judgement(self) -> PredictorChoice | None:
+        """Of the predictor that made the picks; None before, and where nothing was chosen between."""
         picks: Picks | None = self.__dict__.get("picks")
         return None if picks is None else picks.choice
 

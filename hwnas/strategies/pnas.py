@@ -12,10 +12,8 @@ from hwnas.feasible import FeasibleSet, InfeasibleError
 from hwnas.growth import GrowthLimits, children_in_parts, first_of_each
 from hwnas.pareto import soft_front, spread_along
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
-from hwnas.trial import Trial
 from spaces import InputError, Population
 
-from .strategy import LEAST_TO_FIT
 from .surrogate_search import SurrogateSearch
 
 Floats = NDArray[np.float64]

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.feasible import FeasibleSet
-from hwnas.predictors import PredictorChoice
+from hwnas.predictors import PredictorJudgement
 from hwnas.trial import Trial
 from spaces import Arch, InputError, Population
 from spaces.space import Rate
 
 NEAR_DRAWS = 256
-LEAST_TO_FIT = 5  # trained networks below which progressive search draws; as many as an ensemble of 5 needs
 
 
 class Strategy(ABC):
@@ -79,8 +78,8 @@ class Strategy(ABC):
         return None
 
     @property
-    def choice(self) -> PredictorChoice | None:
-        """Which predictor made the proposals, and how good it is; None where nothing was chosen between."""
+    def judgement(self) -> PredictorJudgement | None:
+        """How good the predictor is that proposals come from; None where there is none, or nothing is known of it."""
         return None
 
     def told_rows(self) -> Population:
@@ -95,13 +94,18 @@ class Strategy(ABC):
         """The accuracies of all trials told so far, -inf where one failed."""
         return np.array([trial.values.get("accuracy_val", -np.inf) for trial in self.told], dtype=np.float64)
 
-    def chosen(self) -> Trial | None:
-        """The trial that is handed over after the search: here the most accurate one; None where none succeeded.
+    def scores(self) -> NDArray[np.float64]:
+        """(trials told,): what each network is worth by all that is known, in units of accuracy; -inf where it failed.
 
-        Strategies with a model of the accuracy choose by its mean, which noise moves less.
+        Here the accuracy that was seen; strategies with a model of it say its median, which noise moves less.
         """
-        complete = [trial for trial in self.told if trial.state == "complete"]
-        return max(complete, key=lambda trial: trial.values["accuracy_val"], default=None)
+        return self.told_accuracies()
+
+    def chosen(self) -> Trial | None:
+        """The trial of the highest score, of equals the earliest; None where none succeeded."""
+        scores = self.scores()
+        best = int(np.argmax(scores)) if len(scores) else 0
+        return self.told[best] if np.isfinite(scores[best : best + 1]).any() else None
 
     def draw(self, n: int, rng: np.random.Generator, *, new: bool = True) -> Population:
         """n rows that meet the limits, of different networks as far as there are so many, `new`: none known."""

@@ -4,6 +4,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from hwnas.belief import NormalBelief
 from hwnas.predictors import (
     FittedPredictor,
     LinePredictor,
@@ -78,7 +79,7 @@ def test_baselines_are_honest_about_noise(predictor):
     graphs = chains(700, rng)
     targets, features = additive(graphs, 0.3, rng)
     model = predictor.fit(graphs[:100], features[:100], targets[:100], seed=0)
-    found = quality(*model.predict(graphs[100:], features[100:]), targets[100:])
+    found = quality(NormalBelief(*model.predict(graphs[100:], features[100:])), targets[100:])
     assert 0.9 <= found.coverage <= 0.99
     assert found.kendall_tau > 0.2
 
@@ -117,7 +118,7 @@ def test_quality_by_definition():
     rng = np.random.default_rng(6)
     truth, mean = rng.random(40), rng.random(40)
     std = rng.random(40) * 0.3
-    found = quality(mean, std, truth)
+    found = quality(NormalBelief(mean, std), truth)
     agree = [np.sign((mean[i] - mean[j]) * (truth[i] - truth[j])) for i, j in combinations(range(40), 2)]
     ranks = [np.argsort(np.argsort(each)) for each in (mean, truth)]
     assert found.kendall_tau == pytest.approx(np.mean(agree))
@@ -126,7 +127,11 @@ def test_quality_by_definition():
     assert (
         found.coverage == sum(m - 1.96 * s <= t <= m + 1.96 * s for m, s, t in zip(mean, std, truth, strict=True)) / 40
     )
-    assert quality(np.ones(40), std, truth).kendall_tau == quality(np.ones(40), std, truth).spearman == 0.0
+    assert (
+        quality(NormalBelief(np.ones(40), std), truth).kendall_tau
+        == quality(NormalBelief(np.ones(40), std), truth).spearman
+        == 0.0
+    )
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,7 @@ def test_folds_that_a_fit_left_out_are_its_cross_validation():
     said = targets + rng.normal(scale=0.5, size=60)
     features = np.c_[targets, said, flops]
     choice = choose_predictor(Folded(), graphs, features, targets, flops_column=2, seed=0)
-    assert choice.qualities["gcn"] == quality(said, np.full(60, 0.5), targets)  # not the perfect Oracle's
+    assert choice.qualities["gcn"] == quality(NormalBelief(said, np.full(60, 0.5)), targets)  # not the perfect Oracle's
     backwards = np.c_[targets, -said, flops]
     choice = choose_predictor(Folded(), graphs, backwards, targets, flops_column=2, seed=0)
     assert choice.qualities["gcn"].spearman < 0

@@ -122,7 +122,7 @@ def test_what_epnas_weighs_is_the_reward():
     strategy = EPNAS(soft=soft)
     strategy.start(FeasibleSet(space, costs), 0)
     expected = reward(np.maximum(accuracy, 0), costs.of(rows), soft=soft)
-    assert strategy._rewards(accuracy, rows) == pytest.approx(expected, rel=1e-12)
+    assert strategy.worth(accuracy, rows) == pytest.approx(expected, rel=1e-12)
     assert len(set(expected.tolist())) > 20
 
     class Interval(DeviceCosts):

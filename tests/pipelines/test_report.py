@@ -22,7 +22,7 @@ from latency import Device, LatencyTable, count
 from pipelines.cli import app
 from pipelines.config import RunConfig, parse_duration
 from pipelines.drawing import blocks_of, draw_blocks
-from pipelines.predictor_choice import NAMES, record_of, sentence
+from pipelines.judgement import NAMES, record_of, sentence
 from pipelines.report import rerun_command, write_report
 from pipelines.run_folder import RunFolder, write_json
 from pipelines.search import SUMMARY

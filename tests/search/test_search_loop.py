@@ -186,14 +186,14 @@ class Clueless(Predictor, FittedPredictor):
 def test_a_predictor_that_ranks_no_better_than_flops_gives_way():
     settings = {"n_random": 20, "n_chosen": 6, "n_candidates": 500, "J": None, "predictor": Clueless()}
     strategy, kept = NeuralPredictor(**settings), NeuralPredictor(**settings, fallback=False)
-    assert strategy.choice is None
+    assert strategy.judgement is None
     trials, others = (
         list(search(SPACE, Smooth(), each, n_trials=26, seed=0, costs=COSTS)) for each in (strategy, kept)
     )
     assert trials[:20] == others[:20]
-    assert strategy.choice.name in ("ridge", "trees", "flops")
-    assert "ranks no better" in strategy.choice.warning
-    assert kept.choice is None
+    assert strategy.judgement.name in ("ridge", "trees", "flops")
+    assert "ranks no better" in strategy.judgement.warning
+    assert kept.judgement is None
     random = [trial.values["flops"] for trial in trials[:20]]
     assert np.mean([trial.values["flops"] for trial in others[20:]]) < np.quantile(random, 0.1)
     picked = [trial.values["accuracy_val"] for trial in trials[20:]]
