@@ -223,3 +223,14 @@ def test_bad_input_is_named():
         SequenceSurrogate("mlp", members=1)
     with pytest.raises(InputError, match="learning rates"):
         SequenceSurrogate("mlp", learning_rates=(0.01, 0.0))
+
+
+def test_intervals_of_observed_values_hold_their_noise():
+    rows = np.unique(MACRO.canonical(MACRO.sample(600, np.random.default_rng(0))), axis=0)
+    values = 0.5 + 0.02 * rows.sum(axis=1) + np.random.default_rng(1).normal(0, 0.03, len(rows))
+    fitted = QUICK["mlp"].fit(rows[:150], values[:150], feasible=FeasibleSet(MACRO), seed=0)
+    assert 0.02 < fitted.noise < 0.05
+    true, observed = fitted.believe(rows[150:]), fitted.foretell(rows[150:])
+    inside = [((b.at(-1.96) <= values[150:]) & (values[150:] <= b.at(1.96))).mean() for b in (true, observed)]
+    assert inside[0] < 0.85
+    assert 0.9 < inside[1] < 0.99
