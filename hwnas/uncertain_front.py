@@ -13,8 +13,9 @@ from .belief import Belief
 from .pareto import hypervolume
 
 Floats = NDArray[np.float64]
-CHUNK_VALUES = 4_000_000  # of the largest array of one chunk
+CHUNK_VALUES = 4_000_000  # of the largest array of one chunk; the grid of known costs alone may be larger
 LOOKED_AT = 256  # candidates at a time
+OTHERS_AT_ONCE = 512  # networks that may dominate one: 16 MiB an array
 QUANTILES = ndtri((np.arange(64) + 0.5) / 64)  # equally likely values of a standard normal variable
 
 
@@ -58,22 +59,16 @@ def expected_gain(
         )
     if not all(np.isfinite(each).all() for each in (mean, belief.at(1.0), costs, reference, accuracies, known_costs)):
         raise InputError("expected gains need finite accuracies and costs")
-    cells = _Cells.of(accuracies, known_costs, floor, reference)
-    gains = np.empty(len(mean))
-    chunk = max(1, CHUNK_VALUES // cells.largest)
-    for start in range(0, len(mean), chunk):
-        rows = slice(start, start + chunk)
-        gains[rows] = cells.gain(belief.part(rows), costs[rows])
-    return gains
+    return _Cells.of(accuracies, known_costs, floor, reference).gain(belief, costs)
 
 
 class _Cells:
-    """The grid of known costs, and which of the `levels` of accuracy is the best in each of its cells."""
+    """The grid of known costs, and the best accuracy in each of its cells, one of `levels`."""
 
-    def __init__(self, edges: list[Floats], levels: Floats, is_level: Floats) -> None:
+    def __init__(self, edges: list[Floats], best: Floats) -> None:
         self.edges = edges  # of each cost: lower ends of the cells, the first -inf, and the reference
-        self.levels = levels
-        self.is_level = is_level  # (levels, cells of cost 1, cells of cost 2, ...), 0 or 1
+        self.best = best  # (cells of cost 1, cells of cost 2, ...)
+        self.levels = np.unique(best)
 
     @classmethod
     def of(cls, accuracies: Floats, costs: Floats, floor: float, reference: Floats) -> _Cells:
@@ -87,24 +82,31 @@ class _Cells:
         for accuracy, cost in zip(accuracies, costs, strict=True):
             reached = best[tuple(slice(np.searchsorted(low, c), None) for low, c in zip(lows, cost, strict=True))]
             np.maximum(reached, accuracy, out=reached)
-        levels = np.unique(best)
-        is_level = (levels.reshape(-1, *[1] * best.ndim) == best).astype(np.float64)
         edges = [np.append(low, end) for low, end in zip(lows, reference, strict=True)]
-        return cls(edges, levels, is_level)
-
-    @property
-    def largest(self) -> int:
-        return int(self.is_level.size // max(1, len(self.edges[0]) - 1)) + len(self.levels)
+        return cls(edges, best)
 
     def gain(self, belief: Belief, costs: Floats) -> Floats:
-        volume = self.is_level
+        """Of n candidates; some of them and some levels at a time, since all times all cells may be a great many."""
+        levels_at_once = min(len(self.levels), max(1, CHUNK_VALUES // self.best.size))
+        beside_first = levels_at_once * self.best[0].size
+        rows_at_once = max(1, CHUNK_VALUES // (beside_first + len(self.levels)))
+        gains = np.zeros(len(costs))
+        for start in range(0, len(self.levels), levels_at_once):
+            levels = self.levels[start : start + levels_at_once]
+            is_best = (levels.reshape(-1, *[1] * self.best.ndim) == self.best).astype(np.float64)
+            for row in range(0, len(costs), rows_at_once):
+                rows = slice(row, row + rows_at_once)
+                gains[rows] += (self._volumes(is_best, costs[rows]) * belief.part(rows).improvement(levels)).sum(axis=1)
+        return gains
+
+    def _volumes(self, is_best: Floats, costs: Floats) -> Floats:
+        """(levels, cells of cost 1, ...), (n, m) -> (n, levels): of the cells of each level, what costs no less."""
+        volume = is_best
         for d, (edges, cost) in enumerate(zip(self.edges, costs.T, strict=True)):
             width = np.maximum(edges[1:] - np.maximum(edges[:-1], cost[:, None]), 0.0)  # (n, cells) beyond the cost
-            if d == 0:
-                volume = np.einsum("nc,lc...->nl...", width, volume, optimize=True)
-            else:
-                volume = np.einsum("nc,nlc...->nl...", width, volume, optimize=True)
-        return np.asarray((volume * belief.improvement(self.levels)).sum(axis=1))
+            sums = "nc,lc...->nl..." if d == 0 else "nc,nlc...->nl..."
+            volume = np.einsum(sums, width, volume, optimize=True)
+        return volume
 
 
 def best_gains(
@@ -169,16 +171,20 @@ def probability_non_dominated(
         raise InputError("mean, std, cost and cost_std must be finite, one of each for every network, no std negative")
     found = np.empty(len(mean))
     for i in range(len(mean)):
-        other = np.arange(len(mean)) != i
+        others = np.delete(np.arange(len(mean)), i)
         a, c = mean[i] + std[i] * QUANTILES, cost[i] + cost_std[i] * QUANTILES
-        better, as_good = _above(mean[other], std[other], a)
-        dearer, as_dear = _above(cost[other], cost_std[other], c)
-        cheaper = 1 - dearer - as_dear
-        # Better at the same cost or less, or as good at less.
-        dominated = (
-            better[:, :, None] * (cheaper + as_dear)[:, None, :] + as_good[:, :, None] * cheaper[:, None, :]
-        )  # (others, own accuracies, own costs)
-        found[i] = np.prod(1 - dominated, axis=0).mean()
+        stays = np.ones((len(a), len(c)))
+        for start in range(0, len(others), OTHERS_AT_ONCE):
+            other = others[start : start + OTHERS_AT_ONCE]
+            better, as_good = _above(mean[other], std[other], a)
+            dearer, as_dear = _above(cost[other], cost_std[other], c)
+            cheaper = 1 - dearer - as_dear
+            # Better at the same cost or less, or as good at less.
+            dominated = (
+                better[:, :, None] * (cheaper + as_dear)[:, None, :] + as_good[:, :, None] * cheaper[:, None, :]
+            )  # (others, own accuracies, own costs)
+            stays *= np.prod(1 - dominated, axis=0)
+        found[i] = stays.mean()
     return found
 
 

@@ -26,7 +26,8 @@ def grid(predictor: Predictor, **values: Sequence[Any]) -> list[Predictor]:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The predictor of the least error, and the qualities of all that were tried, one list of them for each."""
+    """The predictor of the least error, and the qualities of all that were tried, one list of them for each:
+    an empty one of those that could not be cross-validated."""
 
     best: Predictor
     qualities: tuple[tuple[PredictorQuality, ...], ...]
@@ -44,20 +45,31 @@ def tune(
 ) -> Tuned:
     """The candidate of the least mean squared error on what was left out, over several cross-validations.
 
+    One that cannot be fitted on some part, or predicts what is not finite, is not chosen.
+
     Args:
         candidates: not fitted, such as a `grid` gives them.
         splits: into folds, in as many random ways; all candidates get the same ones.
     Raises:
-        InputError: if there is no candidate or no split, or as `cross_validate`.
+        InputError: if there is no candidate or no split, or none can be cross-validated.
 
     Source: the procedure of Wen et al., 1912.00848, who choose by the error on validation parts of the N samples.
     """
     if not candidates or splits < 1:
         raise InputError(f"tuning needs at least one candidate and one split, got {len(candidates)} and {splits}")
     seeds = np.random.default_rng(seed).integers(2**31, size=splits)
-    qualities = tuple(
-        tuple(cross_validate(each, graphs, features, targets, folds=folds, seed=int(own)) for own in seeds)
-        for each in candidates
-    )
-    errors = [np.mean([quality.rmse**2 for quality in own]) for own in qualities]
-    return Tuned(candidates[int(np.argmin(errors))], qualities)
+    qualities: list[tuple[PredictorQuality, ...]] = []
+    failed = []
+    for each in candidates:
+        try:
+            own = tuple(cross_validate(each, graphs, features, targets, folds=folds, seed=int(own)) for own in seeds)
+        except (InputError, ArithmeticError, np.linalg.LinAlgError) as error:
+            own = ()
+            failed.append(str(error))
+        qualities.append(own)
+    errors = np.array([np.mean([quality.rmse**2 for quality in own]) if own else np.inf for own in qualities])
+    errors[~np.isfinite(errors)] = np.inf
+    if np.isinf(errors).all():
+        why = failed[0] if failed else "predictions are not finite"
+        raise InputError(f"none of {len(candidates)} candidates could be cross-validated: {why}")
+    return Tuned(candidates[int(np.argmin(errors))], tuple(qualities))

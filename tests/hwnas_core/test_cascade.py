@@ -177,6 +177,33 @@ def test_tuning_takes_the_least_cross_validated_error():
             tune(**{"candidates": candidates, **bad}, graphs=blank(40), features=features, targets=targets, seed=0)
 
 
+class Diverges(Says):
+    def fit(self, graphs, features, targets, *, seed):
+        return self
+
+    def predict(self, graphs, features):
+        return np.full(len(graphs), np.nan), np.ones(len(graphs))
+
+
+class Refuses(Says):
+    def fit(self, graphs, features, targets, *, seed):
+        raise InputError("too few above the threshold")
+
+
+def test_candidates_that_fail_lose():
+    rng = np.random.default_rng(6)
+    features = rng.normal(size=(40, 2))
+    arguments = (blank(40), features, features[:, 1] + rng.normal(scale=0.1, size=40))
+    bad = [Diverges(0), Refuses(0)]
+    tuned = tune([*bad, LinePredictor(1)], *arguments, seed=5)
+    assert tuned.best == LinePredictor(1)
+    assert [len(own) for own in tuned.qualities] == [2, 0, 2]
+    with pytest.raises(InputError, match=r"none of 2 candidates could be cross-validated.*too few above"):
+        tune(bad, *arguments, seed=5)
+    with pytest.raises(InputError, match=r"none of 1 candidates.*not finite"):
+        tune(bad[:1], *arguments, seed=5)
+
+
 def test_a_predictor_as_a_surrogate_reads_graphs_and_costs(monkeypatch):
     space, rows = cells(50, 7)
     feasible = FeasibleSet(space, DeviceCosts(space, TASK))

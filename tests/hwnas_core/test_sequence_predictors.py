@@ -289,3 +289,14 @@ def test_one_thread_learns_and_predicts_and_the_others_are_given_back(kind, monk
     finally:
         torch.set_num_threads(before)
     assert seen == {1}
+
+
+def test_intervals_of_observed_values_hold_their_noise():
+    rows = np.unique(MACRO.canonical(MACRO.sample(600, np.random.default_rng(0))), axis=0)
+    values = 0.5 + 0.02 * rows.sum(axis=1) + np.random.default_rng(1).normal(0, 0.03, len(rows))
+    fitted = QUICK["mlp"].fit(rows[:150], values[:150], feasible=FeasibleSet(MACRO), seed=0)
+    assert 0.02 < fitted.noise < 0.05
+    true, observed = fitted.believe(rows[150:]), fitted.foretell(rows[150:])
+    inside = [((b.at(-1.96) <= values[150:]) & (values[150:] <= b.at(1.96))).mean() for b in (true, observed)]
+    assert inside[0] < 0.85
+    assert 0.9 < inside[1] < 0.99

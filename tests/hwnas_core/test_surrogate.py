@@ -52,7 +52,7 @@ def test_the_posterior_is_that_of_scikit_learn(process):
     assert std == pytest.approx(np.sqrt(fitted.amplitude) * their_std, abs=1e-6)
 
 
-def test_left_out_means_are_those_of_processes_without_the_network(process):
+def test_what_is_left_out_is_predicted_as_by_processes_without_the_network(process):
     features, y = process
     fitted = FittedProcess.of(features, y)
     X = np.concatenate(
@@ -62,7 +62,9 @@ def test_left_out_means_are_those_of_processes_without_the_network(process):
     for i in range(0, 40, 7):
         others = np.arange(40) != i
         alone = GaussianProcessRegressor(Matern(1.0, nu=2.5), alpha=noise, optimizer=None).fit(X[others], y[others])
-        assert fitted.left_out[i] == pytest.approx(alone.predict(X[[i]])[0], abs=1e-8)
+        (mean,), (std,) = alone.predict(X[[i]], return_std=True)
+        assert fitted.left_out[0][i] == pytest.approx(mean, abs=1e-8)
+        assert fitted.left_out[1][i] == pytest.approx(np.sqrt(fitted.amplitude * (std**2 + noise)), abs=1e-6)
 
 
 def test_the_slope_of_the_likelihood_is_that_of_differences(process):

@@ -1,6 +1,9 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from hwnas import uncertain_front
 from hwnas.belief import NormalBelief
 from hwnas.pareto import hypervolume, is_non_dominated
 from hwnas.uncertain_front import (
@@ -84,6 +87,31 @@ def test_exact_networks_are_on_the_front_or_not():
     mean, cost = rng.random(40).round(1), rng.random(40).round(1)  # with equal ones
     expected = is_non_dominated(np.stack([-mean, cost], axis=1))
     assert (probability_non_dominated(mean, np.zeros(40), cost) == expected).all()
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_parts_make_the_whole(monkeypatch, m):
+    (mean, std, costs), known = scene(40, 15, m, seed=3)
+    belief, cost_std = NormalBelief(mean, std), np.full(40, 0.1)
+    whole = expected_gain(belief, costs, **known)
+    likely = probability_non_dominated(mean, std, costs[:, 0], cost_std)
+    monkeypatch.setattr(uncertain_front, "CHUNK_VALUES", 50)
+    monkeypatch.setattr(uncertain_front, "OTHERS_AT_ONCE", 7)
+    assert expected_gain(belief, costs, **known) == pytest.approx(whole, abs=1e-12)
+    assert probability_non_dominated(mean, std, costs[:, 0], cost_std) == pytest.approx(likely, abs=1e-12)
+    assert len(best_gains(3, belief, costs, **known)) == 3
+
+
+def test_memory_is_bounded():
+    rng = np.random.default_rng(0)
+    costs = rng.random((100, 3))
+    known = {"accuracies": 0.5 + costs.sum(axis=1) / 10, "known_costs": costs}  # all of them on the front
+    candidates = NormalBelief(np.full(8, 0.7), np.full(8, 0.1))
+    tracemalloc.start()
+    expected_gain(candidates, rng.random((8, 3)), **known, floor=0.4, reference=np.full(3, 2.0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6  # 101 levels on a grid of 101 x 101 x 101 cells are 832 MB
 
 
 def test_the_interval_of_a_hypervolume_holds_95_percent():

@@ -58,6 +58,7 @@ def job_of(path, evaluator):
 def test_a_run_says_once_what_predicted_and_records_it(tmp_path):
     n_random, job = 12, job_of(tmp_path, ByFlops())
     plan = Plan(n_random=n_random, n_chosen=3, epochs=1, finalists=1, final_epochs=1)
+    pipeline._save_plan(job, plan, workers=1)
     pipeline._run_trials(job, plan, Plan(n_random, 0, 1, 1, 1), "random networks")
     assert "predictor" not in json.loads(job.run.plan.read_text())
     pipeline._run_trials(job, plan, plan, "networks that the predictor picked")

@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from hwnas.evaluation.interval import wilson_interval
-from hwnas.predictors import PredictorChoice, PredictorQuality, RidgePredictor
+from hwnas.predictors import PredictorJudgement, PredictorQuality
 from hwnas.study import Study
 from hwnas.trial import Trial
 from latency import Device, LatencyTable, count
@@ -66,7 +66,15 @@ def make_run(
     rng = np.random.default_rng(seed)
     space = get_space(SPACE)
     config = RunConfig.of(
-        job="search", data=data, data_root="data", space=SPACE, limits=limits, budget_s=180, seed=seed, epochs=5
+        job="search",
+        data=data,
+        data_root="data",
+        space=SPACE,
+        strategy="neural-predictor",
+        limits=limits,
+        budget_s=180,
+        seed=seed,
+        epochs=5,
     )
     run = RunFolder.prepare(path, config)
     cost = space.fragments(TASK).additive(lambda piece: 0.002 + 2.2e-8 * sum(layer.flops for layer in piece))
@@ -458,8 +466,8 @@ def test_the_report_says_what_predicted_and_how_well(tmp_path):
     }
     stored = json.loads(made.run.plan.read_text())
     for name, warning in (("gcn", None), ("trees", f"the GCN ranks no better {HOSTILE}")):
-        choice = PredictorChoice(name, RidgePredictor(), None, qualities, 0.57, warning)
-        write_json(made.run.plan, {**stored, "predictor": record_of(choice)})
+        judgement = PredictorJudgement(name, qualities, 0.57, warning)
+        write_json(made.run.plan, {**stored, "predictor": record_of(judgement)})
         text = made.written()
         page = parse(text)
         header, *rows = [
@@ -472,17 +480,17 @@ def test_the_report_says_what_predicted_and_how_well(tmp_path):
             [NAMES["trees"] + trees, "0.66", "0.50", "1.7 %", "93.4 %"],
         ]
         assert ("Warning: the GCN ranks no better" in page.text_in["front"]) == (warning is not None)
-        assert "(0.57)" in page.text_in["front"]
+        assert "Spearman correlation of 0.57" in " ".join(page.text_in["front"].split())
         assert "onerror=z>" not in text
 
 
 def test_the_terminal_says_what_predicted_and_warns():
     qualities = {"gcn": PredictorQuality(0.3, 0.42, 0.02, 0.951), "ridge": PredictorQuality(0.5, 0.66, 0.01, 0.9)}
-    good = sentence(PredictorChoice("gcn", RidgePredictor(), None, qualities, 0.4, None))
+    good = sentence(PredictorJudgement("gcn", qualities, 0.4, None))
     assert good.startswith(
         "predictor: the GCN, cross-validated Spearman 0.42 (flops alone 0.40), 95 %".replace("5 %", "5%")
     )
-    bad = sentence(PredictorChoice("ridge", RidgePredictor(), None, qualities, 0.5, "the GCN ranks no better"))
+    bad = sentence(PredictorJudgement("ridge", qualities, 0.5, "the GCN ranks no better"))
     assert bad.startswith(
         "warning: the GCN ranks no better; predictor: ridge regression, cross-validated Spearman 0.66"
     )
