@@ -11,8 +11,8 @@ from .quality import (
     PredictorQuality,
     choose_predictor,
     cross_validate,
-    judged_beside_flops,
     quality,
+    spearman,
 )
 from .tuning import Tuned, grid, tune
 
@@ -34,7 +34,7 @@ __all__ = [
     "choose_predictor",
     "cross_validate",
     "grid",
-    "judged_beside_flops",
     "quality",
+    "spearman",
     "tune",
 ]

@@ -41,7 +41,7 @@ def quality(belief: Belief, targets: Floats) -> PredictorQuality:
     targets = np.asarray(targets)
     return PredictorQuality(
         kendall_tau=_rank(kendalltau, median, targets),
-        spearman=_rank(spearmanr, median, targets),
+        spearman=spearman(median, targets),
         rmse=float(np.sqrt(np.mean((median - targets) ** 2))),
         coverage=float(np.mean((low <= targets) & (targets <= high))),
     )
@@ -101,33 +101,6 @@ class PredictorChoice(PredictorJudgement):
     fitted: FittedPredictor = field(repr=False)
 
 
-def judged_beside_flops(
-    name: str,
-    left_out: Belief,
-    graphs: GraphBatch,
-    features: Floats,
-    targets: Floats,
-    *,
-    flops_column: int,
-    seed: int,
-) -> PredictorJudgement:
-    """What a predictor says of each architecture from the others, judged; with the name of its kind.
-
-    Args:
-        left_out: of one value of each architecture, noise included.
-        features: (n, k), of which column `flops_column` is log flops (or anything that rises with flops).
-    """
-    line = cross_validate(LinePredictor(flops_column), graphs, features, targets, folds=min(5, len(targets)), seed=seed)
-    own, flops_spearman = quality(left_out, targets), _rank(spearmanr, np.asarray(features)[:, flops_column], targets)
-    warning = None
-    if own.spearman <= flops_spearman:
-        warning = (
-            f"of {len(targets)} architectures, each predicted from the others, the predictor ranks no better (Spearman "
-            f"{own.spearman:.2f}) than flops alone ({flops_spearman:.2f})"
-        )
-    return PredictorJudgement(name, {name: own, "flops": line}, flops_spearman, warning)
-
-
 def choose_predictor(
     gcn: Predictor,
     graphs: GraphBatch,
@@ -164,7 +137,7 @@ def choose_predictor(
         "gcn": validated(gcn) if left_out is None else quality(NormalBelief(*left_out), targets),
         "flops": validated(fallbacks["flops"]),
     }
-    flops_spearman = _rank(spearmanr, np.asarray(features)[:, flops_column], targets)
+    flops_spearman = spearman(np.asarray(features)[:, flops_column], targets)
     own = qualities["gcn"].spearman
     if own > flops_spearman:
         return PredictorChoice("gcn", qualities, flops_spearman, None, gcn, fitted)
@@ -177,6 +150,11 @@ def choose_predictor(
     )
     fitted = fallbacks[best].fit(graphs, features, targets, seed=seed)
     return PredictorChoice(best, qualities, flops_spearman, warning, fallbacks[best], fitted)
+
+
+def spearman(x: Floats, y: Floats) -> float:
+    """Rank correlation of two (n,), 0 where either is constant."""
+    return _rank(spearmanr, x, y)
 
 
 def _rank(correlation: object, x: Floats, y: Floats) -> float:

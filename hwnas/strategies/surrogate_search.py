@@ -5,17 +5,20 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predictors import PredictorJudgement, judged_beside_flops
+from hwnas.predictors import LinePredictor, PredictorJudgement, cross_validate, quality, spearman
 from hwnas.predictors.surrogate import FittedSurrogate, Surrogate
-from hwnas.predictors.surrogate_adapter import FLOPS_COLUMN, graph_features
+from hwnas.predictors.surrogate_adapter import FLOPS_COLUMN, GraphSurrogate, graph_features
 from spaces import Population
 
 from .strategy import PhasedStrategy
 
+Floats = NDArray[np.float64]
 # Third parts of seeds, so that what is drawn for one purpose is drawn for no other. 0 is that of proposals: numpy takes
 # parts that are missing for 0.
 FITTING, REFERENCE = 1, 2
 LEAST_TO_FIT = 5  # as many as an ensemble of 5 needs
+LEAST_TO_DOUBT = 20  # below, a rank correlation says too little
+BY_FLOPS = GraphSurrogate(LinePredictor(FLOPS_COLUMN))
 
 
 class SurrogateSearch(PhasedStrategy):
@@ -28,19 +31,37 @@ class SurrogateSearch(PhasedStrategy):
     surrogate: Surrogate
 
     def fitted(self, first: int) -> FittedSurrogate | None:
-        """What the surrogate learns from the trials before `first` that succeeded; None where they are fewer than 5."""
+        """What the surrogate learns from the trials before `first` that succeeded; None where they are fewer than 5.
+
+        Where it ranks 20 and more of them, each from the others, no better than flops do, a line on flops stands in.
+        """
+        rows, accuracies = self._succeeded(first)
+        if len(rows) < LEAST_TO_FIT:
+            return None
+        fitted = self._fit(self.surrogate, first)
+        if len(rows) < LEAST_TO_DOUBT or (left_out := fitted.left_out()) is None or self.feasible.costs is None:
+            return fitted
+        own = spearman(left_out.at(0.0), accuracies)
+        return fitted if own > self._flops_spearman(rows, accuracies) else self._fit(BY_FLOPS, first)
+
+    def _succeeded(self, first: int) -> tuple[Population, Floats]:
         accuracies = self.told_accuracies()[:first]
         good = np.isfinite(accuracies)
-        if good.sum() < LEAST_TO_FIT:
-            return None
-        rows, seed = self.rows_before(first)[good], int(self.seeds(first, FITTING).generate_state(1)[0])
-        return self.surrogate.fit(rows, accuracies[good], feasible=self.feasible, seed=seed)
+        return self.rows_before(first)[good], accuracies[good]
+
+    def _fit(self, surrogate: Surrogate, first: int) -> FittedSurrogate:
+        seed = int(self.seeds(first, FITTING).generate_state(1)[0])
+        return surrogate.fit(*self._succeeded(first), feasible=self.feasible, seed=seed)
+
+    def _flops_spearman(self, rows: Population, accuracies: Floats) -> float:
+        assert self.feasible.costs is not None
+        return spearman(self.feasible.costs.one("flops", rows), accuracies)
 
     def seeds(self, first: int, purpose: int) -> np.random.SeedSequence:
         """Of what is drawn before proposal `first` for a purpose of its own, other than 0."""
         return np.random.SeedSequence([self.seed, first, purpose])
 
-    def scores(self) -> NDArray[np.float64]:
+    def scores(self) -> Floats:
         """The surrogate's medians, once there are enough trials to fit it."""
         scores, fitted = self.told_accuracies(), self.fitted(len(self.told))
         if fitted is not None:
@@ -48,7 +69,7 @@ class SurrogateSearch(PhasedStrategy):
             scores[good] = self.worth(fitted.predict(self.told_rows()[good])[0], self.told_rows()[good])
         return scores
 
-    def worth(self, accuracies: NDArray[np.float64], rows: Population) -> NDArray[np.float64]:
+    def worth(self, accuracies: Floats, rows: Population) -> Floats:
         """(n,): what networks (n, genes) of such accuracies are worth."""
         del rows
         return accuracies
@@ -56,22 +77,29 @@ class SurrogateSearch(PhasedStrategy):
     @property
     def judgement(self) -> PredictorJudgement | None:
         """How the surrogate of all trials ranks each of them from the others, and flops beside it."""
-        fitted = self.fitted(len(self.told))
-        left_out = None if fitted is None else fitted.left_out()
-        if left_out is None or self.feasible.costs is None:
+        rows, accuracies = self._succeeded(len(self.told))
+        if len(rows) < LEAST_TO_FIT or self.feasible.costs is None:
             return None
-        accuracies = self.told_accuracies()
-        good = np.isfinite(accuracies)
-        rows = self.told_rows()[good]
-        return judged_beside_flops(
-            self.surrogate.name,
-            left_out,
+        left_out = self._fit(self.surrogate, len(self.told)).left_out()
+        if left_out is None:
+            return None
+        line = cross_validate(
+            BY_FLOPS.predictor,
             self.feasible.space.graphs(rows),
             graph_features(self.feasible, rows),
-            accuracies[good],
-            flops_column=FLOPS_COLUMN,
+            accuracies,
             seed=self.seed,
         )
+        own, by_flops = quality(left_out, accuracies), self._flops_spearman(rows, accuracies)
+        warning, name = None, self.surrogate.name
+        if own.spearman <= by_flops:
+            warning = (
+                f"each of {len(rows)} networks predicted from the others, the model ranks no better (Spearman "
+                f"{own.spearman:.2f}) than flops alone ({by_flops:.2f})"
+            )
+            if len(rows) >= LEAST_TO_DOUBT:
+                warning, name = f"{warning}; flops stand in for it", "flops"
+        return PredictorJudgement(name, {self.surrogate.name: own, "flops": line}, by_flops, warning)
 
 
 def in_any_order(rows: Population, rng: np.random.Generator) -> Population:

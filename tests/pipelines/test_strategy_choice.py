@@ -157,7 +157,7 @@ def test_settings_that_do_not_go_together_are_refused(fields, message):
 
 def test_a_run_of_another_strategy_is_left_alone(tmp_path):
     RunFolder.prepare(tmp_path / "run", RunConfig.of(**FIELDS))
-    with pytest.raises(InputError, match=r"other settings \(strategy: 'epnas' != 'neural-predictor'\)"):
+    with pytest.raises(InputError, match=r"other settings \(strategy: 'epnas' != 'iterated'\)"):
         RunFolder.check(tmp_path / "run", RunConfig.of(**FIELDS, strategy="epnas"))
     # Runs of earlier versions, which name none, are of the default.
     config = tmp_path / "run" / "config.toml"
