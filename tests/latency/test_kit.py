@@ -369,6 +369,38 @@ def spoiled(change):
     return of
 
 
+def said_of_device(result, **changes):
+    """Another device with the fingerprint that belongs to it."""
+    changed = {**result["device"], **changes}
+    return {"device": changed, "fingerprint": Device(**changed).fingerprint}
+
+
+def of_kit(result, **changes):
+    """The result of a kit that says something else, sealed anew as a whole."""
+    said = {**result["kit"], **changes}
+    return {**result, "kit": said, "kit_id": kit_main.digest(said)}
+
+
+def read_back(folder, result):
+    (folder / "result.json").write_text(resealed(result))
+    return import_result(read_result(folder / "result.json"))
+
+
+def test_a_result_whose_kit_names_a_network_twice_is_refused(tmp_path, result):
+    """Left out once, it would still be among the others, and the stated error would be of what is known."""
+    twice = [result["kit"]["calibration"][0], *result["kit"]["calibration"]]
+    with pytest.raises(InputError, match="must come once, but of 25 only 24 are different"):
+        read_back(tmp_path, of_kit(result, calibration=twice))
+
+
+def test_a_result_names_no_file_of_this_machine_to_run(tmp_path, result):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for known in (None, "0" * 64):
+        with pytest.raises(InputError, match="a space of your own"):
+            read_back(tmp_path, of_kit(result, space=f"{tmp_path}/evil.py:Evil", space_sha256=known))
+    assert not (tmp_path / "ran").exists()
+
+
 def first_network(result):
     return next(iter(result["log_ratios"]))
 
@@ -391,6 +423,12 @@ SPOILED = {
     "flushing": (lambda r: r["device"].update(flush_bytes=2**20), "its device was edited"),
     "runtime": (lambda r: r["device"].update(onnxruntime="9.9"), "its device was edited"),
     "threads": (lambda r: r["device"].update(threads=0), "device.threads"),
+    "more threads than cores": (
+        lambda r: r.update(said_of_device(r, threads=64, cores=4)),
+        "no more threads than cores, got 64 threads on 4",
+    ),
+    "outside its interval": (lambda r: r.update(reference_ms=1e6), "must have a reference_ms of"),
+    "of no networks": (lambda r: r["kit"].update(calibration=[]), "kit.calibration"),
     "unknown field": (lambda r: r["device"].update(colour="red"), "device.colour"),
     "version": (lambda r: r.update(version=1), "must be of version 2 of the kit, but it is of version 1"),
     "kind": (lambda r: r.update(format="hwnas kit models"), "must be a hwnas kit result"),

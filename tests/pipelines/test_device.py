@@ -299,6 +299,7 @@ def test_no_table_is_replaced_by_one_of_something_else(elsewhere, tmp_path, monk
             (place / "pi.json").read_text().replace('"resolution": 8', '"resolution": 16'),
             f"16 px, by a kit on {OTHER_CPU}",
         ),
+        ((place / "pi.json").read_text().replace('"threads": 1', '"threads": 2'), f"{OTHER_CPU}, 2 thread(s)"),
     ):
         (tmp_path / "pi.json").write_text(text)
         _, err = device("import", place / "kit" / "result.json", "--out", "pi.json", code=2, **here)
