@@ -152,8 +152,9 @@ def check_runs(model: bytes | Path, name: str, batches: Sequence[int] = (1,)) ->
             asked = ", ".join(map(str, batches))
             raise KitError(f"{name} takes batches of {batch}, so the batch must be {batch}; got {asked}")
         if is_image and all(isinstance(size, int) for size in inputs[0].shape[1:]):
-            shape = [size if isinstance(size, int) else batches[0] for size in inputs[0].shape]
-            session.run(None, {inputs[0].name: np.zeros(shape, dtype=np.float32)})
+            for each in batches:
+                shape = [size if isinstance(size, int) else each for size in inputs[0].shape]
+                session.run(None, {inputs[0].name: np.zeros(shape, dtype=np.float32)})
             return
     except KitError:
         raise

@@ -93,7 +93,7 @@ class MeasuredHere(Latencies):
         with WorkerPool(1) as pool:
             timings = pool.submit(measure_archs, self.space, archs, self.task, self.reference_ms, rng).result()
         before = "the network with random weights, before training"
-        return [self._of(timing, before, str(Device.here())) for timing in timings]
+        return [self._of(timing, before, Device.here()) for timing in timings]
 
     def of_file(self, path: Path, arch: Arch) -> Latency:
         from .deploy import measure_in_new_process
@@ -107,8 +107,8 @@ class MeasuredHere(Latencies):
     def to_measure(self) -> None:
         return None
 
-    def _of(self, timing: Timing, of: str, device: str) -> Latency:
-        record = {**timing.record(), "latency_of": of, "device": device}
+    def _of(self, timing: Timing, of: str, device: Device) -> Latency:
+        record = {**timing.record(), "latency_of": of, **_named(device)}
         return Latency(timing.latency_ms, timing.latency_ms_interval, record)
 
 
@@ -148,9 +148,14 @@ class EstimatedElsewhere(Latencies):
             "latency_ms_estimated": ms,
             "latency_ms_estimated_interval": list(interval),
             "latency_of": "the latency table of the device, not measured",
-            "device": str(self.model.device),
+            **_named(self.model.device),
         }
         return Latency(ms, interval, record)
+
+
+def _named(device: Device) -> dict[str, str]:
+    """How a record says what its latency is of: for people, and to be compared."""
+    return {"device": str(device), "device_fingerprint": device.fingerprint}
 
 
 def known_ms(model: Mapping[str, Any]) -> float:
@@ -201,16 +206,25 @@ def open_model(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task
     Raises:
         InputError: if it is of another device, which only a kit's may be, or of another protocol.
     """
+    from .report import rerun_command  # which needs this module
+
+    check_not_mixed(run, "go on there, or begin a new run: " + rerun_command(config).replace(" \\\n    ", " "))
+    stored = read_json(run.table)
+    return read_latency_model(json.dumps(stored), space=space, task=task, device=Device(**stored["device"]))
+
+
+def check_not_mixed(run: RunFolder, hint: str) -> None:
+    """Make sure that what is measured now may stand among what a run has.
+
+    Raises:
+        InputError: if the latencies of the run are of another device, which only a kit's may be, or another protocol.
+    """
     stored, here = read_json(run.table), Device.here()
     if not _is_of(stored, here) and (stored.get("origin") != FROM_KIT or _protocol(stored) != PROTOCOL):
-        from .report import rerun_command  # which needs this module
-
         was = f"on {Device(**stored['device'])}" if _protocol(stored) == PROTOCOL else "by another version of hwnas"
         raise InputError(
-            f"the latencies of {run.path} were measured {was}, and cannot be mixed with those of {here}",
-            hint="go on there, or begin a new run: " + rerun_command(config).replace(" \\\n    ", " "),
+            f"the latencies of {run.path} were measured {was}, and cannot be mixed with those of {here}", hint=hint
         )
-    return read_latency_model(json.dumps(stored), space=space, task=task, device=Device(**stored["device"]))
 
 
 def _protocol(stored: Mapping[str, Any]) -> int:

@@ -90,6 +90,7 @@ def profile(
         else:
             task = PUBLISHED[name].task if name in PUBLISHED and nothing_asked else asked
             row, model = _of_arch(name, task, rng, own)
+            _check_runs(model, name, batches, hint="give a smaller --batch or --resolution")
             models.append(model)
             row["task"] = asdict(task)
         rows.append(row)
@@ -122,7 +123,8 @@ def _measured(model: bytes | Path, task: Task, setting: Setting, rng: np.random.
     device = Device.here(threads=setting.threads, provider=setting.provider)
     reference_ms = stored_reference_ms(task, device, rng)
     (timing,) = measure([model], reference_model(task), reference_ms, rng=rng, setting=setting)
-    return {"threads": setting.threads, "batch": setting.batch, **timing.record()}
+    said = {"threads": setting.threads, "batch": setting.batch, "device_fingerprint": device.fingerprint}
+    return {**said, **timing.record()}
 
 
 def _peak_resident_bytes(model: bytes | Path, setting: Setting) -> int | None:
@@ -146,12 +148,8 @@ def _of_file(path: Path, batches: Sequence[int]) -> tuple[dict[str, Any], Path]:
     except Exception as error:  # the checker, protobuf and the file system each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} must be an ONNX model: {reason}") from None
-    try:
-        check_runs(path, str(path), batches)
-    except KitError as error:
-        raise InputError(
-            str(error), hint="export it with fixed sizes but for the batch, and without conversions from other types"
-        ) from None
+    how = "export it with fixed sizes but for the batch, and without conversions from other types"
+    _check_runs(path, str(path), batches, hint=how)
     shape = open_session(path).get_inputs()[0].shape[1:]
     return {
         "name": str(path),
@@ -160,6 +158,14 @@ def _of_file(path: Path, batches: Sequence[int]) -> tuple[dict[str, Any], Path]:
         "model_bytes": file_bytes(path),
         **_counts_of_file(path),
     }, path
+
+
+def _check_runs(model: bytes | Path, name: str, batches: Sequence[int], *, hint: str) -> None:
+    """Before anything is measured: a batch may be too large for the memory, or for what a file can do."""
+    try:
+        check_runs(model, name, batches)
+    except KitError as error:
+        raise InputError(str(error), hint=hint) from None
 
 
 def _counts_of_file(path: Path) -> dict[str, Any]:

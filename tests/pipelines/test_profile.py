@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from rich.console import Console
 
 from latency import build_onnx, measure
+from latency.kit_main import KitError
 from pipelines.profile import print_profile, profile
 from spaces import PUBLISHED, InputError, Task, get_space
 
@@ -62,9 +63,21 @@ def test_a_file_that_cannot_run_is_refused(tmp_path):
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "stiff.onnx").write_bytes(made.SerializeToString())
-    with pytest.raises(InputError, match=r"stiff.onnx must be a model that ONNX Runtime .* runs: .*Reshape") as caught:
-        profile([str(tmp_path / "stiff.onnx")], **AT, seed=0)
-    assert "\n" not in str(caught.value)
+    for batches in ((1,), (7, 2)):  # it runs batches of 7
+        with pytest.raises(InputError, match=r"stiff.onnx must be a model that ONNX .* runs: .*Reshape") as caught:
+            profile([str(tmp_path / "stiff.onnx")], **AT, seed=0, batches=batches)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_batch_too_large_for_the_memory_is_said_before_anything_is_measured(monkeypatch):
+    def full(model, name, batches):
+        raise KitError(f"{name} must be a model that ONNX Runtime runs: failed to allocate memory for {max(batches)}")
+
+    monkeypatch.setattr("pipelines.profile.check_runs", full)
+    monkeypatch.setattr("pipelines.profile.measure", None)
+    with pytest.raises(InputError, match=r"mobilenet-v2 must be .*allocate memory for 512") as caught:
+        profile(["mobilenet-v2"], **AT, seed=0, batches=(1, 512))
+    assert "smaller --batch" in caught.value.hint
 
 
 def test_a_negative_seed_is_refused():
@@ -239,6 +252,7 @@ def test_several_threads_and_batches_stand_side_by_side(tmp_path):
     outcome = profile([str(file)], **AT, seed=0, batches=(1, 16))
     (row,) = outcome["networks"]
     assert [(each["threads"], each["batch"]) for each in row["latencies"]] == [(1, 1), (1, 16)]
+    assert {each["device_fingerprint"] for each in row["latencies"]} == {outcome["device"]["fingerprint"]}
     assert row["latency_ms"] == row["latencies"][0]["latency_ms"] < row["latencies"][1]["latency_ms"]
     assert row["peak_resident_bytes"] is None or row["peak_resident_bytes"] > row["model_bytes"]
     out = io.StringIO()
