@@ -231,13 +231,14 @@ class Begun:
 def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     """All that the kit asks for: what `hwnas device import` reads."""
     device, groups, visits = begun.device, kit.plan["groups"], kit.plan["visits"]
-    rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
+    seed, setting = kit.plan["seed"], Setting(device.threads, device.provider)
     check_runs(kit.model(REFERENCE), "the kit's reference network")
-    left = visits - len(begun.stored.get("visits", []))
-    progress = Progress(left * runs_of(kit.plan, groups) + REFERENCE_RUNS)
-    reference_ms = begun.reference_ms(rng)
+    done = len(begun.stored.get("visits", []))
+    progress = Progress((visits - done) * runs_of(kit.plan, groups) + REFERENCE_RUNS)
+    reference_ms = begun.reference_ms(np.random.default_rng(seed))
     progress.advance(REFERENCE_RUNS)
-    for _ in range(left):
+    for number in range(done, visits):
+        rng = np.random.default_rng([seed, number])  # its own: going on must not repeat the orders of earlier visits
         visit: dict[str, float] = {}
         for piece in pieces(list(map(len, groups)), rng):
             part = [groups[i] for i in piece]

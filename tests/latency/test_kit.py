@@ -22,7 +22,7 @@ from latency.kit import import_result, measure_source, read_result, write_kit
 from latency.measuring import network_name
 from latency.onnx_graph import build_onnx
 from latency.reference import reference_model, stored_references
-from latency.rounds import Rounds
+from latency.rounds import Rounds, pieces
 from latency.table import CALIBRATION_NETWORKS
 from spaces import InputError, Task, get_space
 from spaces.layers import NetworkBuilder
@@ -244,8 +244,12 @@ def test_what_was_measured_before_an_interruption_is_not_lost(tmp_path, monkeypa
     assert not (folder / "result.json").exists()
     (begun,) = folder.glob("begun-*.json")
     before, asked, bad_call = json.loads(begun.read_text()), [], -1
+    drawn = []
+    monkeypatch.setattr(measure, "pieces", lambda sizes, rng: drawn.append(rng.random()) or pieces(sizes, rng))
     assert measure.main([]) == 0
     assert len(asked) == len(groups)
+    # The visit that is left is drawn as the second, not as the first again.
+    assert drawn == [np.random.default_rng([json.loads((folder / "kit.json").read_text())["seed"], 1]).random()]
     result = read_result(folder / "result.json", folder)
     assert result.reference_ms == before["reference_ms"]
     assert {name: ratios[0] for name, ratios in result.log_ratios.items()} == before["visits"][0]
