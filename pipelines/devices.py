@@ -76,7 +76,7 @@ def measure_device(
     Args:
         out: by default a file under $HWNAS_HOME/tables, named for space, task and device.
     Raises:
-        InputError: if `out` is something else than a latency model, or one that a kit measured.
+        InputError: if `out` is something else than a latency model of this space and task, or one that a kit measured.
     """
     started = time.monotonic()
     if seed < 0:
@@ -86,7 +86,8 @@ def measure_device(
         name = f"{opened.name}-{task.resolution}px-{task.channels}-{task.classes}-{device.fingerprint}"
         out = home() / "tables" / f"{re.sub(r'[^A-Za-z0-9@.,_-]', '_', name)}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-    _check_out(out, lambda stored: stored.get("origin", FROM_HERE) == FROM_HERE)
+    of = (FROM_HERE, opened.name, asdict(task))
+    _check_out(out, lambda stored: (stored.get("origin", FROM_HERE), stored["space"], stored["task"]) == of)
     made = _write(out, measure_model(opened, task, device, seed=seed, budget_s=budget_s), FROM_HERE)
     return {**made, "budget_s": budget_s, "seconds": time.monotonic() - started}
 

@@ -250,13 +250,13 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
     if (stored["space"], its_task) != (space.name, task):
         raise InputError(
             f"{path} must be of {space.name} and {_said(task)}, but it is of {stored['space']} and {_said(its_task)}",
-            hint=f"make the right one: {remake_command(path, origin, named or space.name, task)}",
+            hint=f"make the right one: {remake_command(None, origin, named or space.name, task)}",
         )
     if origin == FROM_HERE and device != Device.here():
         raise InputError(
             f"{path} was measured on {device}, and this is {Device.here()}",
             hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}; "
-            f"or by a kit for another device: {remake_command(path, FROM_KIT, named or space.name, task)}",
+            f"or by a kit for another device: {remake_command(None, FROM_KIT, named or space.name, task)}",
         )
     text = path.read_text()
     try:
@@ -265,7 +265,7 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(
             f"{path} must be a latency table, but is damaged: {error!r}",
-            hint=f"make a new one: {remake_command(path, origin, space.name, task)}",
+            hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}",
         ) from None
     return text
 
@@ -311,6 +311,8 @@ def read_any_table(path: Path) -> dict[str, Any]:
             raise ValueError("a number is not finite or not positive")
         if np.shape(stored["calibration"])[1:] != (2,):
             raise ValueError("its calibration must be pairs")
+        if min(np.ravel(stored["calibration"])) <= 0:
+            raise ValueError("networks must take a time above 0")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path} must be a latency table, but is damaged or something else: {error!r}",
@@ -319,13 +321,13 @@ def read_any_table(path: Path) -> dict[str, Any]:
     return stored
 
 
-def remake_command(path: Path, origin: str, space: str, task: Task) -> str:
-    """What writes such a table anew."""
+def remake_command(path: Path | None, origin: str, space: str, task: Task) -> str:
+    """What writes such a table anew, in the place of the one at `path` where that is of the same."""
     asked = f"--space {shlex.quote(space)} --resolution {task.resolution} --classes {task.classes}"
     asked += f" --channels {task.channels}"
     if origin == FROM_KIT:
         return f"hwnas device kit OUT {asked}"
-    return f"hwnas device measure {asked} --out {shlex.quote(str(path))}"
+    return f"hwnas device measure {asked}" + ("" if path is None else f" --out {shlex.quote(str(path))}")
 
 
 def _said(task: Task) -> str:

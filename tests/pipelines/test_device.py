@@ -198,6 +198,16 @@ def test_a_table_of_another_task_is_refused_with_the_command_that_helps(elsewher
     assert f"hwnas device kit OUT --space {SPACE.name} {asked}" in caught.value.hint
 
 
+def test_the_right_table_does_not_take_the_place_of_the_wrong_one(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(stored(Device.here()))
+    with pytest.raises(InputError, match="but it is of") as caught:
+        read_device_table(path, SPACE, Task(16, 10, 1))
+    assert caught.value.hint.endswith(
+        f"hwnas device measure --space {SPACE.name} --resolution 16 --classes 10 --channels 1"
+    )
+
+
 def stored(known: Device, /, **more) -> str:
     values = np.random.default_rng(0).random(SPACE.allowed.shape) / 20
     table = LatencyTable(known, SPACE.name, TASK, 0.5, AdditiveCost(0.1, values), 0.05, ((0.3, 0.31), (0.4, 0.38)))
@@ -228,6 +238,7 @@ def test_a_table_that_is_no_longer_of_this_device_is_refused(tmp_path, field):
         ('{"device": {"cpu": "x"}}', "must be a latency table"),
         (stored(Device.here(), reference_ms=float("nan")), "must be a latency table"),
         (stored(Device.here(), reference_ms=-1.0), "must be a latency table"),
+        (stored(Device.here(), calibration=[[-0.3, 0.3]]), "must be a latency table"),
         (stored(Device.here(), calibration=[]), "must be a latency table"),
         (stored(Device.here(), device={"cpu": "x", "colour": 1}), "must be a latency table"),
     ],
@@ -310,6 +321,11 @@ def test_no_table_is_replaced_by_one_of_something_else(elsewhere, tmp_path, monk
     (tmp_path / "pi.json").write_text(kits)
     _, err = device("measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "pi.json", code=2, **here)
     assert f"by a kit on {OTHER_CPU}" in err
+    for other in (stored(Device.here(), space="proxyless"), stored(Device.here(), task=asdict(Task(16, 10, 1)))):
+        (tmp_path / "mine.json").write_text(other)
+        _, err = device("measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "mine.json", code=2, **here)
+        assert "mine.json exists and is another table" in err
+        assert (tmp_path / "mine.json").read_text() == other
     device("import", place / "kit" / "result.json", "--out", "pi.json", **here)  # the same again
     assert (tmp_path / "pi.json").read_text() == kits
 
