@@ -32,6 +32,7 @@ from .runtime import (
     drift_remark,
     measure,
     measure_reference,
+    vague_remark,
 )
 
 VERSION = 2  # of what a kit and its result hold
@@ -273,6 +274,10 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
     device = begun.device
     rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
     reference, reference_ms = kit.model(REFERENCE), begun.reference_ms(rng)
+    interval = begun.stored["reference_ms_interval"]
+    vague = vague_remark(reference_ms, interval)
+    if vague:
+        print(f"{MAIN_FILE}: {vague}", file=sys.stderr)
     rows = []
     for path in files:
         (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
@@ -287,7 +292,8 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
             print(f"{path}: {remark}", file=sys.stderr)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         rows.append({"file": str(path), "sha256": sha256, **timing.record()})
-    return {**said_of(MODELS_RESULT, kit, device), "reference_ms": reference_ms, "models": rows}
+    known = {"reference_ms": reference_ms, "reference_ms_interval": interval}
+    return {**said_of(MODELS_RESULT, kit, device), **known, "models": rows}
 
 
 def said_of(kind: str, kit: Kit, device: Device) -> dict[str, Any]:

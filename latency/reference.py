@@ -52,6 +52,12 @@ def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) ->
     return keep_reference(task, device, measure_reference(reference_model(task), rng, setting=setting))
 
 
+def reference_interval(task: Task, device: Device, reference_ms: float) -> tuple[float, float] | None:
+    """The 95 % interval of a stored reference latency; None where another value is stored, or none."""
+    known = stored_references(device).get(_key(task))
+    return None if known is None or known.ms != reference_ms else known.interval
+
+
 def keep_reference(task: Task, device: Device, measured: ReferenceTime) -> float:
     """Store what was measured, unless another is stored already: a device has one value for all its latencies.
 

@@ -31,8 +31,8 @@ from latency import (
 )
 from latency.device import PROTOCOL
 from latency.kit_main import MAIN_FILE
-from latency.reference import reference_model, stored_reference_ms
-from latency.runtime import drift_remark
+from latency.reference import reference_interval, reference_model, stored_reference_ms
+from latency.runtime import drift_remark, vague_remark
 from spaces import Arch, InputError, SearchSpace, Task
 
 from .config import RunConfig
@@ -102,13 +102,19 @@ class MeasuredHere(Latencies):
         return self._of(timing, "model.onnx, in a process of its own", device)
 
     def remark(self, record: Mapping[str, Any]) -> str:
-        return drift_remark(record["reference_ms"], record["reference_now_ms"])
+        known_ms = record["reference_ms"]
+        remarks = (
+            vague_remark(known_ms, record.get("reference_ms_interval")),  # earlier versions do not say it
+            drift_remark(known_ms, record["reference_now_ms"]),
+        )
+        return "; ".join(filter(None, remarks))
 
     def to_measure(self) -> None:
         return None
 
     def _of(self, timing: Timing, of: str, device: Device) -> Latency:
-        record = {**timing.record(), "latency_of": of, **_named(device)}
+        interval = reference_interval(self.task, device, timing.reference_ms)
+        record = {**timing.record(), "reference_ms_interval": interval, "latency_of": of, **_named(device)}
         return Latency(timing.latency_ms, timing.latency_ms_interval, record)
 
 
@@ -124,7 +130,7 @@ class EstimatedElsewhere(Latencies):
 
     def of_file(self, path: Path, arch: Arch) -> Latency:
         known = self._of(arch)
-        more = {"reference_ms": self.model.reference_ms, "reference_now_ms": None}
+        more = {"reference_ms": self.model.reference_ms, "reference_ms_interval": None, "reference_now_ms": None}
         return Latency(known.ms, known.interval, {**known.record, **more})
 
     def remark(self, record: Mapping[str, Any]) -> str:

@@ -20,9 +20,9 @@ from latency.device import allowed_cores
 from latency.kit_main import KitError, check_runs
 from latency.memory import peak_resident_bytes
 from latency.onnx_counts import count_file, file_bytes
-from latency.reference import reference_model, stored_reference_ms
+from latency.reference import reference_interval, reference_model, stored_reference_ms
 from latency.rounds import CPU_PROVIDER, Setting, open_session
-from latency.runtime import drift_remark
+from latency.runtime import drift_remark, vague_remark
 from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
 
 MOST_IMAGES = 4096  # of a batch
@@ -124,7 +124,8 @@ def _measured(model: bytes | Path, task: Task, setting: Setting, rng: np.random.
     reference_ms = stored_reference_ms(task, device, rng)
     (timing,) = measure([model], reference_model(task), reference_ms, rng=rng, setting=setting)
     said = {"threads": setting.threads, "batch": setting.batch, "device_fingerprint": device.fingerprint}
-    return {**said, **timing.record()}
+    interval = reference_interval(task, device, reference_ms)
+    return {**said, **timing.record(), "reference_ms_interval": interval}
 
 
 def _peak_resident_bytes(model: bytes | Path, setting: Setting) -> int | None:
@@ -229,14 +230,28 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
     timed = [each for row in outcome["networks"] for each in row["latencies"]]
     if not all(each["latency_steady"] for each in timed):
         console.print("unsteady: the machine is too disturbed for a number; measure again when less runs beside it")
-    for remark in dict.fromkeys(drift_remark(each["reference_ms"], each["reference_now_ms"]) for each in timed):
-        if remark:
-            console.print(Text(remark), soft_wrap=True)
+    for remark in _remarks(timed):
+        console.print(Text(remark), soft_wrap=True)
     device, first = outcome["device"], outcome["networks"][0]["latencies"][0]
     several = len(outcome["networks"][0]["latencies"]) > 1
     setting = f"{_setting(first)} unless said" if several else _setting(first)
     on = f"on {device['cpu']}, {setting}, {device['provider']} of ONNX Runtime {device['onnxruntime']}"
     console.print(Text(on, style="dim"))
+
+
+def _remarks(timed: Sequence[dict[str, Any]]) -> list[str]:
+    """On the reference of each setting, once: what is most to be said of it among all networks."""
+    of_setting: dict[str, list[dict[str, Any]]] = {}
+    for each in timed:
+        of_setting.setdefault(_setting(each), []).append(each)
+    found = []
+    for setting, those in of_setting.items():
+        moved = max(those, key=lambda each: abs(each["reference_now_ms"] / each["reference_ms"] - 1))
+        vague = [vague_remark(each["reference_ms"], each.get("reference_ms_interval")) for each in those]
+        remarks = [*vague, drift_remark(moved["reference_ms"], moved["reference_now_ms"])]
+        before = f"{setting}: " if len(of_setting) > 1 else ""
+        found += [f"{before}{remark}" for remark in dict.fromkeys(remarks) if remark]
+    return found
 
 
 def _print_lines(lines: Sequence[tuple[str, list[str], str]], console: Console) -> None:

@@ -28,6 +28,9 @@ def test_the_reference_is_measured_once_for_each_device_and_task(tmp_path, monke
     assert reference.keep_reference(Task(8, 10), one, ReferenceTime(0.6, (0.5, 0.7))) == 0.5  # what is stored stays
     assert reference.keep_reference(Task(8, 11), one, ReferenceTime(0.6, (0.5, 0.7))) == 0.6
     assert reference.stored_references(one)["3x8x8-11"] == ReferenceTime(0.6, (0.5, 0.7))
+    assert reference.reference_interval(Task(8, 11), one, 0.6) == (0.5, 0.7)
+    assert reference.reference_interval(Task(8, 11), one, 0.61) is None  # a table's, of another time
+    assert reference.reference_interval(Task(9, 11), one, 0.6) is None
     (tmp_path / "devices" / f"{one.fingerprint}.json").write_text('{"reference_ms": {"3x8x8-10": 0.5}}')
     with pytest.raises(InputError, match="is damaged") as caught:
         reference.stored_reference_ms(Task(8, 10), one, rng)
@@ -97,6 +100,12 @@ def test_a_reference_is_found_in_as_many_processes(monkeypatch):
     assert (found.ms, found.interval) == (3.5, (1.0, 6.0))
     assert {each[:3] for each in asked} == {(runtime.reference_once, b"model", rounds.Setting(threads=2))}
     assert len({each[3] for each in asked}) == 6
+
+
+def test_a_vague_reference_is_said_to_be_one():
+    assert runtime.vague_remark(2.0, None) == runtime.vague_remark(2.0, (1.9, 2.15)) == ""
+    assert "known within 15% only" in runtime.vague_remark(2.0, (1.9, 2.3))
+    assert "known within 25% only" in runtime.vague_remark(2.0, (1.6, 2.1))
 
 
 def test_drift_is_said_where_it_is_notable():

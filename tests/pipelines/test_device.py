@@ -251,6 +251,17 @@ def test_damaged_tables_are_refused(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
+    ("interval", "now_ms", "says"),
+    [((1.9, 2.1), 2.0, []), ((1.5, 2.1), 2.6, ["33% only", "30% slower"]), (None, 2.6, ["30% slower"])],
+)
+def test_what_is_to_be_said_of_the_reference_is_said(interval, now_ms, says):
+    record = {"reference_ms": 2.0, "reference_ms_interval": interval, "reference_now_ms": now_ms}
+    text = MeasuredHere(SPACE, TASK, 2.0).remark(record)
+    assert all(each in text for each in says)
+    assert bool(text) == bool(says)
+
+
+@pytest.mark.parametrize(
     ("known", "origin", "kind", "reference_ms"),
     [
         (Device.here(), "here", MeasuredHere, 0.5),

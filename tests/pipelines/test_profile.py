@@ -211,6 +211,23 @@ def test_a_machine_that_drifted_since_its_reference_was_stored_says_so_once():
     assert printed(slower, width=200).count("this machine now runs 30% slower than when its reference latency") == 1
 
 
+def test_of_several_settings_it_is_said_which_one_drifted():
+    row = row_of("a", now_ms=2.6)
+    row["latencies"] = [row["latencies"][0], {**row["latencies"][0], "threads": 2, "reference_now_ms": 1.4}]
+    text = printed({"device": known_device(), "networks": [row, row_of("b", now_ms=2.4)]}, width=200)
+    assert "1 thread: this machine now runs 30% slower" in text
+    assert "2 threads: this machine now runs 30% faster" in text
+    assert "20% slower" not in text
+
+
+def test_a_reference_that_is_hardly_known_is_said():
+    row = row_of("a", now_ms=2.0)
+    row["latencies"][0]["reference_ms_interval"] = (1.95, 2.1)
+    assert "is known within" not in printed({"device": known_device(), "networks": [row]}, width=300)
+    row["latencies"][0]["reference_ms_interval"] = (1.6, 2.1)
+    assert "is known within 25% only" in printed({"device": known_device(), "networks": [row]}, width=300)
+
+
 def test_a_file_whose_products_are_not_all_counted_is_timed_and_says_so(tmp_path):
     graph = helper.make_graph(
         [helper.make_node("Einsum", ["x", "w"], ["y"], equation="nchw,oc->nohw")],
