@@ -89,7 +89,7 @@ def open_session(model: bytes | Path, setting: Setting = DEFAULT_SETTING) -> Any
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and whoever catches them says them
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if setting.provider != CPU_PROVIDER:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -53,7 +53,7 @@ def test_a_file_whose_input_is_no_image_is_refused(tmp_path, inputs, came):
     assert caught.value.hint
 
 
-def test_a_file_that_cannot_run_is_refused(tmp_path):
+def test_a_file_that_cannot_run_is_refused(tmp_path, capfd):
     graph = helper.make_graph(
         [helper.make_node("Reshape", ["x", "to"], ["y"])],
         "graph",
@@ -67,6 +67,7 @@ def test_a_file_that_cannot_run_is_refused(tmp_path):
         with pytest.raises(InputError, match=r"stiff.onnx must be a model that ONNX .* runs: .*Reshape") as caught:
             profile([str(tmp_path / "stiff.onnx")], **AT, seed=0, batches=batches)
         assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""  # ONNX Runtime says nothing beside it
 
 
 def test_a_batch_too_large_for_the_memory_is_said_before_anything_is_measured(monkeypatch):
