@@ -200,7 +200,7 @@ def measure_model(
 
 def latencies_of(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task) -> Latencies:
     """How a run gets its latencies, by what is stored with it."""
-    table = read_json(run.table)
+    table = read_any_table(run.table)
     if not _is_of(table, Device.here()) and table.get("origin") == FROM_KIT:
         return EstimatedElsewhere(space, open_model(config, run, space, task))
     return MeasuredHere(space, task, float(table["reference_ms"]) if _is_of(table, Device.here()) else None)
@@ -223,9 +223,10 @@ def check_not_mixed(run: RunFolder, hint: str) -> None:
     """Make sure that what is measured now may stand among what a run has.
 
     Raises:
-        InputError: if the latencies of the run are of another device, which only a kit's may be, or another protocol.
+        InputError: if the latencies of the run are of another device, which only a kit's may be, or another protocol,
+            or its table is damaged.
     """
-    stored, here = read_json(run.table), Device.here()
+    stored, here = read_any_table(run.table), Device.here()
     if not _is_of(stored, here) and (stored.get("origin") != FROM_KIT or _protocol(stored) != PROTOCOL):
         was = f"on {Device(**stored['device'])}" if _protocol(stored) == PROTOCOL else "by another version of hwnas"
         raise InputError(

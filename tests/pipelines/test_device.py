@@ -302,6 +302,17 @@ def test_a_run_whose_device_changed_is_refused_with_the_command_that_begins_a_ne
     assert "\n" not in caught.value.hint
 
 
+def test_the_damaged_table_of_a_run_is_said_to_be_damaged(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    config = RunConfig.of(job="search", data="digits", data_root="data", space=SPACE.name, trials=3)
+    for text in ("{}", stored(Device.here(), reference_ms=-1.0)):
+        run.table.write_text(text)
+        for read in (open_model, latencies_of):
+            with pytest.raises(InputError, match=r"latency_table\.json must be a latency table, but is damaged"):
+                read(config, run, SPACE, TASK)
+
+
 def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(stored(Device.here(), protocol=2))
