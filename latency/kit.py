@@ -79,7 +79,7 @@ class KitPlan(_Told):
     space_sha256: str | None  # of the file of a person's own space
     task: _Task
     seed: int
-    calibration: list[str]
+    calibration: Annotated[list[str], Field(min_length=1)]
     visits: Annotated[int, Field(ge=LEAST_PLAN_VISITS)]
     rounds: Count
     groups: list[list[str]]
@@ -268,7 +268,9 @@ def read_result(path: Path, kit_folder: Path | None = None) -> KitResult:
     device = Device(**result.device.model_dump())
     if device.fingerprint != result.fingerprint:
         raise InputError(
-            f"{path} must be of the device that it names, but its device was edited ({device})", hint=again
+            f"{path} must be of the device that it names, but its device was edited ({device}), or a kit of another "
+            "hwnas measured it",
+            hint=f"{again}; if that says the same, make a new kit",
         )
     if digest(stored["kit"]) != result.kit_id:
         raise InputError(f"{path} must say what kit it is of, but that part was edited", hint=again)
@@ -284,7 +286,23 @@ def read_result(path: Path, kit_folder: Path | None = None) -> KitResult:
     _check_complete(path, result)
     if digest({key: value for key, value in stored.items() if key != "digest"}) != result.digest:
         raise InputError(f"{path} must be as {MAIN_FILE} wrote it, but it was edited", hint=again)
+    _check_possible(path, result)
     return result
+
+
+def _check_possible(path: Path, result: KitResult) -> None:
+    threads, cores = result.device.threads, result.device.cores
+    if threads > cores:
+        raise InputError(
+            f"{path} must be measured with no more threads than cores, got {threads} threads on {cores}",
+            hint=f"run {MAIN_FILE} again",
+        )
+    low, high = result.reference_ms_interval
+    if not low <= result.reference_ms <= high:
+        raise InputError(
+            f"{path} must have a reference_ms of {low:g} to {high:g}, its interval, got {result.reference_ms:g}",
+            hint=f"run {MAIN_FILE} again",
+        )
 
 
 def _check_complete(path: Path, result: KitResult) -> None:
@@ -310,10 +328,11 @@ def import_result(result: KitResult, *, space: str | None = None) -> LatencyMode
     Args:
         space: the file of a person's own space, which no kit carries.
     Raises:
-        InputError: if the space is another one now than when the kit was made.
+        InputError: if the space is another one now than when the kit was made, or the kit is of no networks.
     """
     kit, task = result.kit, Task(**result.kit.task.model_dump())
-    if kit.space_sha256 is not None and space is None:
+    # What was carried here names no file of this machine to be run.
+    if space is None and (kit.space_sha256 is not None or SpaceFile.is_meant_by(kit.space)):
         raise InputError(f"the kit is of {kit.space}, a space of your own", hint="give it: --space FILE.py:CLASS")
     opened = get_space(space or kit.space, task)
     if opened.name != kit.space:

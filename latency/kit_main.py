@@ -32,6 +32,7 @@ from .runtime import (
     drift_remark,
     measure,
     measure_reference,
+    vague_remark,
 )
 
 VERSION = 2  # of what a kit and its result hold
@@ -152,8 +153,9 @@ def check_runs(model: bytes | Path, name: str, batches: Sequence[int] = (1,)) ->
             asked = ", ".join(map(str, batches))
             raise KitError(f"{name} takes batches of {batch}, so the batch must be {batch}; got {asked}")
         if is_image and all(isinstance(size, int) for size in inputs[0].shape[1:]):
-            shape = [size if isinstance(size, int) else batches[0] for size in inputs[0].shape]
-            session.run(None, {inputs[0].name: np.zeros(shape, dtype=np.float32)})
+            for each in batches:
+                shape = [size if isinstance(size, int) else each for size in inputs[0].shape]
+                session.run(None, {inputs[0].name: np.zeros(shape, dtype=np.float32)})
             return
     except KitError:
         raise
@@ -230,13 +232,14 @@ class Begun:
 def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     """All that the kit asks for: what `hwnas device import` reads."""
     device, groups, visits = begun.device, kit.plan["groups"], kit.plan["visits"]
-    rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
+    seed, setting = kit.plan["seed"], Setting(device.threads, device.provider)
     check_runs(kit.model(REFERENCE), "the kit's reference network")
-    left = visits - len(begun.stored.get("visits", []))
-    progress = Progress(left * runs_of(kit.plan, groups) + REFERENCE_RUNS)
-    reference_ms = begun.reference_ms(rng)
+    done = len(begun.stored.get("visits", []))
+    progress = Progress((visits - done) * runs_of(kit.plan, groups) + REFERENCE_RUNS)
+    reference_ms = begun.reference_ms(np.random.default_rng(seed))
     progress.advance(REFERENCE_RUNS)
-    for _ in range(left):
+    for number in range(done, visits):
+        rng = np.random.default_rng([seed, number])  # its own: going on must not repeat the orders of earlier visits
         visit: dict[str, float] = {}
         for piece in pieces(list(map(len, groups)), rng):
             part = [groups[i] for i in piece]
@@ -271,6 +274,10 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
     device = begun.device
     rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
     reference, reference_ms = kit.model(REFERENCE), begun.reference_ms(rng)
+    interval = begun.stored["reference_ms_interval"]
+    vague = vague_remark(reference_ms, interval)
+    if vague:
+        print(f"{MAIN_FILE}: {vague}", file=sys.stderr)
     rows = []
     for path in files:
         (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
@@ -285,7 +292,8 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
             print(f"{path}: {remark}", file=sys.stderr)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         rows.append({"file": str(path), "sha256": sha256, **timing.record()})
-    return {**said_of(MODELS_RESULT, kit, device), "reference_ms": reference_ms, "models": rows}
+    known = {"reference_ms": reference_ms, "reference_ms_interval": interval}
+    return {**said_of(MODELS_RESULT, kit, device), **known, "models": rows}
 
 
 def said_of(kind: str, kit: Kit, device: Device) -> dict[str, Any]:

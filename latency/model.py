@@ -170,16 +170,23 @@ class LearnedLatency(LatencyModel):
 
 
 def check_enough(space: SearchSpace, rows: Population) -> None:
-    """Make sure that something can be learned from so few networks.
+    """Make sure that something can be learned from these networks, and that one left out is not among the others.
 
     Raises:
-        InputError: if there are fewer than 6.
+        InputError: if there are fewer than 6, or two are the same network.
     """
     if len(rows) < LEAST_NETWORKS:
         raise InputError(
             f"a latency estimate of {space.name} needs {LEAST_NETWORKS} different networks to learn from, "
             f"got {len(rows)}",
             hint="widen the space: give a gene more values",
+        )
+    different = len(np.unique(space.canonical(rows), axis=0))
+    if different < len(rows):
+        raise InputError(
+            f"each network that a latency estimate of {space.name} is learned from must come once, but of {len(rows)} "
+            f"only {different} are different",
+            hint="leave out what comes twice: leaving one out would not tell the error of the estimate",
         )
 
 
@@ -197,7 +204,7 @@ def learn_latency(
         rows: (n, genes), different from one another.
         measured_ms: (n,) their latency on the device.
     Raises:
-        InputError: if there are fewer than 6 rows, or as many times are not given, each above 0.
+        InputError: if there are fewer than 6 rows, two of one network, or not as many times, each above 0.
     """
     check_enough(space, rows)
     if measured_ms.shape != (len(rows),) or not (np.isfinite(measured_ms) & (measured_ms > 0)).all():
@@ -229,7 +236,7 @@ def measure_learned(
         calibration: (n, genes) rows, different from one another and spread over the space, as `spread_rows` draws.
         budget_s: make fewer visits so that timing takes about this long.
     Raises:
-        InputError: if there are fewer than 6 rows.
+        InputError: if there are fewer than 6 rows, or two of one network.
     """
     plan = learned_plan(space, task, calibration)
     log_ratios = measure_plan(plan, reference, rng, budget_s=budget_s)
@@ -240,7 +247,7 @@ def learned_plan(space: SearchSpace, task: Task, calibration: Population) -> Mea
     """What `fit_learned` needs measured: the networks of the rows.
 
     Raises:
-        InputError: if there are fewer than 6 rows.
+        InputError: if there are fewer than 6 rows, or two of one network.
     """
     check_enough(space, calibration)
     # Each beside the reference alone, as a file is measured at the end: in rounds of many, small networks are faster.

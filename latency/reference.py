@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,6 +19,11 @@ from .device import Device
 from .onnx_graph import build_onnx, write_atomically
 from .rounds import Setting
 from .runtime import ReferenceTime, measure_reference
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 WEIGHT_SEED = 0  # latency does not depend on the weights, so one fixed file serves everywhere
 
@@ -44,22 +52,38 @@ def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) ->
     return keep_reference(task, device, measure_reference(reference_model(task), rng, setting=setting))
 
 
+def reference_interval(task: Task, device: Device, reference_ms: float) -> tuple[float, float] | None:
+    """The 95 % interval of a stored reference latency; None where another value is stored, or none."""
+    known = stored_references(device).get(_key(task))
+    return None if known is None or known.ms != reference_ms else known.interval
+
+
 def keep_reference(task: Task, device: Device, measured: ReferenceTime) -> float:
     """Store what was measured, unless another is stored already: a device has one value for all its latencies.
 
     Returns:
         What is stored then, in ms.
     """
-    known = {_key(task): measured, **stored_references(device)}
-    record = {
-        "device": asdict(device),
-        "reference_ms": {key: each.ms for key, each in known.items()},
-        "reference_ms_interval": {key: each.interval for key, each in known.items()},
-    }
     path = _path(device)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(record, indent=1).encode())
+    with _locked(path):
+        known = {_key(task): measured, **stored_references(device)}
+        record = {
+            "device": asdict(device),
+            "reference_ms": {key: each.ms for key, each in known.items()},
+            "reference_ms_interval": {key: each.interval for key, each in known.items()},
+        }
+        write_atomically(path, json.dumps(record, indent=1, allow_nan=False).encode())
     return known[_key(task)].ms
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait until no other process changes the file: of two that measured at once, each must see what the other kept."""
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def stored_references(device: Device) -> dict[str, ReferenceTime]:
@@ -74,7 +98,10 @@ def stored_references(device: Device) -> dict[str, ReferenceTime]:
     try:
         stored = json.loads(path.read_text())
         intervals = {key: (float(low), float(high)) for key, (low, high) in stored["reference_ms_interval"].items()}
-        return {key: ReferenceTime(float(ms), intervals[key]) for key, ms in stored["reference_ms"].items()}
+        known = {key: ReferenceTime(float(ms), intervals[key]) for key, ms in stored["reference_ms"].items()}
+        if not all(0 < each.interval[0] <= each.ms <= each.interval[1] < math.inf for each in known.values()):
+            raise ValueError("a latency must be above 0 ms and inside its interval")
+        return known
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} must hold what was measured of this device, but is damaged: {error}",

@@ -34,12 +34,14 @@ LEAST_RUNS = 3  # of a network in a visit that were not interrupted, for those t
 SLOW_ROUND = 1.2  # the reference, times its lower quartile of the visit; on a quiet or a fully busy machine 1.1
 INTERRUPTED = 1.1  # wall clock over CPU time of a run
 TRIES = 3  # visits that are made for each that is wanted, where the machine is disturbed
+FINE_STEP_MS = 0.005  # a step of the CPU clock of which reading it may be the reason
+COARSE = 0.05  # larger step of the CPU clock, as a share of a run: some systems count in 10 or 16 ms
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # what disturbs is often short: waited before giving up, one after another
 T = TypeVar("T")
 
 
 class DisturbedError(RuntimeError):
-    """The machine's speed changes too much for any number to be a measurement."""
+    """The machine's speed changes too much, or its clock is too coarse, for any number to be a measurement."""
 
 
 class ProviderError(RuntimeError):
@@ -59,6 +61,10 @@ class Setting:
     threads: int = 1
     provider: str = CPU_PROVIDER
     batch: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.threads, self.batch) < 1:  # of 0 threads ONNX Runtime makes as many as it likes
+            raise ValueError(f"threads and batch must be at least 1, got {self.threads} and {self.batch}")
 
     @property
     def on_cpu_clock(self) -> bool:
@@ -83,7 +89,7 @@ def open_session(model: bytes | Path, setting: Setting = DEFAULT_SETTING) -> Any
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and whoever catches them says them
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if setting.provider != CPU_PROVIDER:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -172,16 +178,22 @@ def run_rounds(
         budget_s: fewer visits are made where `visits` would take longer, but at least 3.
         enough: asked after each visit from the third on; where it says so, no further visits are made.
     Raises:
-        DisturbedError: if two visits are disturbed for each that is not.
+        DisturbedError: if two visits are disturbed for each that is not, or the CPU clock goes in steps too large.
         ProviderError: see `open_session`.
     """
     started = time.monotonic()
+    step_ms = clock_step_ms() if setting.on_cpu_clock else 0.0
     made: list[tuple[NDArray[np.float64], ...]] = []
     repeated = 0
     pauses = iter(PAUSES_S)
     while True:
         visit = _visit(models, rounds, warm_runs, rng, setting)
         alone = _joined([visit], setting.on_cpu_clock, 0)
+        if step_ms > max(FINE_STEP_MS, COARSE * alone.times.min()):
+            raise DisturbedError(
+                f"the CPU time of this system is too coarse to measure: it goes in steps of {step_ms:.3g} ms, and a "
+                f"run takes {alone.times.min():.3g} ms"
+            )
         if alone.slow_rounds().mean() > 0.5:
             repeated += 1
             if budget_s is not None and len(made) >= LEAST_VISITS and time.monotonic() - started > budget_s:
@@ -206,6 +218,17 @@ def run_rounds(
             if enough is not None and enough(_joined(made, setting.on_cpu_clock, repeated)):
                 break
     return _joined(made, setting.on_cpu_clock, repeated)
+
+
+def clock_step_ms() -> float:
+    """The least step in which the CPU time of a thread is seen to advance."""
+    steps = []
+    for _ in range(5):
+        began = now = time.thread_time_ns()
+        while now == began:
+            now = time.thread_time_ns()
+        steps.append((now - began) / 1e6)
+    return min(steps)
 
 
 def _joined(visits: Sequence[tuple[NDArray[np.float64], ...]], on_cpu_clock: bool, repeated: int) -> Rounds:

@@ -29,6 +29,7 @@ PRECISION = 0.0125
 FIRST_VISITS, MOST_VISITS = 6, 24
 UNSTEADY = 0.1  # half of an interval from which on a number is none
 NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
+VAGUE_REFERENCE = 0.1  # half of the interval of a stored reference latency
 REFERENCE_PROCESSES, REFERENCE_VISITS, REFERENCE_ROUNDS = 6, 3, 12
 # 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
 STUDENT_T = (
@@ -93,6 +94,22 @@ def drift_remark(reference_ms: float, reference_now_ms: float) -> str:
     return (
         f"this machine now runs {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
         "latency was stored; latencies are given as of then"
+    )
+
+
+def vague_remark(reference_ms: float, interval: Sequence[float] | None) -> str:
+    """What a person should know of a reference latency that was stored on a disturbed machine, or "".
+
+    Ratios to the reference, and which of two networks is faster, do not depend on it; milliseconds do.
+    """
+    if interval is None:
+        return ""
+    half = max(interval[1] / reference_ms, reference_ms / interval[0]) - 1
+    if half <= VAGUE_REFERENCE:
+        return ""
+    return (
+        f"the reference latency of this machine was stored while it was disturbed, and is known within {half:.0%} "
+        "only: so are the milliseconds of all latencies here"
     )
 
 

@@ -96,10 +96,10 @@ def measure_table(
     """Time every block of a chain space once, then scale the sums by the measured `calibration` networks.
 
     Args:
-        calibration: (n, genes) rows, n >= 3, spread over the range of costs that will be asked for.
+        calibration: (n, genes) rows, n >= 6, spread over the range of costs that will be asked for.
         budget_s: make fewer visits so that timing takes about this long.
     Raises:
-        InputError: if the space is no chain.
+        InputError: if the space is no chain, or the rows are fewer than 6 or not all of different networks.
     """
     plan = table_plan(space, task, calibration)
     log_ratios = measure_plan(plan, reference, rng, budget_s=budget_s)
@@ -120,7 +120,7 @@ def table_plan(space: SearchSpace, task: Task, calibration: Population) -> Measu
     """What `fit_table` needs measured: all different blocks in context together, then whole networks.
 
     Raises:
-        InputError: if the space is no chain.
+        InputError: if the space is no chain, or the rows are fewer than 6 or not all of different networks.
     """
     if not isinstance(space, ChainSpace):
         raise InputError(f"block tables are for chains of blocks, and {space.name} is none")

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from latency.runtime import measure
 from spaces import InputError, Task
 
 from .config import RunConfig
-from .latencies import is_measured, known_interval, known_ms, latencies_of
+from .latencies import check_not_mixed, is_measured, known_interval, known_ms, latencies_of
 from .run_folder import RunFolder, write_json
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def deploy(run: RunFolder, pick: str, out: Path | None = None) -> dict[str, Any]
     Returns:
         The folder, the checks, and what `model.json` says.
     Raises:
-        InputError: if there is no such model, the target exists, or another process works on the run.
+        InputError: if there is no such model, the target exists or is not the file that its certificate is about, the
+            model would stand among others measured on another device, or another process works on the run.
         ParityError: if the exported model computes something else; nothing is left behind then.
     """
     use_one_thread()
@@ -58,7 +60,10 @@ def deploy_locked(run: RunFolder, pick: str, out: Path | None = None) -> dict[st
     if folder.resolve() != source.resolve():
         _refuse_to_overwrite(run, folder)
     elif target.exists() and record.get("checks") and "certificate" in record:  # earlier versions did not say it
+        _check_certified(target, record)
         return {"folder": str(folder), "name": name, "checks": record["checks"], "model": record}
+    else:
+        check_not_mixed(run, "give an --out outside the run: what is measured here stands there")
     folder.mkdir(parents=True, exist_ok=True)
     # The model gets its name last: a process that dies before leaves nothing that looks finished.
     unchecked = folder / "unchecked.onnx"
@@ -80,6 +85,16 @@ def _refuse_to_overwrite(run: RunFolder, folder: Path) -> None:
     for file in ("model.onnx", "model.json", "weights.pt"):
         if (folder / file).exists():
             raise InputError(f"{folder / file} exists already", hint="give another --out, or remove it")
+
+
+def _check_certified(target: Path, record: Mapping[str, Any]) -> None:
+    """Earlier versions did not say which file a certificate is about."""
+    known = record.get("model_sha256")
+    if known is not None and sha256(target.read_bytes()).hexdigest() != known:
+        raise InputError(
+            f"{target} must be the file that its certificate is about, but it was changed since",
+            hint="remove it: it is made and measured again then",
+        )
 
 
 def choose(models: Mapping[str, Mapping[str, Any]], pick: str, limits: Sequence[Limit]) -> str:
@@ -203,6 +218,7 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
         "output": {"name": "logits", "shape": ["batch", data.task.classes]},
         "class_names": list(data.class_names),
         "model_bytes": target.stat().st_size,
+        "model_sha256": sha256(target.read_bytes()).hexdigest(),
         "checks": {
             "parity_images": parity.images,
             "largest_difference": parity.largest_difference,
@@ -259,6 +275,7 @@ def certificate(record: Mapping[str, Any], limits: Sequence[Limit]) -> dict[str,
         "latency_wall_p90_ms": record["latency_wall_p90_ms"],
         "latency_ms_means": LATENCY_MEANS,
         "device": record["device"],
+        "device_fingerprint": record["device_fingerprint"],
     }
 
 
@@ -284,7 +301,7 @@ def with_normalisation(network: nn.Module, mean: np.ndarray, std: np.ndarray) ->
     return Normalised().eval()
 
 
-def measure_in_new_process(path: Path, task: Task, reference_ms: float | None = None) -> tuple[Timing, str]:
+def measure_in_new_process(path: Path, task: Task, reference_ms: float | None = None) -> tuple[Timing, Device]:
     """Measure an ONNX file where nothing else has run: what someone who takes the file would find.
 
     Args:
@@ -296,11 +313,11 @@ def measure_in_new_process(path: Path, task: Task, reference_ms: float | None = 
         return pool.submit(measure_file, path, task, reference_ms).result()
 
 
-def measure_file(path: Path, task: Task, reference_ms: float) -> tuple[Timing, str]:
+def measure_file(path: Path, task: Task, reference_ms: float) -> tuple[Timing, Device]:
     """Measure an ONNX file beside the reference network of its task, on this device."""
     rng = np.random.default_rng(0)  # orders the rounds; the network's weights are its own
     (timing,) = measure([path], reference_model(task), reference_ms, rng=rng)
-    return timing, str(Device.here())
+    return timing, Device.here()
 
 
 def versions() -> dict[str, str]:

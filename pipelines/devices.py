@@ -76,7 +76,7 @@ def measure_device(
     Args:
         out: by default a file under $HWNAS_HOME/tables, named for space, task and device.
     Raises:
-        InputError: if `out` is something else than a latency model, or one that a kit measured.
+        InputError: if `out` is something else than a latency model of this space and task, or one that a kit measured.
     """
     started = time.monotonic()
     if seed < 0:
@@ -86,7 +86,8 @@ def measure_device(
         name = f"{opened.name}-{task.resolution}px-{task.channels}-{task.classes}-{device.fingerprint}"
         out = home() / "tables" / f"{re.sub(r'[^A-Za-z0-9@.,_-]', '_', name)}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-    _check_out(out, lambda stored: stored.get("origin", FROM_HERE) == FROM_HERE)
+    of = (FROM_HERE, opened.name, asdict(task))
+    _check_out(out, lambda stored: (stored.get("origin", FROM_HERE), stored["space"], stored["task"]) == of)
     made = _write(out, measure_model(opened, task, device, seed=seed, budget_s=budget_s), FROM_HERE)
     return {**made, "budget_s": budget_s, "seconds": time.monotonic() - started}
 
@@ -116,12 +117,26 @@ def import_kit(result: Path, out: Path, *, kit: Path | None = None, space: str |
 
     Raises:
         InputError: if the result is not what the kit wrote there, or `out` is something else than a latency model that
-            a kit gave for the same processor, space and task.
+            a kit gave for the same processor, threads, space and task.
     """
     read = read_result(result, kit)
-    of = (FROM_KIT, read.device.cpu, read.kit.space, read.kit.task.model_dump())
-    _check_out(out, lambda s: (s.get("origin", FROM_HERE), s["device"]["cpu"], s["space"], s["task"]) == of)
+    of = (
+        FROM_KIT,
+        read.device.cpu,
+        read.device.threads,
+        read.device.provider,
+        read.kit.space,
+        read.kit.task.model_dump(),
+    )
+    _check_out(out, lambda stored: _what_it_is_of(stored) == of)
     return _write(out, import_result(read, space=space), FROM_KIT)
+
+
+def _what_it_is_of(stored: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a newer table of the same must share; versions may have changed."""
+    device = stored["device"]
+    of = (device["cpu"], device.get("threads"), device.get("provider"), stored["space"], stored["task"])
+    return (stored.get("origin", FROM_HERE), *of)
 
 
 def _check_out(out: Path, may_be_replaced: Callable[[Mapping[str, Any]], bool]) -> None:
@@ -137,7 +152,7 @@ def _check_out(out: Path, may_be_replaced: Callable[[Mapping[str, Any]], bool]) 
             by = "a kit" if stored.get("origin") == FROM_KIT else "hwnas"
             raise InputError(
                 f"{out} exists and is another table: of {stored['space']}, {stored['task']['resolution']} px, "
-                f"by {by} on {stored['device']['cpu']}",
+                f"by {by} on {stored['device']['cpu']}, {stored['device'].get('threads')} thread(s)",
                 hint="give another --out, or remove that one",
             )
 

@@ -31,8 +31,8 @@ from latency import (
 )
 from latency.device import PROTOCOL
 from latency.kit_main import MAIN_FILE
-from latency.reference import reference_model, stored_reference_ms
-from latency.runtime import drift_remark
+from latency.reference import reference_interval, reference_model, stored_reference_ms
+from latency.runtime import drift_remark, vague_remark
 from spaces import Arch, InputError, SearchSpace, Task
 
 from .config import RunConfig
@@ -93,7 +93,7 @@ class MeasuredHere(Latencies):
         with WorkerPool(1) as pool:
             timings = pool.submit(measure_archs, self.space, archs, self.task, self.reference_ms, rng).result()
         before = "the network with random weights, before training"
-        return [self._of(timing, before, str(Device.here())) for timing in timings]
+        return [self._of(timing, before, Device.here()) for timing in timings]
 
     def of_file(self, path: Path, arch: Arch) -> Latency:
         from .deploy import measure_in_new_process
@@ -102,13 +102,19 @@ class MeasuredHere(Latencies):
         return self._of(timing, "model.onnx, in a process of its own", device)
 
     def remark(self, record: Mapping[str, Any]) -> str:
-        return drift_remark(record["reference_ms"], record["reference_now_ms"])
+        known_ms = record["reference_ms"]
+        remarks = (
+            vague_remark(known_ms, record.get("reference_ms_interval")),  # earlier versions do not say it
+            drift_remark(known_ms, record["reference_now_ms"]),
+        )
+        return "; ".join(filter(None, remarks))
 
     def to_measure(self) -> None:
         return None
 
-    def _of(self, timing: Timing, of: str, device: str) -> Latency:
-        record = {**timing.record(), "latency_of": of, "device": device}
+    def _of(self, timing: Timing, of: str, device: Device) -> Latency:
+        interval = reference_interval(self.task, device, timing.reference_ms)
+        record = {**timing.record(), "reference_ms_interval": interval, "latency_of": of, **_named(device)}
         return Latency(timing.latency_ms, timing.latency_ms_interval, record)
 
 
@@ -124,7 +130,7 @@ class EstimatedElsewhere(Latencies):
 
     def of_file(self, path: Path, arch: Arch) -> Latency:
         known = self._of(arch)
-        more = {"reference_ms": self.model.reference_ms, "reference_now_ms": None}
+        more = {"reference_ms": self.model.reference_ms, "reference_ms_interval": None, "reference_now_ms": None}
         return Latency(known.ms, known.interval, {**known.record, **more})
 
     def remark(self, record: Mapping[str, Any]) -> str:
@@ -148,9 +154,14 @@ class EstimatedElsewhere(Latencies):
             "latency_ms_estimated": ms,
             "latency_ms_estimated_interval": list(interval),
             "latency_of": "the latency table of the device, not measured",
-            "device": str(self.model.device),
+            **_named(self.model.device),
         }
         return Latency(ms, interval, record)
+
+
+def _named(device: Device) -> dict[str, str]:
+    """How a record says what its latency is of: for people, and to be compared."""
+    return {"device": str(device), "device_fingerprint": device.fingerprint}
 
 
 def known_ms(model: Mapping[str, Any]) -> float:
@@ -189,7 +200,7 @@ def measure_model(
 
 def latencies_of(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task) -> Latencies:
     """How a run gets its latencies, by what is stored with it."""
-    table = read_json(run.table)
+    table = read_any_table(run.table)
     if not _is_of(table, Device.here()) and table.get("origin") == FROM_KIT:
         return EstimatedElsewhere(space, open_model(config, run, space, task))
     return MeasuredHere(space, task, float(table["reference_ms"]) if _is_of(table, Device.here()) else None)
@@ -201,16 +212,26 @@ def open_model(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task
     Raises:
         InputError: if it is of another device, which only a kit's may be, or of another protocol.
     """
-    stored, here = read_json(run.table), Device.here()
-    if not _is_of(stored, here) and (stored.get("origin") != FROM_KIT or _protocol(stored) != PROTOCOL):
-        from .report import rerun_command  # which needs this module
+    from .report import rerun_command  # which needs this module
 
+    check_not_mixed(run, "go on there, or begin a new run: " + rerun_command(config).replace(" \\\n    ", " "))
+    stored = read_json(run.table)
+    return read_latency_model(json.dumps(stored), space=space, task=task, device=Device(**stored["device"]))
+
+
+def check_not_mixed(run: RunFolder, hint: str) -> None:
+    """Make sure that what is measured now may stand among what a run has.
+
+    Raises:
+        InputError: if the latencies of the run are of another device, which only a kit's may be, or another protocol,
+            or its table is damaged.
+    """
+    stored, here = read_any_table(run.table), Device.here()
+    if not _is_of(stored, here) and (stored.get("origin") != FROM_KIT or _protocol(stored) != PROTOCOL):
         was = f"on {Device(**stored['device'])}" if _protocol(stored) == PROTOCOL else "by another version of hwnas"
         raise InputError(
-            f"the latencies of {run.path} were measured {was}, and cannot be mixed with those of {here}",
-            hint="go on there, or begin a new run: " + rerun_command(config).replace(" \\\n    ", " "),
+            f"the latencies of {run.path} were measured {was}, and cannot be mixed with those of {here}", hint=hint
         )
-    return read_latency_model(json.dumps(stored), space=space, task=task, device=Device(**stored["device"]))
 
 
 def _protocol(stored: Mapping[str, Any]) -> int:
@@ -236,13 +257,13 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
     if (stored["space"], its_task) != (space.name, task):
         raise InputError(
             f"{path} must be of {space.name} and {_said(task)}, but it is of {stored['space']} and {_said(its_task)}",
-            hint=f"make the right one: {remake_command(path, origin, named or space.name, task)}",
+            hint=f"make the right one: {remake_command(None, origin, named or space.name, task)}",
         )
     if origin == FROM_HERE and device != Device.here():
         raise InputError(
             f"{path} was measured on {device}, and this is {Device.here()}",
             hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}; "
-            f"or by a kit for another device: {remake_command(path, FROM_KIT, named or space.name, task)}",
+            f"or by a kit for another device: {remake_command(None, FROM_KIT, named or space.name, task)}",
         )
     text = path.read_text()
     try:
@@ -251,7 +272,7 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(
             f"{path} must be a latency table, but is damaged: {error!r}",
-            hint=f"make a new one: {remake_command(path, origin, space.name, task)}",
+            hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}",
         ) from None
     return text
 
@@ -297,6 +318,8 @@ def read_any_table(path: Path) -> dict[str, Any]:
             raise ValueError("a number is not finite or not positive")
         if np.shape(stored["calibration"])[1:] != (2,):
             raise ValueError("its calibration must be pairs")
+        if min(np.ravel(stored["calibration"])) <= 0:
+            raise ValueError("networks must take a time above 0")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path} must be a latency table, but is damaged or something else: {error!r}",
@@ -305,13 +328,13 @@ def read_any_table(path: Path) -> dict[str, Any]:
     return stored
 
 
-def remake_command(path: Path, origin: str, space: str, task: Task) -> str:
-    """What writes such a table anew."""
+def remake_command(path: Path | None, origin: str, space: str, task: Task) -> str:
+    """What writes such a table anew, in the place of the one at `path` where that is of the same."""
     asked = f"--space {shlex.quote(space)} --resolution {task.resolution} --classes {task.classes}"
     asked += f" --channels {task.channels}"
     if origin == FROM_KIT:
         return f"hwnas device kit OUT {asked}"
-    return f"hwnas device measure {asked} --out {shlex.quote(str(path))}"
+    return f"hwnas device measure {asked}" + ("" if path is None else f" --out {shlex.quote(str(path))}")
 
 
 def _said(task: Task) -> str:

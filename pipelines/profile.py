@@ -20,9 +20,9 @@ from latency.device import allowed_cores
 from latency.kit_main import KitError, check_runs
 from latency.memory import peak_resident_bytes
 from latency.onnx_counts import count_file, file_bytes
-from latency.reference import reference_model, stored_reference_ms
+from latency.reference import reference_interval, reference_model, stored_reference_ms
 from latency.rounds import CPU_PROVIDER, Setting, open_session
-from latency.runtime import drift_remark
+from latency.runtime import drift_remark, vague_remark
 from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
 
 MOST_IMAGES = 4096  # of a batch
@@ -90,6 +90,7 @@ def profile(
         else:
             task = PUBLISHED[name].task if name in PUBLISHED and nothing_asked else asked
             row, model = _of_arch(name, task, rng, own)
+            _check_runs(model, name, batches, hint="give a smaller --batch or --resolution")
             models.append(model)
             row["task"] = asdict(task)
         rows.append(row)
@@ -122,7 +123,9 @@ def _measured(model: bytes | Path, task: Task, setting: Setting, rng: np.random.
     device = Device.here(threads=setting.threads, provider=setting.provider)
     reference_ms = stored_reference_ms(task, device, rng)
     (timing,) = measure([model], reference_model(task), reference_ms, rng=rng, setting=setting)
-    return {"threads": setting.threads, "batch": setting.batch, **timing.record()}
+    said = {"threads": setting.threads, "batch": setting.batch, "device_fingerprint": device.fingerprint}
+    interval = reference_interval(task, device, reference_ms)
+    return {**said, **timing.record(), "reference_ms_interval": interval}
 
 
 def _peak_resident_bytes(model: bytes | Path, setting: Setting) -> int | None:
@@ -146,12 +149,8 @@ def _of_file(path: Path, batches: Sequence[int]) -> tuple[dict[str, Any], Path]:
     except Exception as error:  # the checker, protobuf and the file system each have their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} must be an ONNX model: {reason}") from None
-    try:
-        check_runs(path, str(path), batches)
-    except KitError as error:
-        raise InputError(
-            str(error), hint="export it with fixed sizes but for the batch, and without conversions from other types"
-        ) from None
+    how = "export it with fixed sizes but for the batch, and without conversions from other types"
+    _check_runs(path, str(path), batches, hint=how)
     shape = open_session(path).get_inputs()[0].shape[1:]
     return {
         "name": str(path),
@@ -160,6 +159,14 @@ def _of_file(path: Path, batches: Sequence[int]) -> tuple[dict[str, Any], Path]:
         "model_bytes": file_bytes(path),
         **_counts_of_file(path),
     }, path
+
+
+def _check_runs(model: bytes | Path, name: str, batches: Sequence[int], *, hint: str) -> None:
+    """Before anything is measured: a batch may be too large for the memory, or for what a file can do."""
+    try:
+        check_runs(model, name, batches)
+    except KitError as error:
+        raise InputError(str(error), hint=hint) from None
 
 
 def _counts_of_file(path: Path) -> dict[str, Any]:
@@ -223,14 +230,28 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
     timed = [each for row in outcome["networks"] for each in row["latencies"]]
     if not all(each["latency_steady"] for each in timed):
         console.print("unsteady: the machine is too disturbed for a number; measure again when less runs beside it")
-    for remark in dict.fromkeys(drift_remark(each["reference_ms"], each["reference_now_ms"]) for each in timed):
-        if remark:
-            console.print(Text(remark), soft_wrap=True)
+    for remark in _remarks(timed):
+        console.print(Text(remark), soft_wrap=True)
     device, first = outcome["device"], outcome["networks"][0]["latencies"][0]
     several = len(outcome["networks"][0]["latencies"]) > 1
     setting = f"{_setting(first)} unless said" if several else _setting(first)
     on = f"on {device['cpu']}, {setting}, {device['provider']} of ONNX Runtime {device['onnxruntime']}"
     console.print(Text(on, style="dim"))
+
+
+def _remarks(timed: Sequence[dict[str, Any]]) -> list[str]:
+    """On the reference of each setting, once: what is most to be said of it among all networks."""
+    of_setting: dict[str, list[dict[str, Any]]] = {}
+    for each in timed:
+        of_setting.setdefault(_setting(each), []).append(each)
+    found = []
+    for setting, those in of_setting.items():
+        moved = max(those, key=lambda each: abs(each["reference_now_ms"] / each["reference_ms"] - 1))
+        vague = [vague_remark(each["reference_ms"], each.get("reference_ms_interval")) for each in those]
+        remarks = [*vague, drift_remark(moved["reference_ms"], moved["reference_now_ms"])]
+        before = f"{setting}: " if len(of_setting) > 1 else ""
+        found += [f"{before}{remark}" for remark in dict.fromkeys(remarks) if remark]
+    return found
 
 
 def _print_lines(lines: Sequence[tuple[str, list[str], str]], console: Console) -> None:

@@ -22,7 +22,7 @@ from latency.kit import import_result, measure_source, read_result, write_kit
 from latency.measuring import network_name
 from latency.onnx_graph import build_onnx
 from latency.reference import reference_model, stored_references
-from latency.rounds import Rounds
+from latency.rounds import Rounds, pieces
 from latency.table import CALIBRATION_NETWORKS
 from spaces import InputError, Task, get_space
 from spaces.layers import NetworkBuilder
@@ -219,9 +219,12 @@ def test_a_device_that_is_slower_than_its_stored_reference_says_so(tmp_path, mon
     folder = small_kit(tmp_path / "kit")
     measure = loaded(folder)
     (tmp_path / "m.onnx").write_bytes(reference_model(TASK))
-    monkeypatch.setattr(measure, "measure_reference", lambda *_, **__: measure.ReferenceTime(1e-4, (1e-4, 1e-4)))
+    monkeypatch.setattr(measure, "measure_reference", lambda *_, **__: measure.ReferenceTime(1e-4, (1e-4, 2e-4)))
     assert measure.main(["--models", str(tmp_path / "m.onnx")]) == 0
-    assert "m.onnx: this machine now runs" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "m.onnx: this machine now runs" in said
+    assert "is known within 100% only" in said
+    assert json.loads((folder / "models.json").read_text())["reference_ms_interval"] == [1e-4, 2e-4]
 
 
 def test_what_was_measured_before_an_interruption_is_not_lost(tmp_path, monkeypatch, capsys):
@@ -244,8 +247,12 @@ def test_what_was_measured_before_an_interruption_is_not_lost(tmp_path, monkeypa
     assert not (folder / "result.json").exists()
     (begun,) = folder.glob("begun-*.json")
     before, asked, bad_call = json.loads(begun.read_text()), [], -1
+    drawn = []
+    monkeypatch.setattr(measure, "pieces", lambda sizes, rng: drawn.append(rng.random()) or pieces(sizes, rng))
     assert measure.main([]) == 0
     assert len(asked) == len(groups)
+    # The visit that is left is drawn as the second, not as the first again.
+    assert drawn == [np.random.default_rng([json.loads((folder / "kit.json").read_text())["seed"], 1]).random()]
     result = read_result(folder / "result.json", folder)
     assert result.reference_ms == before["reference_ms"]
     assert {name: ratios[0] for name, ratios in result.log_ratios.items()} == before["visits"][0]
@@ -369,6 +376,38 @@ def spoiled(change):
     return of
 
 
+def said_of_device(result, **changes):
+    """Another device with the fingerprint that belongs to it."""
+    changed = {**result["device"], **changes}
+    return {"device": changed, "fingerprint": Device(**changed).fingerprint}
+
+
+def of_kit(result, **changes):
+    """The result of a kit that says something else, sealed anew as a whole."""
+    said = {**result["kit"], **changes}
+    return {**result, "kit": said, "kit_id": kit_main.digest(said)}
+
+
+def read_back(folder, result):
+    (folder / "result.json").write_text(resealed(result))
+    return import_result(read_result(folder / "result.json"))
+
+
+def test_a_result_whose_kit_names_a_network_twice_is_refused(tmp_path, result):
+    """Left out once, it would still be among the others, and the stated error would be of what is known."""
+    twice = [result["kit"]["calibration"][0], *result["kit"]["calibration"]]
+    with pytest.raises(InputError, match="must come once, but of 25 only 24 are different"):
+        read_back(tmp_path, of_kit(result, calibration=twice))
+
+
+def test_a_result_names_no_file_of_this_machine_to_run(tmp_path, result):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for known in (None, "0" * 64):
+        with pytest.raises(InputError, match="a space of your own"):
+            read_back(tmp_path, of_kit(result, space=f"{tmp_path}/evil.py:Evil", space_sha256=known))
+    assert not (tmp_path / "ran").exists()
+
+
 def first_network(result):
     return next(iter(result["log_ratios"]))
 
@@ -391,6 +430,12 @@ SPOILED = {
     "flushing": (lambda r: r["device"].update(flush_bytes=2**20), "its device was edited"),
     "runtime": (lambda r: r["device"].update(onnxruntime="9.9"), "its device was edited"),
     "threads": (lambda r: r["device"].update(threads=0), "device.threads"),
+    "more threads than cores": (
+        lambda r: r.update(said_of_device(r, threads=64, cores=4)),
+        "no more threads than cores, got 64 threads on 4",
+    ),
+    "outside its interval": (lambda r: r.update(reference_ms=1e6), "must have a reference_ms of"),
+    "of no networks": (lambda r: r["kit"].update(calibration=[]), "kit.calibration"),
     "unknown field": (lambda r: r["device"].update(colour="red"), "device.colour"),
     "version": (lambda r: r.update(version=1), "must be of version 2 of the kit, but it is of version 1"),
     "kind": (lambda r: r.update(format="hwnas kit models"), "must be a hwnas kit result"),

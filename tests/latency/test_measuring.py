@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latency import measuring, plan_latency_model
+from latency import calibration_of, measuring, plan_latency_model
 from latency.measuring import LEAST_PLAN_VISITS, PLAN_ROUNDS, PLAN_VISITS, measure_plan
 from latency.rounds import Rounds, in_new_process, pieces
 from spaces import Task, get_space
@@ -59,7 +59,7 @@ def slowing(monkeypatch):
 
 def test_drift_moves_no_network_against_the_others(slowing):
     """Measured one after another they would be 10 % apart; so every network is off alike."""
-    plan = plan_latency_model(SPACE, TASK, SPACE.sample(24, np.random.default_rng(0)))
+    plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, np.random.default_rng(0)))
     slowing["all"] = PLAN_VISITS * PLAN_ROUNDS * sum(len(group) + 1 for group in plan.groups)
     ratios = measure_plan(plan, b"", np.random.default_rng(1))
     assert {len(visits) for visits in ratios.values()} == {PLAN_VISITS}
@@ -75,7 +75,7 @@ def test_drift_moves_no_network_against_the_others(slowing):
 def test_a_budget_makes_fewer_visits(slowing, monkeypatch, budget_s, visits):
     slowing["all"] = 1
     monkeypatch.setattr(measuring.time, "monotonic", lambda: 10.0 * slowing["processes"] / 2)  # 10 s a visit
-    plan = plan_latency_model(SPACE, TASK, SPACE.sample(24, np.random.default_rng(0)))
+    plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, np.random.default_rng(0)))
     ratios = measure_plan(plan, b"", np.random.default_rng(1), budget_s=budget_s)
     assert {len(each) for each in ratios.values()} == {visits}
 

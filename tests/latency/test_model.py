@@ -139,3 +139,10 @@ def test_a_model_of_something_else_is_refused(what, others):
 def test_too_few_networks_are_refused():
     with pytest.raises(InputError, match="residual needs 6 different networks to learn from, got 5"):
         learn(SPACE.sample(5, np.random.default_rng(0)), np.random.default_rng(0))
+
+
+def test_a_network_that_comes_twice_is_refused():
+    rows = SPACE.sample(20, np.random.default_rng(0))
+    rows = rows[np.unique(SPACE.canonical(rows), axis=0, return_index=True)[1]]
+    with pytest.raises(InputError, match=f"must come once, but of {len(rows) + 1} only {len(rows)} are different"):
+        learn(np.concatenate([rows, rows[:1]]), np.random.default_rng(0))

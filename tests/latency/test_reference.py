@@ -1,6 +1,8 @@
 """What is stored of a device."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -26,10 +28,53 @@ def test_the_reference_is_measured_once_for_each_device_and_task(tmp_path, monke
     assert reference.keep_reference(Task(8, 10), one, ReferenceTime(0.6, (0.5, 0.7))) == 0.5  # what is stored stays
     assert reference.keep_reference(Task(8, 11), one, ReferenceTime(0.6, (0.5, 0.7))) == 0.6
     assert reference.stored_references(one)["3x8x8-11"] == ReferenceTime(0.6, (0.5, 0.7))
+    assert reference.reference_interval(Task(8, 11), one, 0.6) == (0.5, 0.7)
+    assert reference.reference_interval(Task(8, 11), one, 0.61) is None  # a table's, of another time
+    assert reference.reference_interval(Task(9, 11), one, 0.6) is None
     (tmp_path / "devices" / f"{one.fingerprint}.json").write_text('{"reference_ms": {"3x8x8-10": 0.5}}')
     with pytest.raises(InputError, match="is damaged") as caught:
         reference.stored_reference_ms(Task(8, 10), one, rng)
     assert "remove it" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("ms", "interval"),
+    [
+        ("-5", "[-6, -4]"),
+        ("NaN", "[1, 2]"),
+        ("1", "[NaN, 2]"),
+        ("1", "[0.5, Infinity]"),
+        ("3", "[1, 2]"),
+        ("0", "[0, 1]"),
+    ],
+)
+def test_what_no_device_can_take_is_not_read(tmp_path, monkeypatch, ms, interval):
+    monkeypatch.setenv("HWNAS_HOME", str(tmp_path))
+    device = Device("a", 2, 1, "CPU", "1", "Linux")
+    (tmp_path / "devices").mkdir()
+    text = f'{{"reference_ms": {{"3x8x8-10": {ms}}}, "reference_ms_interval": {{"3x8x8-10": {interval}}}}}'
+    (tmp_path / "devices" / f"{device.fingerprint}.json").write_text(text)
+    with pytest.raises(InputError, match="is damaged: a latency must be above 0 ms and inside its interval"):
+        reference.stored_references(device)
+
+
+def keep(seed):
+    reference.keep_reference(Task(8, 2 + seed), Device("a", 2, 1, "CPU", "1", "Linux"), ReferenceTime(1.0, (0.9, 1.1)))
+
+
+def test_what_two_threads_measure_at_once_is_all_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("HWNAS_HOME", str(tmp_path))
+    known = reference.stored_references
+
+    def slow(device):
+        found = known(device)
+        time.sleep(0.02)  # in which another one would write
+        return found
+
+    monkeypatch.setattr(reference, "stored_references", slow)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(keep, range(6)))
+    assert len(known(Device("a", 2, 1, "CPU", "1", "Linux"))) == 6
 
 
 def test_the_interval_of_a_reference_holds_the_median_as_often_as_it_says():
@@ -55,6 +100,12 @@ def test_a_reference_is_found_in_as_many_processes(monkeypatch):
     assert (found.ms, found.interval) == (3.5, (1.0, 6.0))
     assert {each[:3] for each in asked} == {(runtime.reference_once, b"model", rounds.Setting(threads=2))}
     assert len({each[3] for each in asked}) == 6
+
+
+def test_a_vague_reference_is_said_to_be_one():
+    assert runtime.vague_remark(2.0, None) == runtime.vague_remark(2.0, (1.9, 2.15)) == ""
+    assert "known within 15% only" in runtime.vague_remark(2.0, (1.9, 2.3))
+    assert "known within 25% only" in runtime.vague_remark(2.0, (1.6, 2.1))
 
 
 def test_drift_is_said_where_it_is_notable():

@@ -225,3 +225,21 @@ def test_quantiles_of_student_are_those_of_scipy():
 def test_a_provider_that_would_leave_a_part_to_another_is_an_error():
     with pytest.raises(rounds.ProviderError, match="AzureExecutionProvider must run the whole network, but does not"):
         rounds.open_session(small_model(), rounds.Setting(provider="AzureExecutionProvider"))
+
+
+@pytest.mark.parametrize("asked", [{"threads": 0}, {"batch": 0}, {"threads": -1}])
+def test_a_setting_leaves_no_number_to_the_runtime(asked):
+    with pytest.raises(ValueError, match="threads and batch must be at least 1"):
+        rounds.Setting(**asked)
+
+
+def test_a_clock_too_coarse_for_a_network_gives_no_number(monkeypatch):
+    """As some systems count the CPU time of threads: in ticks, so that a run takes nothing or a whole one."""
+    fine = rounds.time.thread_time_ns
+    monkeypatch.setattr(rounds.time, "thread_time_ns", lambda: fine() // 10**7 * 10**7)
+    assert rounds.clock_step_ms() == 10.0
+    with pytest.raises(rounds.DisturbedError, match=r"too coarse to measure: it goes in steps of 10 ms, and a run"):
+        rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0))
+    wall = rounds.Setting(threads=2)
+    monkeypatch.setattr(rounds, "SLOW_ROUND", np.inf)
+    assert rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0), setting=wall).wall.min() > 0

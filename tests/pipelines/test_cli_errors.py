@@ -5,6 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import typer
+
+from hwnas.execution import WorkerDiedError
+from pipelines.cli import _guarded
 
 
 def hwnas(*arguments, cwd):
@@ -59,6 +63,16 @@ def test_every_command_has_help_with_an_example_and_needs_no_torch_for_it(tmp_pa
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert f"Example: hwnas {command}" in " ".join(done.stdout.split())
+
+
+def test_a_process_that_was_killed_is_no_fault_of_the_command(capsys):
+    def work():
+        raise WorkerDiedError("the worker process died (killed, out of memory, or crashed)")
+
+    with pytest.raises(typer.Exit) as ended:
+        _guarded(False, work)
+    assert ended.value.exit_code == 1
+    assert capsys.readouterr().err == "hwnas: the worker process died (killed, out of memory, or crashed)\n"
 
 
 @pytest.mark.parametrize(

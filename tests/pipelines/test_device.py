@@ -198,6 +198,16 @@ def test_a_table_of_another_task_is_refused_with_the_command_that_helps(elsewher
     assert f"hwnas device kit OUT --space {SPACE.name} {asked}" in caught.value.hint
 
 
+def test_the_right_table_does_not_take_the_place_of_the_wrong_one(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(stored(Device.here()))
+    with pytest.raises(InputError, match="but it is of") as caught:
+        read_device_table(path, SPACE, Task(16, 10, 1))
+    assert caught.value.hint.endswith(
+        f"hwnas device measure --space {SPACE.name} --resolution 16 --classes 10 --channels 1"
+    )
+
+
 def stored(known: Device, /, **more) -> str:
     values = np.random.default_rng(0).random(SPACE.allowed.shape) / 20
     table = LatencyTable(known, SPACE.name, TASK, 0.5, AdditiveCost(0.1, values), 0.05, ((0.3, 0.31), (0.4, 0.38)))
@@ -228,6 +238,7 @@ def test_a_table_that_is_no_longer_of_this_device_is_refused(tmp_path, field):
         ('{"device": {"cpu": "x"}}', "must be a latency table"),
         (stored(Device.here(), reference_ms=float("nan")), "must be a latency table"),
         (stored(Device.here(), reference_ms=-1.0), "must be a latency table"),
+        (stored(Device.here(), calibration=[[-0.3, 0.3]]), "must be a latency table"),
         (stored(Device.here(), calibration=[]), "must be a latency table"),
         (stored(Device.here(), device={"cpu": "x", "colour": 1}), "must be a latency table"),
     ],
@@ -237,6 +248,17 @@ def test_damaged_tables_are_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_device_table(path, SPACE, TASK)
+
+
+@pytest.mark.parametrize(
+    ("interval", "now_ms", "says"),
+    [((1.9, 2.1), 2.0, []), ((1.5, 2.1), 2.6, ["33% only", "30% slower"]), (None, 2.6, ["30% slower"])],
+)
+def test_what_is_to_be_said_of_the_reference_is_said(interval, now_ms, says):
+    record = {"reference_ms": 2.0, "reference_ms_interval": interval, "reference_now_ms": now_ms}
+    text = MeasuredHere(SPACE, TASK, 2.0).remark(record)
+    assert all(each in text for each in says)
+    assert bool(text) == bool(says)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +302,17 @@ def test_a_run_whose_device_changed_is_refused_with_the_command_that_begins_a_ne
     assert "\n" not in caught.value.hint
 
 
+def test_the_damaged_table_of_a_run_is_said_to_be_damaged(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    config = RunConfig.of(job="search", data="digits", data_root="data", space=SPACE.name, trials=3)
+    for text in ("{}", stored(Device.here(), reference_ms=-1.0)):
+        run.table.write_text(text)
+        for read in (open_model, latencies_of):
+            with pytest.raises(InputError, match=r"latency_table\.json must be a latency table, but is damaged"):
+                read(config, run, SPACE, TASK)
+
+
 def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(stored(Device.here(), protocol=2))
@@ -299,6 +332,7 @@ def test_no_table_is_replaced_by_one_of_something_else(elsewhere, tmp_path, monk
             (place / "pi.json").read_text().replace('"resolution": 8', '"resolution": 16'),
             f"16 px, by a kit on {OTHER_CPU}",
         ),
+        ((place / "pi.json").read_text().replace('"threads": 1', '"threads": 2'), f"{OTHER_CPU}, 2 thread(s)"),
     ):
         (tmp_path / "pi.json").write_text(text)
         _, err = device("import", place / "kit" / "result.json", "--out", "pi.json", code=2, **here)
@@ -309,6 +343,11 @@ def test_no_table_is_replaced_by_one_of_something_else(elsewhere, tmp_path, monk
     (tmp_path / "pi.json").write_text(kits)
     _, err = device("measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "pi.json", code=2, **here)
     assert f"by a kit on {OTHER_CPU}" in err
+    for other in (stored(Device.here(), space="proxyless"), stored(Device.here(), task=asdict(Task(16, 10, 1)))):
+        (tmp_path / "mine.json").write_text(other)
+        _, err = device("measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "mine.json", code=2, **here)
+        assert "mine.json exists and is another table" in err
+        assert (tmp_path / "mine.json").read_text() == other
     device("import", place / "kit" / "result.json", "--out", "pi.json", **here)  # the same again
     assert (tmp_path / "pi.json").read_text() == kits
 

@@ -214,6 +214,7 @@ def measured_record(low, high, *, steady=True):
         "latency_wall_p90_ms": 5.0,
         "latency_steady": steady,
         "device": "a cpu",
+        "device_fingerprint": "0123456789ab",
     }
 
 

@@ -1,6 +1,7 @@
 """The main job end to end, as a person runs it: real training, real measuring, real files."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from latency import count
+from latency import Device, count
 from spaces import Task, get_space
 
 SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
@@ -133,6 +134,39 @@ def test_deploy_hands_over_any_final_model_and_overwrites_nothing(finished):
     assert "prettiest" in err
     out, _ = hwnas("deploy", "run", "--pick", "best", "--json", cwd=place, home=home)
     assert json.loads(out)["name"] == outcome["chosen"]["name"]
+    record = json.loads((place / "handed" / "model.json").read_text())
+    assert record["model_sha256"] == hashlib.sha256(before).hexdigest()
+    assert record["device_fingerprint"] == record["certificate"]["device_fingerprint"] == Device.here().fingerprint
+
+
+def test_a_file_that_is_not_the_measured_one_has_no_certificate(finished):
+    place, outcome, _ = finished
+    file = place / "run" / "models" / outcome["chosen"]["name"] / "model.onnx"
+    before = file.read_bytes()
+    try:
+        file.write_bytes(before + b"\0")
+        _, err = hwnas("deploy", "run", "--pick", "best", cwd=place, home=place / "home", code=2)
+        assert "must be the file that its certificate is about, but it was changed since" in err
+    finally:
+        file.write_bytes(before)
+
+
+def test_what_is_measured_on_another_device_stands_outside_the_run(finished):
+    place, outcome, _ = finished
+    shutil.copytree(place / "run", place / "carried")
+    table = place / "carried" / "latency_table.json"
+    stored = json.loads(table.read_text())
+    table.write_text(json.dumps({**stored, "device": {**stored["device"], "cpu": "Plain Board 5"}}))
+    name = outcome["chosen"]["name"]
+    (place / "carried" / "models" / name / "model.onnx").unlink()
+    record = (place / "carried" / "models" / name / "model.json").read_text()
+    _, err = hwnas("deploy", "carried", "--pick", name, cwd=place, home=place / "home", code=2)
+    assert "were measured on Plain Board 5" in err
+    assert "give an --out outside the run" in err
+    assert (place / "carried" / "models" / name / "model.json").read_text() == record
+    hwnas("deploy", "carried", "--pick", name, "--out", "here", cwd=place, home=place / "home")
+    made = json.loads((place / "here" / "model.json").read_text())
+    assert made["device_fingerprint"] == Device.here().fingerprint
 
 
 def test_deploy_replaces_no_model_and_no_file_that_it_would_write(finished):

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from rich.console import Console
 
 from latency import build_onnx, measure
+from latency.kit_main import KitError
 from pipelines.profile import print_profile, profile
 from spaces import PUBLISHED, InputError, Task, get_space
 
@@ -52,7 +53,7 @@ def test_a_file_whose_input_is_no_image_is_refused(tmp_path, inputs, came):
     assert caught.value.hint
 
 
-def test_a_file_that_cannot_run_is_refused(tmp_path):
+def test_a_file_that_cannot_run_is_refused(tmp_path, capfd):
     graph = helper.make_graph(
         [helper.make_node("Reshape", ["x", "to"], ["y"])],
         "graph",
@@ -62,9 +63,22 @@ def test_a_file_that_cannot_run_is_refused(tmp_path):
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "stiff.onnx").write_bytes(made.SerializeToString())
-    with pytest.raises(InputError, match=r"stiff.onnx must be a model that ONNX Runtime .* runs: .*Reshape") as caught:
-        profile([str(tmp_path / "stiff.onnx")], **AT, seed=0)
-    assert "\n" not in str(caught.value)
+    for batches in ((1,), (7, 2)):  # it runs batches of 7
+        with pytest.raises(InputError, match=r"stiff.onnx must be a model that ONNX .* runs: .*Reshape") as caught:
+            profile([str(tmp_path / "stiff.onnx")], **AT, seed=0, batches=batches)
+        assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""  # ONNX Runtime says nothing beside it
+
+
+def test_a_batch_too_large_for_the_memory_is_said_before_anything_is_measured(monkeypatch):
+    def full(model, name, batches):
+        raise KitError(f"{name} must be a model that ONNX Runtime runs: failed to allocate memory for {max(batches)}")
+
+    monkeypatch.setattr("pipelines.profile.check_runs", full)
+    monkeypatch.setattr("pipelines.profile.measure", None)
+    with pytest.raises(InputError, match=r"mobilenet-v2 must be .*allocate memory for 512") as caught:
+        profile(["mobilenet-v2"], **AT, seed=0, batches=(1, 512))
+    assert "smaller --batch" in caught.value.hint
 
 
 def test_a_negative_seed_is_refused():
@@ -198,6 +212,23 @@ def test_a_machine_that_drifted_since_its_reference_was_stored_says_so_once():
     assert printed(slower, width=200).count("this machine now runs 30% slower than when its reference latency") == 1
 
 
+def test_of_several_settings_it_is_said_which_one_drifted():
+    row = row_of("a", now_ms=2.6)
+    row["latencies"] = [row["latencies"][0], {**row["latencies"][0], "threads": 2, "reference_now_ms": 1.4}]
+    text = printed({"device": known_device(), "networks": [row, row_of("b", now_ms=2.4)]}, width=200)
+    assert "1 thread: this machine now runs 30% slower" in text
+    assert "2 threads: this machine now runs 30% faster" in text
+    assert "20% slower" not in text
+
+
+def test_a_reference_that_is_hardly_known_is_said():
+    row = row_of("a", now_ms=2.0)
+    row["latencies"][0]["reference_ms_interval"] = (1.95, 2.1)
+    assert "is known within" not in printed({"device": known_device(), "networks": [row]}, width=300)
+    row["latencies"][0]["reference_ms_interval"] = (1.6, 2.1)
+    assert "is known within 25% only" in printed({"device": known_device(), "networks": [row]}, width=300)
+
+
 def test_a_file_whose_products_are_not_all_counted_is_timed_and_says_so(tmp_path):
     graph = helper.make_graph(
         [helper.make_node("Einsum", ["x", "w"], ["y"], equation="nchw,oc->nohw")],
@@ -239,6 +270,7 @@ def test_several_threads_and_batches_stand_side_by_side(tmp_path):
     outcome = profile([str(file)], **AT, seed=0, batches=(1, 16))
     (row,) = outcome["networks"]
     assert [(each["threads"], each["batch"]) for each in row["latencies"]] == [(1, 1), (1, 16)]
+    assert {each["device_fingerprint"] for each in row["latencies"]} == {outcome["device"]["fingerprint"]}
     assert row["latency_ms"] == row["latencies"][0]["latency_ms"] < row["latencies"][1]["latency_ms"]
     assert row["peak_resident_bytes"] is None or row["peak_resident_bytes"] > row["model_bytes"]
     out = io.StringIO()
