@@ -19,10 +19,13 @@ T = TypeVar("T")
 
 
 def use_one_thread() -> None:
-    """Let torch use one thread in this process, for commands: beside busy workers, more of them cost 5 to 40 times."""
+    """One thread for torch and linear algebra in this process: beside busy workers, more of them cost 5 to 40 times."""
+    import scipy.linalg  # noqa: F401, PLC0415  its library must be loaded to be limited
     import torch  # noqa: PLC0415  workers that only run ONNX Runtime never need it
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
     torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 @contextmanager

@@ -141,3 +141,16 @@ def test_a_worker_has_its_threads_also_where_the_main_module_imports_torch(tmp_p
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == ["1", "3"]
+
+
+def test_one_thread_is_for_linear_algebra_too():
+    code = (
+        "import numpy, torch\n"
+        "from hwnas.execution import use_one_thread\n"
+        "use_one_thread()\n"
+        "from threadpoolctl import threadpool_info\n"
+        "print(torch.get_num_threads(), *{library['num_threads'] for library in threadpool_info()})\n"
+    )
+    free = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    printed = subprocess.run([sys.executable, "-c", code], env=free, capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["1", "1"]
