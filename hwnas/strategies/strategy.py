@@ -97,7 +97,7 @@ class Strategy(ABC):
     def scores(self) -> NDArray[np.float64]:
         """(trials told,): what each network is worth by all that is known, in units of accuracy; -inf where it failed.
 
-        Here the accuracy that was seen; strategies with a model of it say its median, which noise moves less.
+        Here the accuracy that was seen; of strategies with a model, half is what the model says: noise moves it less.
         """
         return self.told_accuracies()
 

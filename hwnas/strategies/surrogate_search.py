@@ -33,16 +33,14 @@ class SurrogateSearch(PhasedStrategy):
     def fitted(self, first: int) -> FittedSurrogate | None:
         """What the surrogate learns from the trials before `first` that succeeded; None where they are fewer than 5.
 
-        Where it ranks 20 and more of them, each from the others, no better than flops do, a line on flops stands in.
+        Where it tells 20 and more of them, each from the others, no better than flops do, a line on flops stands in.
         """
-        rows, accuracies = self._succeeded(first)
+        rows, _ = self._succeeded(first)
         if len(rows) < LEAST_TO_FIT:
             return None
         fitted = self._fit(self.surrogate, first)
-        if len(rows) < LEAST_TO_DOUBT or (left_out := fitted.left_out()) is None or self.feasible.costs is None:
-            return fitted
-        own = spearman(left_out.at(0.0), accuracies)
-        return fitted if own > self._flops_spearman(rows, accuracies) else self._fit(BY_FLOPS, first)
+        judgement = self._judged(fitted, first)
+        return fitted if judgement is None or judgement.name == self.surrogate.name else self._fit(BY_FLOPS, first)
 
     def _succeeded(self, first: int) -> tuple[Population, Floats]:
         accuracies = self.told_accuracies()[:first]
@@ -53,20 +51,44 @@ class SurrogateSearch(PhasedStrategy):
         seed = int(self.seeds(first, FITTING).generate_state(1)[0])
         return surrogate.fit(*self._succeeded(first), feasible=self.feasible, seed=seed)
 
-    def _flops_spearman(self, rows: Population, accuracies: Floats) -> float:
-        assert self.feasible.costs is not None
-        return spearman(self.feasible.costs.one("flops", rows), accuracies)
+    def _judged(self, fitted: FittedSurrogate, first: int) -> PredictorJudgement | None:
+        """Beside flops; None where the surrogate does not tell what the others say of each network.
+
+        A search trains networks that are alike, whose order is mostly noise, so that a low rank correlation alone
+        says little: the errors must be as large as those of flops too.
+        """
+        left_out = fitted.left_out()
+        if left_out is None or self.feasible.costs is None:
+            return None
+        rows, accuracies = self._succeeded(first)
+        graphs, features = self.feasible.space.graphs(rows), graph_features(self.feasible, rows)
+        line = cross_validate(BY_FLOPS.predictor, graphs, features, accuracies, seed=self.seed)
+        own, by_flops = quality(left_out, accuracies), spearman(features[:, FLOPS_COLUMN], accuracies)
+        warning, name = None, self.surrogate.name
+        if own.spearman <= by_flops and own.rmse >= line.rmse:
+            warning = (
+                f"each of {len(rows)} networks predicted from the others, the model is no better than flops alone "
+                f"(Spearman {own.spearman:.2f} and {by_flops:.2f})"
+            )
+            if len(rows) >= LEAST_TO_DOUBT:
+                warning, name = f"{warning}, which stand in for it", "flops"
+        return PredictorJudgement(name, {self.surrogate.name: own, "flops": line}, by_flops, warning)
 
     def seeds(self, first: int, purpose: int) -> np.random.SeedSequence:
         """Of what is drawn before proposal `first` for a purpose of its own, other than 0."""
         return np.random.SeedSequence([self.seed, first, purpose])
 
     def scores(self) -> Floats:
-        """The surrogate's medians, once there are enough trials to fit it."""
+        """Half the accuracy that was seen, half what the surrogate makes of it, once there are enough trials to fit it.
+
+        A surrogate takes for noise what it cannot explain of a network, some of which is the network's own.
+        """
         scores, fitted = self.told_accuracies(), self.fitted(len(self.told))
         if fitted is not None:
-            good = np.isfinite(scores)
-            scores[good] = self.worth(fitted.predict(self.told_rows()[good])[0], self.told_rows()[good])
+            good, rows = np.isfinite(scores), self.told_rows()
+            scores[good] = (scores[good] + fitted.predict(rows[good])[0]) / 2
+        good = np.isfinite(scores)
+        scores[good] = self.worth(scores[good], self.told_rows()[good])
         return scores
 
     def worth(self, accuracies: Floats, rows: Population) -> Floats:
@@ -76,30 +98,11 @@ class SurrogateSearch(PhasedStrategy):
 
     @property
     def judgement(self) -> PredictorJudgement | None:
-        """How the surrogate of all trials ranks each of them from the others, and flops beside it."""
-        rows, accuracies = self._succeeded(len(self.told))
-        if len(rows) < LEAST_TO_FIT or self.feasible.costs is None:
-            return None
-        left_out = self._fit(self.surrogate, len(self.told)).left_out()
-        if left_out is None:
-            return None
-        line = cross_validate(
-            BY_FLOPS.predictor,
-            self.feasible.space.graphs(rows),
-            graph_features(self.feasible, rows),
-            accuracies,
-            seed=self.seed,
+        """How well the surrogate of all trials predicts each of them from the others, and flops beside it."""
+        now = len(self.told)
+        return (
+            None if len(self._succeeded(now)[0]) < LEAST_TO_FIT else self._judged(self._fit(self.surrogate, now), now)
         )
-        own, by_flops = quality(left_out, accuracies), self._flops_spearman(rows, accuracies)
-        warning, name = None, self.surrogate.name
-        if own.spearman <= by_flops:
-            warning = (
-                f"each of {len(rows)} networks predicted from the others, the model ranks no better (Spearman "
-                f"{own.spearman:.2f}) than flops alone ({by_flops:.2f})"
-            )
-            if len(rows) >= LEAST_TO_DOUBT:
-                warning, name = f"{warning}; flops stand in for it", "flops"
-        return PredictorJudgement(name, {self.surrogate.name: own, "flops": line}, by_flops, warning)
 
 
 def in_any_order(rows: Population, rng: np.random.Generator) -> Population:
