@@ -52,7 +52,7 @@ class Setting:
 
     @property
     def batch(self) -> int:
-        return max(LEAST_BATCH, self.workers)
+        return self.workers * -(-LEAST_BATCH // self.workers)  # whole rounds, so that no worker waits for the others
 
 
 def _random(setting: Setting) -> Strategy:
