@@ -98,7 +98,9 @@ def job(monkeypatch):
 
     made.latencies = SimpleNamespace(of_archs=of_archs)
     made.rng = lambda purpose: None
-    monkeypatch.setattr(search, "_scores", lambda job, trials: np.array([t.values["accuracy_val"] for t in trials]))
+    monkeypatch.setattr(
+        search, "_scores", lambda job, plan, trials: np.array([t.values["accuracy_val"] for t in trials])
+    )
     return made
 
 

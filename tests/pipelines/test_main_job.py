@@ -76,9 +76,7 @@ def test_what_is_printed_is_what_was_found(finished):
     assert counts.intensity >= 0.5
     best = max(outcome["frontier"], key=lambda model: model["accuracy_val"])
     assert chosen["name"] == best["name"]
-    assert (
-        "plan: 6 random networks, 2 epochs each, then 2 final trainings of about 3 epochs" in err
-    )  # too few to pick by
+    assert "plan: about 6 networks by iterated, 2 epochs each, then 2 final trainings of about 3 epochs" in err
 
 
 def test_the_run_folder_holds_everything(finished):
