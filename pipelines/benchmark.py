@@ -159,6 +159,11 @@ def open_table(table: str, data: str, noisy: bool) -> TabularBenchmark:
     Raises:
         InputError: if there is none, or its file is not there.
     """
+    if noisy and table != "nasbench_macro":
+        raise InputError(
+            f"--noisy searches one of several runs, which only nasbench_macro has, got {table}",
+            hint="leave it out; a table of your own rotates between several columns of accuracy by itself",
+        )
     if table.endswith(".toml"):
         return read_described(Path(table))
     if table == "nasbench101":

@@ -445,11 +445,16 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
     job.listener.say(
         f"{missing} {title} trained, best validation accuracy {best:.1%}" + (f", {failed} failed" if failed else "")
     )
-    judgement = strategy.judgement if upto.n_trials == plan.n_trials else None
-    if judgement is not None:
+    if upto.n_trials == plan.n_trials:
+        _say_judgement(job, plan, strategy)
+    return plan
+
+
+def _say_judgement(job: Job, plan: Plan, strategy: Strategy) -> None:
+    """Once: how good the predictor of a run is."""
+    if "predictor" not in read_json(job.run.plan) and (judgement := strategy.judgement) is not None:
         job.listener.say(sentence(judgement))
         _save_plan(job, plan, predictor=record_of(judgement))
-    return plan
 
 
 def _strategy(job: Job, plan: Plan) -> Strategy:
@@ -530,6 +535,7 @@ def _scores(job: Job, plan: Plan, trials: list[Trial]) -> NDArray[np.float64]:
     strategy, told = _strategy(job, plan), job.study.trials()
     strategy.start(job.feasible, job.config.seed)
     strategy.tell(told)
+    _say_judgement(job, plan, strategy)  # it may have been killed before it did
     scores = dict(zip((trial.number for trial in told), strategy.scores(), strict=True))
     return np.array([scores[trial.number] for trial in trials])
 

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hwnas.feasible import FeasibleSet
 from spaces import InputError, Population
 from spaces.space import Rate
 
@@ -32,6 +33,10 @@ class RegularizedEvolution(Strategy):
         self.population = population
         self.sample = sample
         self.rate = rate
+
+    def start(self, feasible: FeasibleSet, seed: int) -> None:
+        super().start(feasible, seed)
+        self.__dict__.pop("_first", None)
 
     def propose(self, k: int, rng: np.random.Generator) -> Population | None:
         if k < self.population:

@@ -82,13 +82,18 @@ class IteratedPredictor(SurrogateSearch):
         rows = in_any_order(self._candidates(first, rng), rng)
         if fitted is None or not len(rows):
             return self.draw_after(first, self.batch, rng)
-        belief = fitted.believe(rows)
+        picks = rows[self._picks(first, rows, fitted.believe(rows), rng)]
+        lacking = self.batch - len(
+            picks
+        )  # a phase is always a whole batch, so that one that goes on knows where it began
+        return np.concatenate([picks, self.draw_after(first, lacking, rng)]) if lacking else picks
+
+    def _picks(self, first: int, rows: Population, belief: Belief, rng: np.random.Generator) -> NDArray[np.int64]:
         if self.costs:
-            return rows[self._gains(first, rows, belief)]
+            return self._gains(first, rows, belief)
         if self.acquisition == "ucb":
-            return rows[np.argsort(-belief.at(self.beta), kind="stable")[: self.batch]]
-        draws = rng.standard_normal((min(self.batch, len(rows)), len(rows)))
-        return rows[_best_of_draws(belief.at(draws))]
+            return np.argsort(-belief.at(self.beta), kind="stable")[: self.batch]
+        return _best_of_draws(belief.at(rng.standard_normal((min(self.batch, len(rows)), len(rows)))))
 
     def _gains(self, first: int, rows: Population, belief: Belief) -> NDArray[np.int64]:
         accuracies = self.told_accuracies()[:first]

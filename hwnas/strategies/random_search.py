@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hwnas.feasible import FeasibleSet
 from spaces import Population
 
 from .strategy import Strategy
@@ -19,6 +20,10 @@ class RandomSearch(Strategy):
 
     def __init__(self, *, planned: int = 4096) -> None:
         self.planned = planned
+
+    def start(self, feasible: FeasibleSet, seed: int) -> None:
+        super().start(feasible, seed)
+        self.__dict__.pop("_plan", None)
 
     def propose(self, k: int, rng: np.random.Generator) -> Population | None:
         # A small space runs out of new networks.

@@ -55,7 +55,7 @@ class SurrogateSearch(PhasedStrategy):
         """Beside flops; None where the surrogate does not tell what the others say of each network.
 
         A search trains networks that are alike, whose order is mostly noise, so that a low rank correlation alone
-        says little: the errors must be as large as those of flops too.
+        is but a warning: for flops to stand in, the errors must be as large as theirs too.
         """
         left_out = fitted.left_out()
         if left_out is None or self.feasible.costs is None:
@@ -65,12 +65,12 @@ class SurrogateSearch(PhasedStrategy):
         line = cross_validate(BY_FLOPS.predictor, graphs, features, accuracies, seed=self.seed)
         own, by_flops = quality(left_out, accuracies), spearman(features[:, FLOPS_COLUMN], accuracies)
         warning, name = None, self.surrogate.name
-        if own.spearman <= by_flops and own.rmse >= line.rmse:
+        if own.spearman <= by_flops:
             warning = (
-                f"each of {len(rows)} networks predicted from the others, the model is no better than flops alone "
+                f"each of {len(rows)} networks predicted from the others, the model ranks no better than flops alone "
                 f"(Spearman {own.spearman:.2f} and {by_flops:.2f})"
             )
-            if len(rows) >= LEAST_TO_DOUBT:
+            if own.rmse >= line.rmse and len(rows) >= LEAST_TO_DOUBT:
                 warning, name = f"{warning}, which stand in for it", "flops"
         return PredictorJudgement(name, {self.surrogate.name: own, "flops": line}, by_flops, warning)
 
@@ -81,10 +81,12 @@ class SurrogateSearch(PhasedStrategy):
     def scores(self) -> Floats:
         """Half the accuracy that was seen, half what the surrogate makes of it, once there are enough trials to fit it.
 
-        A surrogate takes for noise what it cannot explain of a network, some of which is the network's own.
+        A surrogate takes for noise what it cannot explain of a network, some of which is the network's own. Where flops
+        stand in for it, the accuracy alone.
         """
-        scores, fitted = self.told_accuracies(), self.fitted(len(self.told))
-        if fitted is not None:
+        scores, judgement = self.told_accuracies(), self.judgement
+        fitted = self.fitted(len(self.told))
+        if fitted is not None and (judgement is None or judgement.name == self.surrogate.name):
             good, rows = np.isfinite(scores), self.told_rows()
             scores[good] = (scores[good] + fitted.predict(rows[good])[0]) / 2
         good = np.isfinite(scores)

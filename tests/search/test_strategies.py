@@ -7,6 +7,7 @@ import pytest
 from fake_evaluators import Smooth
 
 from hwnas import FeasibleSet, Limit, Study, search
+from hwnas.belief import NormalBelief
 from hwnas.evaluation import RestrictedSpace
 from hwnas.evaluation.evaluator import Evaluator
 from hwnas.execution import WorkerPool
@@ -128,6 +129,83 @@ def tell(strategy, rows, accuracies):
             for i, (row, a) in enumerate(zip(rows, accuracies, strict=True))
         ]
     )
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_strategy_that_is_used_again_is_as_new(name):
+    used = MAKERS[name]()
+    for seed in (0, 1):
+        arguments = {"n_trials": 14, "seed": seed, "costs": COSTS}
+        again = course(list(search(MACRO, Weighted(), used, **arguments)))
+        assert again == course(list(search(MACRO, Weighted(), MAKERS[name](), **arguments)))
+
+
+class Opposite(Surrogate):
+    """Says of every network, left out, the opposite of the truth, or with `error` what is nearly true."""
+
+    name = "opposite"
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def fit(self, population, values, *, feasible, seed):
+        error = self.error
+
+        class Fitted(FittedSurrogate):
+            def predict(self, rows):
+                return np.full(len(rows), 7.0), np.ones(len(rows))
+
+            def left_out(self):
+                opposite = values.max() + values.min() - values
+                said = opposite if error is None else values.mean() - error * (values - values.mean())
+                return NormalBelief(said, np.full(len(values), 0.01))
+
+        return Fitted()
+
+
+def test_flops_stand_in_for_a_surrogate_that_is_no_better():
+    rows = MACRO.sample(24, np.random.default_rng(0))
+    seen = COSTS.one("flops", rows) / 1e9
+    strategy = started(IteratedPredictor(n_random=10, surrogate=Opposite()))
+    tell(strategy, rows[:19], seen[:19])
+    assert "ranks no better than flops alone (Spearman -1.00 and 1.00)" in strategy.judgement.warning
+    assert strategy.judgement.name == "opposite"  # too few to be sure
+    assert strategy.scores() == pytest.approx((seen[:19] + 7) / 2)
+    tell(strategy, rows[19:], seen[19:])
+    assert strategy.judgement.warning.endswith("which stand in for it")
+    assert strategy.judgement.name == "flops"
+    assert strategy.fitted(24).predict(rows)[0] == pytest.approx(seen, rel=0.3)
+    assert strategy.scores() == pytest.approx(seen)
+
+
+def test_a_surrogate_of_small_errors_is_only_warned_of():
+    rows = MACRO.sample(24, np.random.default_rng(0))
+    random = np.random.default_rng(1).random(24)
+    flops = np.log(COSTS.one("flops", rows))
+    seen = 0.5 + 0.1 * random + 0.001 * (flops - flops.mean())
+    strategy = started(IteratedPredictor(n_random=10, surrogate=Opposite(error=1e-6)))
+    tell(strategy, rows, seen)
+    judgement = strategy.judgement
+    assert "ranks no better" in judgement.warning
+    assert judgement.name == "opposite"
+    assert judgement.qualities["opposite"].rmse < judgement.qualities["flops"].rmse
+
+
+def test_a_phase_is_a_whole_batch_to_the_end_of_a_small_space(tmp_path):
+    """Seven networks of which three are new when a batch of four is planned; after a break the course is the same."""
+    table = RestrictedSpace(MACRO, np.unique(MACRO.canonical(MACRO.sample(9, np.random.default_rng(0))), axis=0)[:8])
+    costs = DeviceCosts(table, Task(32, 10))
+
+    def run(path, n):
+        strategy = IteratedPredictor(n_random=5, batch=4)
+        study = Study(path, table, cost="flops")
+        return course(list(search(table, Weighted(), strategy, n_trials=n, seed=0, costs=costs, study=study)))
+
+    whole = run(tmp_path / "whole.db", 16)
+    run(tmp_path / "broken.db", 11)
+    run(tmp_path / "broken.db", 16)
+    assert course(Study(tmp_path / "broken.db", table, cost="flops").trials()) == whole
+    assert {arch for _, arch, _ in whole[:9]} == {str(table.arch(row)) for row in table.rows}
 
 
 def test_evolution_mutates_the_best_of_a_sample_of_the_youngest():
