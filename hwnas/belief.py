@@ -80,6 +80,31 @@ class BelowTopBelief(Belief):
         return BelowTopBelief(self.top, self.log_distance[places], self.std[places])
 
 
+@dataclass(frozen=True, eq=False)
+class RiskyBelief(Belief):
+    """Of what training brings where it may fail, which is worth no more than `failed`.
+
+    Attributes:
+        of_success: the values where it does not fail.
+        chance: (n,) in 0..1, that it does not.
+    """
+
+    of_success: Belief
+    chance: Floats
+    failed: float
+
+    def at(self, z: ArrayLike) -> Floats:
+        """Weighted by the chance: the mean over failing or not, of what this is where it does not."""
+        return np.asarray(self.failed + self.chance * (self.of_success.at(z) - self.failed))
+
+    def improvement(self, levels: Floats) -> Floats:
+        """Of levels that are no lower than `failed`."""
+        return self.chance[:, None] * self.of_success.improvement(levels)
+
+    def part(self, places: slice | NDArray[np.int64]) -> RiskyBelief:
+        return RiskyBelief(self.of_success.part(places), self.chance[places], self.failed)
+
+
 def expected_improvement(mean: Floats, std: Floats, level: ArrayLike) -> Floats:
     """E max(0, x - level) of normal x, elementwise; std may be 0.
 

@@ -111,6 +111,7 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "settings": config.model_dump(mode="json"),
         "task": task,
         "predictor": stored.get("predictor"),
+        "remarks": stored.get("remarks", []),
         "predictor_names": NAMES,
         "plan": {**plan, "n_random": n_random, "n_chosen": plan["n_random"] + plan["n_chosen"] - n_random},
         "trials": trials,

@@ -415,7 +415,7 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
         return plan
     strategy = _strategy(job, plan)
     best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
-    is_remarked = recorded > 0
+    remarks = list(read_json(job.run.plan).get("remarks", []))  # also of before a break
     try:
         with job.listener.steps(title, missing) as steps:
             for trial in search(
@@ -432,11 +432,12 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
                 parallel=_first_workers(job),
             ):
                 best = max(best, trial.values.get("accuracy_val", 0.0))
-                if strategy.remark is not None and not is_remarked:
-                    is_remarked = True
-                    job.listener.say(strategy.remark)
+                for remark in strategy.remarks:
+                    if remark not in remarks:
+                        remarks.append(remark)
+                        job.listener.say(remark)
                 steps.advance(f"best validation accuracy {best:.1%}")
-                _save_plan(job, plan)  # the time spent, should the process die here
+                _save_plan(job, plan, remarks=remarks)  # and the time spent, should the process die here
     finally:
         write_csv(job.run.trials, trial_rows(job.study.trials()))
     trials = job.study.trials()

@@ -71,9 +71,24 @@ def _in_chunks(space: SearchSpace, population: Population) -> Features:
 def _space_features(space: SearchSpace, population: Population) -> Features:
     if isinstance(space, ChainSpace):
         return chain_features(space, population)
-    if type(space).graphs is SearchSpace.graphs:  # from the records of one network after another, 5 ms each
-        return {"genes": one_hot_genes(space, population)}
-    return graph_features(space.graphs(population))
+    return (
+        graph_features(space.graphs(population))
+        if _has_quick_graphs(space)
+        else {"genes": one_hot_genes(space, population)}
+    )
+
+
+def _has_quick_graphs(space: SearchSpace) -> bool:
+    """Not from the records of one network after another, which takes 5 ms each."""
+    return type(space).graphs is not SearchSpace.graphs
+
+
+def walked_nodes(space: SearchSpace) -> int:
+    """How many nodes of each network `describe` walks through, most of what it takes; 0 where it walks no graph."""
+    inner = space.inner if isinstance(space, RestrictedSpace) else space
+    if isinstance(inner, ChainSpace) or not _has_quick_graphs(inner):
+        return 0
+    return int(inner.graphs(inner.sample(1, np.random.default_rng(0))).operations.shape[1])
 
 
 def one_hot_genes(space: SearchSpace, population: Population) -> Floats:
@@ -204,17 +219,20 @@ class _Walk:
             mean and variance of its number, and how likely it is none: (n, k) each.
         """
         # At each node, summed over the walks that come to it, how likely each is times: its number so far, the
-        # square of that, and whether that is 0.
-        number, square, none = np.zeros_like(counted), np.zeros_like(counted), np.zeros_like(counted)
-        none += self.start[:, :, None]
+        # square of that, and whether that is 0. Side by side, since many small products take longer than few.
+        n, v, k = counted.shape
+        number, square, none = slice(k), slice(k, 2 * k), slice(2 * k, 3 * k)
+        state = np.zeros((n, v, 3 * k))
+        state[:, :, none] = self.start[:, :, None]
+        backwards = np.ascontiguousarray(self.step.transpose(0, 2, 1))
         for node in self.order:
-            share, one = self.step[:, None, :, node], counted[:, node]
-            before = (share @ number)[:, 0]
-            number[:, node] = before + self.visits[:, node, None] * one
-            square[:, node] = (share @ square)[:, 0] + (2 * before + self.visits[:, node, None]) * one
-            none[:, node] = (none[:, node] + (share @ none)[:, 0]) * (1 - one)
+            one, visits = counted[:, node], self.visits[:, node, None]
+            before = (backwards[:, node, None] @ state)[:, 0]
+            state[:, node, number] = before[:, number] + visits * one
+            state[:, node, square] = before[:, square] + (2 * before[:, number] + visits) * one
+            state[:, node, none] = (state[:, node, none] + before[:, none]) * (1 - one)
         ends = (self.step.sum(axis=2) == 0).astype(np.float64)[:, None, :]
-        mean, squared, never = ((ends @ each)[:, 0] for each in (number, square, none))
+        mean, squared, never = np.split((ends @ state)[:, 0], 3, axis=1)
         return mean, squared - mean**2, never
 
 

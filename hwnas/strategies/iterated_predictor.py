@@ -12,6 +12,7 @@ from hwnas.belief import Belief
 from hwnas.evaluation.restricted import RestrictedSpace
 from hwnas.feasible import FeasibleSet
 from hwnas.pareto import is_non_dominated
+from hwnas.predictors.features import walked_nodes
 from hwnas.predictors.surrogate import FAR, GaussianProcess, Surrogate
 from hwnas.uncertain_front import best_gains
 from spaces import InputError, Population
@@ -19,6 +20,8 @@ from spaces import InputError, Population
 from .surrogate_search import REFERENCE, SurrogateSearch, in_any_order
 
 MUTATED = 20  # of the best networks so far, mutants are candidates too
+WALKED_CANDIDATES = 1000  # where the latency of each is estimated layer by layer, in 2 to 5 ms
+WALKED_NODES = 300_000  # of all candidates' graphs: about 2 seconds
 REFERENCE_DRAWS = 2000
 REFERENCE_QUANTILE = 0.99
 
@@ -36,7 +39,8 @@ class IteratedPredictor(SurrogateSearch):
     Args:
         objectives: accuracy_val, and costs that are known before training.
         surrogate: a `GaussianProcess` by default.
-        n_candidates: as many are drawn; a table that is no larger is looked at whole.
+        n_candidates: as many are drawn, fewer where describing or costing each takes long (of cells of 30 nodes 10,000,
+            1,000 where latencies are estimated layer by layer); a table that is no larger is looked at whole.
 
     Source: ours; upper confidence bound by Srinivas et al., Gaussian Process Optimization in the Bandit Setting, 2010.
     """
@@ -70,8 +74,11 @@ class IteratedPredictor(SurrogateSearch):
 
     def start(self, feasible: FeasibleSet, seed: int) -> None:
         super().start(feasible, seed)
+        for name in self.costs:  # an unknown one is refused now, not after the first networks
+            feasible.cost(name, self._stacked([]))
         self._pool: Population | None = None
-        self.__dict__.pop("_reference", None)
+        for of_another_search in ("_reference", "_drawn"):
+            self.__dict__.pop(of_another_search, None)
 
     def plan(self, first: int, rng: np.random.Generator) -> Population:
         if first == 0:
@@ -79,13 +86,11 @@ class IteratedPredictor(SurrogateSearch):
         if len(self.told) >= first + self.batch:  # after a break: it was planned before, and need not be again
             return self.rows_before(first + self.batch)[first:]
         fitted = self.fitted(first)
-        rows = in_any_order(self._candidates(first, rng), rng)
-        if fitted is None or not len(rows):
+        if fitted is None:
             return self.draw_after(first, self.batch, rng)
-        picks = rows[self._picks(first, rows, fitted.believe(rows), rng)]
-        lacking = self.batch - len(
-            picks
-        )  # a phase is always a whole batch, so that one that goes on knows where it began
+        rows = in_any_order(self._candidates(first, rng), rng)
+        picks = rows[self._picks(first, rows, fitted.believe(rows), rng)] if len(rows) else rows
+        lacking = self.batch - len(picks)  # a whole batch always, so that a search that goes on knows where each began
         return np.concatenate([picks, self.draw_after(first, lacking, rng)]) if lacking else picks
 
     def _picks(self, first: int, rows: Population, belief: Belief, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -134,12 +139,20 @@ class IteratedPredictor(SurrogateSearch):
             rows = self._whole(space)
         else:
             parents = self._parents(first)
-            mutants = space.mutate(np.repeat(parents, self.n_candidates // (4 * len(parents)), axis=0), rng)
+            mutants = space.mutate(np.repeat(parents, -(-self._drawn // (4 * len(parents))), axis=0), rng)
             mutants = mutants[self.feasible.holds(mutants)]
-            rows = np.concatenate([mutants, self.feasible.sample(self.n_candidates - len(mutants), rng)])
+            rows = np.concatenate([mutants, self.feasible.sample(max(0, self._drawn - len(mutants)), rng)])
         keys = space.canonical(np.concatenate([known, rows]))
         at = np.unique(keys, axis=0, return_index=True)[1]
         return rows[np.sort(at[at >= len(known)]) - len(known)]
+
+    @cached_property
+    def _drawn(self) -> int:
+        """How many candidates are drawn: of large graphs, and where latencies are walked, what takes some seconds."""
+        asked = (*self.costs, *(limit.name for limit in self.feasible.limits))
+        most = WALKED_CANDIDATES if any(map(self.feasible.walks, asked)) else self.n_candidates
+        nodes = walked_nodes(self.feasible.space)
+        return max(self.batch, min(most, self.n_candidates, WALKED_NODES // nodes if nodes else most))
 
     def _whole(self, space: RestrictedSpace) -> Population:
         if self._pool is None:

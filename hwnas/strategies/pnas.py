@@ -91,7 +91,6 @@ class PNAS(SurrogateSearch):
         self._grows = True
         self._phase = 0  # the first proposal of the last level
         self._families: dict[int, _Family] = {}  # by the first proposal of a phase
-        self._remark: str | None = None
         self._walked = [limit for limit in feasible.limits if feasible.walks(limit.name)]
         self._walks = bool(self._walked) or (self.cost is not None and feasible.walks(self.cost))
         # What can be told of all children, before the latency of some is estimated, for which flops stand till then.
@@ -130,10 +129,6 @@ class PNAS(SurrogateSearch):
         if family.found is None:  # not before somebody asks: parents are grown once more, one by one
             family.found = self._parents_of(family)
         return family.found.get(number - first)
-
-    @property
-    def remark(self) -> str | None:
-        return self._remark
 
     @property
     def n_first(self) -> int | None:
@@ -267,7 +262,9 @@ class PNAS(SurrogateSearch):
             return least, least
         if self.first < least:
             many = f"more than {most}" if least > most else f"{least}"
-            self._remark = f"the first level are {self.first} of {many} simplest networks, drawn: the plan has no more"
+            self._remarks.append(
+                f"the first level are {self.first} of {many} simplest networks, drawn: the plan has no more"
+            )
         return self.first, self.n_simplest
 
     def _checked_simplest(self, n: int, rng: np.random.Generator) -> Population:

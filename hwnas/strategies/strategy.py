@@ -68,9 +68,9 @@ class Strategy(ABC):
         return None
 
     @property
-    def remark(self) -> str | None:
-        """What a person should know of how the search goes, once it began; None where there is nothing to say."""
-        return None
+    def remarks(self) -> Sequence[str]:
+        """What a person should know of how the search goes; those that were there stay as more come."""
+        return ()
 
     @property
     def n_first(self) -> int | None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.predictors import LinePredictor, PredictorJudgement, cross_validate, quality, spearman
-from hwnas.predictors.surrogate import FittedSurrogate, Surrogate
-from hwnas.predictors.surrogate_adapter import FLOPS_COLUMN, GraphSurrogate, graph_features
+from hwnas.belief import Belief
+from hwnas.feasible import FeasibleSet
+from hwnas.predictors import PredictorJudgement, quality, spearman
+from hwnas.predictors.failures import FittedWithFailures, SuccessChance
+from hwnas.predictors.flops_line import FlopsLine, log_flops
+from hwnas.predictors.surrogate import FittedSurrogate, Surrogate, Warp
 from spaces import Population
 
 from .strategy import PhasedStrategy
@@ -18,7 +23,7 @@ Floats = NDArray[np.float64]
 FITTING, REFERENCE = 1, 2
 LEAST_TO_FIT = 5  # as many as an ensemble of 5 needs
 LEAST_TO_DOUBT = 20  # below, a rank correlation says too little
-BY_FLOPS = GraphSurrogate(LinePredictor(FLOPS_COLUMN))
+DOUBTED_FOR = 5  # trials: without the last of them the surrogate must be no better either, since ranks are noisy
 
 
 class SurrogateSearch(PhasedStrategy):
@@ -30,49 +35,87 @@ class SurrogateSearch(PhasedStrategy):
 
     surrogate: Surrogate
 
+    def start(self, feasible: FeasibleSet, seed: int) -> None:
+        super().start(feasible, seed)
+        self._remarks: list[str] = []
+        self._doubted = False
+        self._learned: tuple[int, FittedSurrogate, PredictorJudgement | None] | None = None
+
     def fitted(self, first: int) -> FittedSurrogate | None:
-        """What the surrogate learns from the trials before `first` that succeeded; None where they are fewer than 5.
+        """What is learned from the trials before `first`; None where fewer than 5 of them succeeded.
 
-        Where it tells 20 and more of them, each from the others, no better than flops do, a line on flops stands in.
+        Failed ones say where others will fail. Where the surrogate tells 20 and more networks, each from the others, no
+        better than flops do, a line on flops stands in, and a remark says so.
         """
-        rows, _ = self._succeeded(first)
-        if len(rows) < LEAST_TO_FIT:
+        succeeded = self._succeeded(first)
+        if succeeded.sum() < LEAST_TO_FIT:
             return None
-        fitted = self._fit(self.surrogate, first)
-        judgement = self._judged(fitted, first)
-        return fitted if judgement is None or judgement.name == self.surrogate.name else self._fit(BY_FLOPS, first)
+        fitted, judgement = self._used(first)
+        if judgement is not None and judgement.name != self.surrogate.name and not self._doubted:
+            self._doubted = True
+            self._remarks.append(f"after {first} trials: {judgement.warning}")
+        if succeeded.all():
+            return fitted
+        chance = SuccessChance.of(self.feasible, self.rows_before(first), succeeded)
+        return FittedWithFailures(fitted, chance, float(self.told_accuracies()[:first][succeeded].min()))
 
-    def _succeeded(self, first: int) -> tuple[Population, Floats]:
-        accuracies = self.told_accuracies()[:first]
-        good = np.isfinite(accuracies)
-        return self.rows_before(first)[good], accuracies[good]
+    @property
+    def remarks(self) -> Sequence[str]:
+        return self._remarks
+
+    def _succeeded(self, first: int) -> NDArray[np.bool_]:
+        return np.isfinite(self.told_accuracies()[:first])
+
+    def _of_succeeded(self, first: int) -> tuple[Population, Floats]:
+        good = self._succeeded(first)
+        return self.rows_before(first)[good], self.told_accuracies()[:first][good]
+
+    def _used(self, first: int) -> tuple[FittedSurrogate, PredictorJudgement | None]:
+        """What the networks before `first` that succeeded teach, and how good it is."""
+        if self._learned is None or self._learned[0] != first:
+            fitted = self._fit(self.surrogate, first)
+            judgement = self._judged(fitted, first)
+            if judgement is not None and judgement.name != self.surrogate.name:
+                fitted = self._fit(FlopsLine(), first)
+            self._learned = first, fitted, judgement
+        return self._learned[1:]
 
     def _fit(self, surrogate: Surrogate, first: int) -> FittedSurrogate:
         seed = int(self.seeds(first, FITTING).generate_state(1)[0])
-        return surrogate.fit(*self._succeeded(first), feasible=self.feasible, seed=seed)
+        return surrogate.fit(*self._of_succeeded(first), feasible=self.feasible, seed=seed)
 
     def _judged(self, fitted: FittedSurrogate, first: int) -> PredictorJudgement | None:
         """Beside flops; None where the surrogate does not tell what the others say of each network.
 
         A search trains networks that are alike, whose order is mostly noise, so that a low rank correlation alone
-        is but a warning: for flops to stand in, the errors must be as large as theirs too.
+        is but a warning: for flops to stand in, the errors must be as large as theirs too, and were before.
         """
         left_out = fitted.left_out()
         if left_out is None or self.feasible.costs is None:
             return None
-        rows, accuracies = self._succeeded(first)
-        graphs, features = self.feasible.space.graphs(rows), graph_features(self.feasible, rows)
-        line = cross_validate(BY_FLOPS.predictor, graphs, features, accuracies, seed=self.seed)
-        own, by_flops = quality(left_out, accuracies), spearman(features[:, FLOPS_COLUMN], accuracies)
+        rows, accuracies = self._of_succeeded(first)
+        line = self._fit(FlopsLine(), first).left_out()
+        assert line is not None
+        own, of_flops = quality(left_out, accuracies), quality(line, accuracies)
+        by_flops = spearman(log_flops(self.feasible, rows), accuracies)
         warning, name = None, self.surrogate.name
-        if own.spearman <= by_flops:
+        if own.spearman <= by_flops and len(rows) >= LEAST_TO_DOUBT:
             warning = (
                 f"each of {len(rows)} networks predicted from the others, the model ranks no better than flops alone "
                 f"(Spearman {own.spearman:.2f} and {by_flops:.2f})"
             )
-            if own.rmse >= line.rmse and len(rows) >= LEAST_TO_DOUBT:
-                warning, name = f"{warning}, which stand in for it", "flops"
-        return PredictorJudgement(name, {self.surrogate.name: own, "flops": line}, by_flops, warning)
+            if _error(left_out, accuracies) >= _error(line, accuracies) and self._was_no_better(first - DOUBTED_FOR):
+                warning, name = f"{warning}, which stand in for it", FlopsLine.name
+        qualities = {self.surrogate.name: own, FlopsLine.name: of_flops}
+        return PredictorJudgement(name, qualities, by_flops, warning)
+
+    def _was_no_better(self, first: int) -> bool:
+        rows, accuracies = self._of_succeeded(first)
+        left_out, line = (self._fit(each, first).left_out() for each in (self.surrogate, FlopsLine()))
+        assert left_out is not None
+        assert line is not None
+        ranks = spearman(left_out.at(0.0), accuracies), spearman(log_flops(self.feasible, rows), accuracies)
+        return ranks[0] <= ranks[1] and _error(left_out, accuracies) >= _error(line, accuracies)
 
     def seeds(self, first: int, purpose: int) -> np.random.SeedSequence:
         """Of what is drawn before proposal `first` for a purpose of its own, other than 0."""
@@ -84,13 +127,13 @@ class SurrogateSearch(PhasedStrategy):
         A surrogate takes for noise what it cannot explain of a network, some of which is the network's own. Where flops
         stand in for it, the accuracy alone.
         """
-        scores, judgement = self.told_accuracies(), self.judgement
-        fitted = self.fitted(len(self.told))
-        if fitted is not None and (judgement is None or judgement.name == self.surrogate.name):
-            good, rows = np.isfinite(scores), self.told_rows()
-            scores[good] = (scores[good] + fitted.predict(rows[good])[0]) / 2
+        scores, rows = self.told_accuracies(), self.told_rows()
         good = np.isfinite(scores)
-        scores[good] = self.worth(scores[good], self.told_rows()[good])
+        if good.sum() >= LEAST_TO_FIT:
+            fitted, judgement = self._used(len(self.told))
+            if judgement is None or judgement.name == self.surrogate.name:
+                scores[good] = (scores[good] + fitted.predict(rows[good])[0]) / 2
+        scores[good] = self.worth(scores[good], rows[good])
         return scores
 
     def worth(self, accuracies: Floats, rows: Population) -> Floats:
@@ -102,9 +145,13 @@ class SurrogateSearch(PhasedStrategy):
     def judgement(self) -> PredictorJudgement | None:
         """How well the surrogate of all trials predicts each of them from the others, and flops beside it."""
         now = len(self.told)
-        return (
-            None if len(self._succeeded(now)[0]) < LEAST_TO_FIT else self._judged(self._fit(self.surrogate, now), now)
-        )
+        return None if self._succeeded(now).sum() < LEAST_TO_FIT else self._used(now)[1]
+
+
+def _error(belief: Belief, values: Floats) -> float:
+    """The mean squared error of medians on the warped scale, where the worst of the values do not decide it."""
+    warp = Warp.of(values)
+    return float(((warp(np.minimum(belief.at(0.0), values.max())) - warp(values)) ** 2).mean())
 
 
 def in_any_order(rows: Population, rng: np.random.Generator) -> Population:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hwnas.belief import BelowTopBelief, NormalBelief, expected_improvement
+from hwnas.belief import BelowTopBelief, NormalBelief, RiskyBelief, expected_improvement
 
 
 def test_expected_improvement_is_the_mean_over_draws():
@@ -42,3 +42,17 @@ def test_nothing_is_hoped_of_what_is_sure_to_be_at_the_top_of_numbers():
     belief = BelowTopBelief(0.95, np.log([0.05]), np.array([60.0]))
     (gains,) = belief.improvement(np.array([0.1, 0.9]))
     assert gains == pytest.approx([0.85 / 2, 0.05 / 2], abs=0.03)  # far below, or at the top: each half of the time
+
+
+def test_what_may_fail_is_believed_in_as_often_as_it_does_not():
+    of_success = BelowTopBelief(0.95, np.log([0.05, 0.1, 0.2]), np.array([0.5, 0.0, 1.0]))
+    belief = RiskyBelief(of_success, np.array([1.0, 0.6, 0.0]), 0.4)
+    rng, levels = np.random.default_rng(0), np.array([0.4, 0.7, 0.9])
+    drawn = of_success.at(rng.standard_normal((200_000, 1)))
+    drawn = np.where(rng.random(drawn.shape) < [1.0, 0.6, 0.0], drawn, 0.4)
+    gains = np.maximum(drawn[:, :, None] - levels, 0.0).mean(axis=0)
+    assert belief.improvement(levels) == pytest.approx(gains, abs=0.002)
+    assert belief.part(slice(1, None)).improvement(levels) == pytest.approx(gains[1:], abs=0.002)
+    # Where nothing else is uncertain, the mean over failing or not; and what surely fails is worth a failure.
+    assert belief.at(0.0)[1] == pytest.approx(drawn[:, 1].mean(), abs=0.002)
+    assert belief.at(2.0)[[0, 2]] == pytest.approx([of_success.at(2.0)[0], 0.4])

@@ -10,6 +10,8 @@ from sklearn.gaussian_process.kernels import Matern
 from hwnas import FeasibleSet
 from hwnas.belief import NormalBelief
 from hwnas.evaluation import read_nasbench101, read_nasbench_macro
+from hwnas.predictors.failures import SuccessChance
+from hwnas.predictors.flops_line import FlopsLine
 from hwnas.predictors.gaussian_process import JITTER, FittedProcess, _loss, _squared_distances
 from hwnas.predictors.surrogate import GaussianProcess, ProcessAndTrees, Warp
 from hwnas.uncertain_front import best_gains
@@ -217,3 +219,34 @@ def test_ranks_of_nasbench_macro(n, least):
     runs = [benchmark.table.read(f"test_acc_run{i}", everywhere) for i in range(3)]
     truth = benchmark.table.read("test_acc_mean", everywhere)
     assert mean_tau(benchmark, runs, truth, n, GaussianProcess(), seeds=6) > least
+
+
+@pytest.mark.parametrize("slope", [0.02, 0.001, -0.02])
+def test_what_is_left_out_of_a_line_on_flops_is_what_lines_of_the_others_say(slope):
+    rows = MACRO.sample(12, np.random.default_rng(0))
+    x = np.log(FEASIBLE.costs.one("flops", rows))
+    values = 0.8 + slope * (x - x.mean()) + np.random.default_rng(1).normal(0, 0.003, 12)
+    fitted = FlopsLine().fit(rows, values, feasible=FEASIBLE, seed=0)
+    y, expected = fitted.warp(values), []
+    for i in range(12):
+        others = np.arange(12) != i
+        rise, start = np.polyfit(x[others], y[others], 1)
+        expected.append(start + rise * x[i] if rise > 0 else y[others].mean())
+    assert fitted.median_left_out == pytest.approx(expected)
+    assert fitted.warp(fitted.left_out().at(0.0)) == pytest.approx(np.maximum(expected, fitted.warp(np.zeros(1))))
+    rise, start = np.polyfit(x, y, 1)
+    assert fitted.warp(fitted.predict(rows)[0]) == pytest.approx(start + rise * x if rise > 0 else y.mean())
+
+
+def test_failures_that_features_explain_are_foreseen_and_others_are_not():
+    rows = MACRO.sample(60, np.random.default_rng(0))
+    params, new = FEASIBLE.costs.one("params", rows), MACRO.sample(500, np.random.default_rng(1))
+    fits = params <= np.quantile(params, 0.7)
+    chance = SuccessChance.of(FEASIBLE, rows, fits)(new)
+    will_fit = FEASIBLE.costs.one("params", new) <= np.quantile(params, 0.7)
+    assert chance[will_fit].mean() > 0.9
+    assert chance[~will_fit].mean() < 0.5  # some lie just beyond the limit
+    by_chance = [np.random.default_rng(seed).random(60) < 0.7 for seed in range(20)]
+    said = np.array([SuccessChance.of(FEASIBLE, rows, succeeded)(new).min() for succeeded in by_chance])
+    assert np.median(said) > 0.95
+    assert (said > 0.7).mean() >= 0.9

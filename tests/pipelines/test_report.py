@@ -484,6 +484,16 @@ def test_the_report_says_what_predicted_and_how_well(tmp_path):
         assert "onerror=z>" not in text
 
 
+def test_the_report_repeats_what_was_remarked_during_the_search(tmp_path):
+    made = make_run(tmp_path / "run")
+    assert "During the search" not in made.written()
+    stored = json.loads(made.run.plan.read_text())
+    write_json(made.run.plan, {**stored, "remarks": [f"after 24 trials: flops stand in {HOSTILE}"]})
+    text = made.written()
+    assert "During the search: after 24 trials: flops stand in" in parse(text).text_in["front"]
+    assert "onerror=z>" not in text
+
+
 def test_the_terminal_says_what_predicted_and_warns():
     qualities = {"gcn": PredictorQuality(0.3, 0.42, 0.02, 0.951), "ridge": PredictorQuality(0.5, 0.66, 0.01, 0.9)}
     good = sentence(PredictorJudgement("gcn", qualities, 0.4, None))
