@@ -468,3 +468,19 @@ def _holds(whole, part):
         if (edges >= part.adjacency[0][:m, :m]).all() and (whole.operations[0][place] == part.operations[0][:m]).all():
             return True
     return False
+
+
+@needs(MACRO)
+def test_iterated_search_finds_the_best_of_nasbench_macro_within_75_trainings():
+    """Of 50 seeds the worst took 60 (benchmarks/results); random search finds it once in 50 such searches."""
+    comparison = Comparison("nasbench_macro", str(TABLES), trials=75)
+    assert all(run_seed(comparison, "iterated", seed).to_best is not None for seed in range(8))
+
+
+@needs(CELLS)
+@pytest.mark.slow
+def test_iterated_search_on_the_sample_of_nasbench101_is_where_it_was():
+    """Of 50 seeds 0.9488 and 0.9489; random search has 0.9480 after 2,000."""
+    found = curves("iterated", Comparison("nasbench101", str(TABLES), trials=100), 6)
+    for trained, least in ((60, 0.9485), (100, 0.9487)):
+        assert found[:, trained - 1].mean() >= least, (trained, found[:, trained - 1].mean())
