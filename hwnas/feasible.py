@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency import DeviceCosts
-from latency.counts import COUNTED
 from spaces import InputError, Population, SearchSpace
 from spaces.additive import AdditiveSampler, Interval, extremes
 from spaces.chain import ChainSpace
@@ -69,8 +68,8 @@ class FeasibleSet:
         if name in ("latency_ms", "latency_ms_estimated"):
             low, high = self.costs.interval("latency_ms", population)
             return (low + high) / 2
-        if name not in COUNTED:
-            raise InputError(f"{name} is not known before training", hint=f"known are {', '.join(COUNTED)}, latency_ms")
+        if name not in self.costs.names:
+            raise InputError(f"{name} is not known before training", hint=f"known are {', '.join(self.costs.names)}")
         return self.costs.one(name, population)
 
     def walks(self, name: str) -> bool:

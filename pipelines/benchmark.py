@@ -37,8 +37,7 @@ from hwnas.strategies import (
     Strategy,
 )
 from hwnas.study import write_csv
-from latency import DeviceCosts
-from spaces import InputError
+from spaces import InputError, SearchSpace
 from spaces.nasbench101 import RELEASED_RATES, NASBench101Space
 
 from .progress import Listener
@@ -47,7 +46,7 @@ from .seeds import check_asked, done, origin, settings_of
 Floats = NDArray[np.float64]
 AIMS = ("accuracy", "hypervolume", "front")
 RELEASED_FILES = ("nasbench_only108.tfrecord", "nasbench_full.tfrecord")
-COST_QUANTILE = 0.99  # of the table: the cost of the reference point
+COST_QUANTILE = 0.99  # of the networks that meet the limits: the cost of the reference point
 ONE_SHOT_RANDOM = 100
 CELLS_OF_FIVE = 195  # cells of at most 5 vertices in the sample of NAS-Bench-101
 
@@ -64,7 +63,7 @@ class Comparison:
         aim: what the curves show: the best accuracy, the share of the table's hypervolume, or the share of the
             points of its true front that were found.
         costs: that are objectives beside the accuracy, where the aim is not accuracy alone.
-        limits: as texts.
+        limits: as texts; of what the table has a column of, that column is what they limit.
     """
 
     table: str
@@ -84,13 +83,15 @@ class Comparison:
         if self.aim not in AIMS:
             raise InputError(f"the objective must be one of {', '.join(AIMS)}, got {self.aim!r}")
         benchmark = open_table(self.table, self.data, self.noisy)
-        if self.trials < 1 or self.trials > len(benchmark.table.rows):
+        allowed = len(self.allowed(benchmark))
+        meeting = f" that meet {' and '.join(self.limits)}" if self.limits else ""
+        if not allowed:
+            raise InputError(f"the table has no networks{meeting}", hint="relax the limit")
+        if self.trials < 1 or self.trials > allowed:
             raise InputError(
-                f"the number of trials must be in 1..{len(benchmark.table.rows)}, as many as the table has networks, "
+                f"the number of trials must be in 1..{allowed}, as many as the table has networks{meeting}, "
                 f"got {self.trials}"
             )
-        for limit in self.limits:
-            Limit.parse(limit)
         unknown = [name for name in self.costs if name not in benchmark.costs]
         if self.aim != "accuracy" and (unknown or not self.costs):
             raise InputError(
@@ -100,7 +101,39 @@ class Comparison:
             raise InputError(
                 "a hypervolume needs an accuracy that it starts at", hint="describe the table with accuracy_floor"
             )
+        if self.aim == "hypervolume":
+            for seed in range(len(benchmark.questions)):
+                Yardstick(self, benchmark, benchmark.evaluator(seed)).check_hypervolume()
         return benchmark
+
+    def check_strategies(self, names: Sequence[str], benchmark: TabularBenchmark) -> None:
+        """Make sure that each strategy can be had with these costs.
+
+        Raises:
+            InputError: if one cannot: it takes fewer, or must know a cost of networks that were never trained.
+        """
+        known = benchmark.known_costs.names
+        for name in names:
+            unknown = [cost for cost in _costs_of_untrained(STRATEGIES[name](self)) if cost not in known]
+            others = [cost for cost in benchmark.costs if cost in known]
+            if unknown:
+                raise InputError(
+                    f"{name} must know {', '.join(unknown)} of networks that it never trained, which no one does",
+                    hint=f"leave the strategy out, or name a --cost of {', '.join(others) or 'another table'}",
+                )
+
+    def feasible(self, benchmark: TabularBenchmark, space: SearchSpace) -> FeasibleSet:
+        """The part of a space that meets the limits, by the columns of the table where it has them.
+
+        Raises:
+            InputError: if a limit has another form, or is on something that nothing tells.
+        """
+        costs = benchmark.known_costs
+        return FeasibleSet(space, costs, [Limit.parse(text, names=costs.names) for text in self.limits])
+
+    def allowed(self, benchmark: TabularBenchmark) -> NDArray[np.int64]:
+        """The places of the table's networks that meet the limits."""
+        return np.flatnonzero(self.feasible(benchmark, benchmark.space).holds(benchmark.table.rows))
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -145,6 +178,13 @@ def _growth(comparison: Comparison) -> dict[str, Any]:
     if isinstance(open_table(comparison.table, comparison.data, comparison.noisy).space, NASBench101Space):
         return {"K": 20, "first": 20, "n_simplest": CELLS_OF_FIVE, "cost": cost, "J": 1}
     return {"K": 4 if cost is None else 8, "first": 7, "cost": cost, "J": 1}
+
+
+def _costs_of_untrained(strategy: Strategy) -> tuple[str, ...]:
+    """What a strategy must know of networks before they are trained, beside limits."""
+    if isinstance(strategy, IteratedPredictor):
+        return strategy.costs
+    return (strategy.cost,) if isinstance(strategy, PNAS) and strategy.cost is not None else ()
 
 
 def _released_rates(comparison: Comparison) -> Floats | None:
@@ -251,9 +291,7 @@ def look_up(
 ) -> list[Trial]:
     """The course of `hwnas.search`, one trial after another, without its executors and records."""
     space = evaluator.restricted
-    limits = [Limit.parse(text) for text in comparison.limits]
-    # Of the inner space, whose costs may be sums over genes.
-    strategy.start(FeasibleSet(space, DeviceCosts(space.inner, benchmark.task), limits), seed)
+    strategy.start(comparison.feasible(benchmark, space), seed)
     trials: list[Trial] = []
     for number in range(comparison.trials):
         arch = space.arch(strategy.ask(1)[0])
@@ -272,7 +310,7 @@ def _first_best(accuracies: Floats) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Measures a course against the whole table, which no strategy sees."""
+    """Measures a course against all networks of the table that meet the limits, which no strategy sees."""
 
     comparison: Comparison
     benchmark: TabularBenchmark
@@ -287,8 +325,24 @@ class Yardstick:
 
     @property
     def best_accuracy(self) -> float:
-        table = self.benchmark.table
-        return float(table.read(self.evaluator.accuracy, np.arange(len(table.rows))).max())
+        return float(self.benchmark.table.read(self.evaluator.accuracy, self._allowed).max())
+
+    def check_hypervolume(self) -> None:
+        """Make sure that there is a hypervolume to have a share of.
+
+        Raises:
+            InputError: if no network is better than the reference point.
+        """
+        if not hypervolume(self._whole, self._reference) > 0:
+            raise InputError(
+                f"there is no hypervolume: no network that meets the limits is more accurate than "
+                f"{self.benchmark.accuracy_floor} and costs less than the {COST_QUANTILE:.0%} quantile",
+                hint="relax the limits, or lower accuracy_floor",
+            )
+
+    @cached_property
+    def _allowed(self) -> NDArray[np.int64]:
+        return self.comparison.allowed(self.benchmark)
 
     def _hypervolumes(self, F: Floats) -> Floats:
         reference = self._reference
@@ -309,9 +363,8 @@ class Yardstick:
 
     @cached_property
     def _whole(self) -> Floats:
-        table, everywhere = self.benchmark.table, np.arange(len(self.benchmark.table.rows))
         columns = {"accuracy_val": self.evaluator.accuracy, **self.benchmark.costs}
-        values = [table.read(columns[name], everywhere) for name in self.comparison.objectives]
+        values = [self.benchmark.table.read(columns[name], self._allowed) for name in self.comparison.objectives]
         return np.stack([-values[0], *values[1:]], axis=1)
 
     @property
@@ -351,6 +404,7 @@ def compare(
     """
     check_asked("strategy", names, STRATEGIES, seeds)
     benchmark = comparison.check()
+    comparison.check_strategies(names, benchmark)
     if out is not None:
         _claim(out, comparison, benchmark, names)
     wanted = [(name, seed) for name in dict.fromkeys(names) for seed in seeds]

@@ -32,7 +32,6 @@ from hwnas.predictors.sequence import SequenceSurrogate
 from hwnas.predictors.surrogate import GaussianProcess, ProcessAndTrees, Surrogate
 from hwnas.predictors.surrogate_adapter import FLOPS_COLUMN, GraphSurrogate
 from hwnas.study import write_csv
-from latency import DeviceCosts
 from spaces import InputError
 
 from .benchmark import open_table
@@ -156,7 +155,7 @@ def judge(asked: Asked) -> Judged:
     seen, rest = order[: asked.n], order[asked.n :]
     signal = benchmark.table.read(benchmark.question(asked.seed).accuracy, order)
     rows = benchmark.table.rows
-    feasible = FeasibleSet(benchmark.space, DeviceCosts(benchmark.space, benchmark.task))
+    feasible = FeasibleSet(benchmark.space, benchmark.known_costs)
     surrogate = surrogate_named(asked.predictor, asked.n)
     fitted = surrogate.fit(rows[seen], signal[: asked.n], feasible=feasible, seed=asked.seed)
     mean, std = fitted.predict(rows[rest])

@@ -183,6 +183,7 @@ def costs(values: Floats, *, column: str, source: Source) -> Floats:
     bad = np.flatnonzero(values < 0)
     if len(bad):
         raise InputError(
-            f"{source}: {source.place(bad[0])}, column {column!r} is a cost and must not be negative, got {values[bad[0]]:g}"
+            f"{source}: {source.place(bad[0])}, column {column!r} is a cost and must not be negative, got "
+            f"{values[bad[0]]:g}"
         )
     return values

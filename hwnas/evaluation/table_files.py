@@ -6,15 +6,18 @@ import csv
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from latency import DeviceCosts
 from spaces import InputError, Population, SearchSpace, Task, get_space
 from spaces.nasbench101 import rows_from_bits
 
+from .restricted import RestrictedSpace
 from .table import ArrayTable, Floats, Source, accuracies, costs, numbers, table_of
 from .tabular import TabularEvaluator
 from .tfrecord import Record, read_records
@@ -23,6 +26,7 @@ CELLS_FILE = "nasbench101_val30001.parquet"
 MACRO_FILE = "nas_bench_macro.parquet"
 MACRO_RUNS = ("test_acc_run0", "test_acc_run1", "test_acc_run2")
 FULL_EPOCHS = 108
+TRAINING_TELLS = ("train_seconds",)  # costs of a table that nobody knows of a network before it is trained
 CIFAR10 = Task(resolution=32, classes=10)
 OPERATION_CODES = {"conv3x3-bn-relu": "0", "conv1x1-bn-relu": "1", "maxpool3x3": "2"}
 
@@ -64,6 +68,21 @@ class TabularBenchmark:
         asked = self.question(seed)
         return TabularEvaluator(self.space, self.table, asked.accuracy, self.costs, asked.judged_by)
 
+    @cached_property
+    def known_costs(self) -> DeviceCosts:
+        """What is known of networks before they are trained: by the table's own columns, and counted what it lacks."""
+        rows = RestrictedSpace(self.space, self.table.rows)
+        columns = {name: column for name, column in self.costs.items() if name not in TRAINING_TELLS}
+        told = {name: partial(self._read, rows, column) for name, column in columns.items()}
+        return DeviceCosts(self.space, self.task, told=told)
+
+    def _read(self, rows: RestrictedSpace, column: str, population: Population) -> Floats:
+        places = rows.places(population)
+        if (places < 0).any():
+            outside = population[int(np.argmin(places))]
+            raise InputError(f"{self.space.format(outside)} is not in the table, and nothing tells its {column!r}")
+        return self.table.read(column, places)
+
 
 def read_nasbench101(path: Path) -> TabularBenchmark:
     """NAS-Bench-101: a parquet file of a sample of its cells, or the released TFRecord file.
@@ -99,7 +118,8 @@ def _cells(bits: np.ndarray[Any, np.dtype[np.int64]], codes: Column, source: Sou
     for row, code in enumerate(codes):
         if not isinstance(code, str) or set(code) - set("012"):
             raise InputError(
-                f"{source}: {source.place(row)}, column 'op_codes' must hold 0, 1 or 2 for each vertex inside, got {code!r}"
+                f"{source}: {source.place(row)}, column 'op_codes' must hold 0, 1 or 2 for each vertex inside, got "
+                f"{code!r}"
             )
     try:
         return rows_from_bits(bits, codes)
