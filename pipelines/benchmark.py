@@ -41,7 +41,7 @@ from spaces import InputError, SearchSpace
 from spaces.nasbench101 import RELEASED_RATES, NASBench101Space
 
 from .progress import Listener
-from .seeds import check_asked, done, origin, settings_of
+from .seeds import check_asked, differing, done, origin, settings_of, what_to_do
 
 Floats = NDArray[np.float64]
 AIMS = ("accuracy", "hypervolume", "front")
@@ -430,21 +430,22 @@ def _claim(out: Path, comparison: Comparison, benchmark: TabularBenchmark, names
     """Make the folder one of this comparison; strategies that it has no searches of yet are added.
 
     Raises:
-        InputError: if it holds results of another comparison, table, version or other settings of a strategy.
+        InputError: if it holds results of another comparison, table, code or other settings of a strategy.
     """
     file = out / "comparison.json"
-    own = json.loads(json.dumps({**asdict(comparison), "origin": origin(benchmark.table)}))
+    asked = {name: value for name, value in asdict(comparison).items() if name != "data"}
+    own = json.loads(json.dumps({**asked, "table": benchmark.name, "origin": origin(benchmark)}))
     settings = json.loads(json.dumps({name: settings_of(STRATEGIES[name](comparison)) for name in names}))
     known: dict[str, Any] = {}
     if file.exists() or (out / "seeds").exists():
         stored = json.loads(file.read_text()) if file.exists() else {}
         known = stored.pop("strategies", {})
-        differ = [name for name in own if name not in stored or stored[name] != own[name]]
+        differ = differing(stored, own)
         differ += [name for name, each in settings.items() if known.get(name, each) != each]
         if differ:
             raise InputError(
                 f"{out} holds another comparison, see {file}: it differs in, or does not say, {', '.join(differ)}",
-                hint="give another --out",
+                hint=what_to_do(differ),
             )
     (out / "seeds").mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")

@@ -6,6 +6,8 @@ import itertools
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,8 @@ from typer.testing import CliRunner
 
 from hwnas import FeasibleSet, hypervolume, search
 from hwnas.evaluation import TabularBenchmark, TabularEvaluator
-from hwnas.evaluation.table import Table
-from hwnas.evaluation.table_files import MACRO_RUNS
+from hwnas.evaluation.table import Table, table_of
+from hwnas.evaluation.table_files import MACRO_RUNS, Question
 from hwnas.predictors import RidgePredictor
 from hwnas.predictors.features import describe
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
@@ -231,24 +233,87 @@ def test_a_folder_says_what_it_comes_from_and_is_gone_on_with_for_that_alone(des
 
     def refused(says):
         code, _, stderr = invoked(*arguments, "--strategy", "iterated")
-        return code == 2 and f"does not say, {says}" in " ".join(stderr.split())
+        return code == 2 and f"does not say, {says} " in f"{' '.join(stderr.split())} "
+
+    # The same table in another place is the same, wherever the files of named tables would be.
+    moved = ("--trials", 12, "--seeds", 1, "--out", out, "--strategy", "iterated", "--data-root", tmp_path)
+    assert invoked(described.replace("mine.toml", "../" + Path(described).parent.name + "/mine.toml"), *moved)[0] == 0
+    monkeypatch.setattr(seeds, "code_digest", lambda: "changed")
+    assert refused("origin: code")
+    assert "results of two versions are not mixed" in " ".join(invoked(*arguments)[2].split())
+    monkeypatch.undo()
 
     monkeypatch.setitem(STRATEGIES, "iterated", lambda c: IteratedPredictor(c.objectives, beta=2.0))
     assert refused("iterated")
     monkeypatch.undo()
     old = {name: value for name, value in record.items() if name not in ("origin", "strategies")}
     file.write_text(json.dumps(old))
-    assert refused("origin")
+    assert refused("origin: table, origin: code, origin: hwnas")
     file.unlink()
-    assert refused("table")
+    assert refused("table, noisy, trials, aim, costs, limits, origin: table, origin: code, origin: hwnas")
     file.write_text(json.dumps(record))
     assert not refused("")
     open_table.cache_clear()
     text = (folder / "table.csv").read_text().splitlines()
     last = text[-1].split(",")
     (folder / "table.csv").write_text("\n".join([*text[:-1], ",".join([last[0], "0.77", *last[2:]])]))
-    assert refused("origin")
+    assert refused("origin: table")
     open_table.cache_clear()
+
+
+def test_the_digest_of_the_code_tells_every_file_that_makes_results(tmp_path):
+    """By copies of the packages in which one byte of one file differs."""
+    for package in ("spaces", "latency", "hwnas", "pipelines"):
+        shutil.copytree(
+            Path(__file__).parents[2] / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+
+    def digest():
+        code = "from pipelines.seeds import code_digest; print(code_digest())"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    first = digest()
+    assert first == seeds.code_digest()
+    for name, tells in (
+        ("spaces/chain.py", True),
+        ("hwnas/strategies/iterated_predictor.py", True),
+        ("pipelines/benchmark.py", True),
+        ("pipelines/report.py", False),
+    ):
+        file = tmp_path / name
+        text = file.read_text()
+        file.write_text(text + "\nADDED = 1\n")
+        assert (digest() != first) == tells
+        file.write_text(text)
+
+
+@pytest.mark.parametrize("change", ["accuracy_floor = 0.5", "classes = 5", 'reported = "val"'])
+def test_what_is_asked_of_a_table_is_part_of_its_digest(described, tmp_path, change):
+    text = TOML.replace("table.csv", str(Path(described).parent / "table.csv"))
+    field = change.split()[0]
+    kept = "\n".join(line for line in text.splitlines() if not line.startswith(field))
+    (tmp_path / "a.toml").write_text(text)
+    (tmp_path / "b.toml").write_text(f"{kept}\n{change}\n")
+    plain, changed, again = (
+        seeds.origin(open_table(str(file), "data", False))
+        for file in (tmp_path / "a.toml", tmp_path / "b.toml", Path(described))
+    )
+    assert plain == again
+    assert {name for name in plain if plain[name] != changed[name]} == {"table"}
+
+
+def test_the_file_of_an_own_space_is_part_of_the_code(tmp_path):
+    example = Path(__file__).parents[2] / "docs" / "examples" / "my_space.py"
+    found = []
+    for text in (example.read_text(), example.read_text() + "\n"):
+        (tmp_path / "space.py").write_text(text)
+        space = get_space(f"{tmp_path / 'space.py'}:MySpace")
+        table = table_of(space, space.sample(1, np.random.default_rng(0)), {"val": np.array([0.5])}, source="t")
+        found.append(seeds.origin(TabularBenchmark("t", space, table, (Question("val", ("val",)),))))
+    assert {name for name in found[0] if found[0][name] != found[1][name]} == {"code"}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
