@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +25,11 @@ from hwnas.predictors.surrogate import ProcessAndTrees
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.search_loop import evaluation_seed
 from hwnas.strategies import (
-    EPNAS,
-    NSGA2,
     PNAS,
     IteratedPredictor,
     LocalSearch,
     NeuralPredictor,
     OptunaSampler,
-    RandomSearch,
     RegularizedEvolution,
     Strategy,
 )
@@ -40,14 +37,17 @@ from hwnas.study import write_csv
 from spaces import InputError, SearchSpace
 from spaces.nasbench101 import RELEASED_RATES, NASBench101Space
 
+from .plan import plan_trials
 from .progress import Listener
 from .seeds import check_asked, differing, done, origin, settings_of, what_to_do
+from .strategies import STRATEGIES as SEARCHED
+from .strategies import Setting, only_cost
 
 Floats = NDArray[np.float64]
 AIMS = ("accuracy", "hypervolume", "front")
 RELEASED_FILES = ("nasbench_only108.tfrecord", "nasbench_full.tfrecord")
 COST_QUANTILE = 0.99  # of the networks that meet the limits: the cost of the reference point
-ONE_SHOT_RANDOM = 100
+ONE_SHOT_RANDOM, ONE_SHOT_RANKED = 172, 100_000
 CELLS_OF_FIVE = 195  # cells of at most 5 vertices in the sample of NAS-Bench-101
 
 
@@ -140,41 +140,57 @@ class Comparison:
         return ("accuracy_val",) if self.aim == "accuracy" else ("accuracy_val", *self.costs)
 
 
-# How each strategy is set up for a comparison: as its authors say, or as the description of its settings says.
+def searched(name: str) -> Callable[[Comparison], Strategy]:
+    """What `hwnas search`, or `frontier` where there are costs, runs by that name with one worker."""
+    return lambda comparison: SEARCHED[name](_setting(comparison))
+
+
+def _setting(comparison: Comparison) -> Setting:
+    plan = plan_trials(comparison.trials, epochs=1, final_epochs=1, finalists=1)
+    job: Literal["search", "frontier"] = "search" if comparison.aim == "accuracy" else "frontier"
+    return Setting(plan.n_random, plan.n_chosen, 1, job, costs=comparison.costs)
+
+
+def _one_shot_of_the_paper(comparison: Comparison) -> Strategy:
+    """Random networks, the paper's GCN of one stage fitted once, and what it ranks highest of the table's networks.
+
+    Source: Wen et al., 1912.00848, sections 3 and 4.1: 172 cells of NAS-Bench-101 are learned. That half of the trials
+    are where they are fewer is ours.
+    """
+    networks = len(open_table(comparison.table, comparison.data, comparison.noisy).table.rows)
+    n = min(ONE_SHOT_RANDOM, math.ceil(comparison.trials / 2))
+    return NeuralPredictor(
+        n_random=n,
+        n_chosen=comparison.trials - n,
+        n_candidates=min(ONE_SHOT_RANKED, networks),
+        J=None,
+        predictor=GCNPredictor.paper_nasbench101(n),
+        fallback=False,
+    )
+
+
+# Those of `hwnas search` as it runs them; then others, as their authors say or the description of their settings does.
 STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
-    "random": lambda c: RandomSearch(planned=c.trials),
-    "evolution": lambda c: RegularizedEvolution(population=100, sample=10, rate=_released_rates(c)),
+    **{name: searched(name) for name in SEARCHED},
+    "evolution-paper": lambda c: RegularizedEvolution(population=100, sample=10, rate=_released_rates(c)),
     "evolution20": lambda c: RegularizedEvolution(population=20, sample=5, rate=_released_rates(c)),
     "local": lambda c: LocalSearch(),
-    "nsga2": lambda c: NSGA2(c.objectives, population=10),  # of 10 to 50 the best within 100 trials
     "optuna-tpe": lambda c: OptunaSampler("tpe", c.objectives),
     "optuna-tpe-multivariate": lambda c: OptunaSampler("tpe-multivariate", c.objectives),
     "optuna-nsga2": lambda c: OptunaSampler("nsga2", c.objectives, population=10),
     "optuna-gp": lambda c: OptunaSampler("gp", c.objectives),
-    "neural-predictor": lambda c: NeuralPredictor(
-        n_random=min(ONE_SHOT_RANDOM, math.ceil(c.trials / 2)),
-        n_chosen=c.trials,
-        n_candidates=100_000,
-        J=None,
-        fallback=False,
-    ),
-    "iterated": lambda c: IteratedPredictor(c.objectives),
-    "pnas": lambda c: PNAS(surrogate=ProcessAndTrees(), **_growth(c)),
+    "neural-predictor-paper": _one_shot_of_the_paper,
+    "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
+    "pnas-trees": lambda c: PNAS(surrogate=ProcessAndTrees(), **_growth(c)),
     "pnas-mlp": lambda c: PNAS(surrogate=SequenceSurrogate("mlp"), **_growth(c)),
     "pnas-lstm": lambda c: PNAS(surrogate=SequenceSurrogate("lstm"), **_growth(c)),
     "pnas-gcn": lambda c: PNAS(surrogate=GraphSurrogate(GCNPredictor()), **_growth(c)),
-    "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
-    "epnas": lambda c: EPNAS(focus=1.0 if c.aim == "accuracy" else 0.0),
 }
 
 
 def _growth(comparison: Comparison) -> dict[str, Any]:
     """Beams for a hundred trained networks, not for the 1,280 of the paper; the best of 3 to 25 within that."""
-    cost = None
-    if comparison.aim != "accuracy":
-        if len(comparison.costs) > 1:
-            raise InputError(f"PNAS weighs accuracy against one cost, got {', '.join(comparison.costs)}")
-        (cost,) = comparison.costs
+    cost = only_cost(_setting(comparison))
     if isinstance(open_table(comparison.table, comparison.data, comparison.noisy).space, NASBench101Space):
         return {"K": 20, "first": 20, "n_simplest": CELLS_OF_FIVE, "cost": cost, "J": 1}
     return {"K": 4 if cost is None else 8, "first": 7, "cost": cost, "J": 1}

@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from hwnas import FeasibleSet, hypervolume, search
 from hwnas.evaluation import TabularBenchmark, TabularEvaluator
 from hwnas.evaluation.table import Table, table_of
 from hwnas.evaluation.table_files import MACRO_RUNS, Question
-from hwnas.predictors import RidgePredictor
+from hwnas.predictors import GCNPredictor, RidgePredictor
 from hwnas.predictors.features import describe
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.strategies import IteratedPredictor
@@ -29,9 +31,13 @@ from pipelines import benchmark as bench
 from pipelines import seeds
 from pipelines.benchmark import STRATEGIES, Comparison, Yardstick, compare, look_up, open_table, run_seed, summary
 from pipelines.cli import app
+from pipelines.config import RunConfig
 from pipelines.levels import LevelTest, levels_of, ranks_of_seed
+from pipelines.plan import plan_trials
 from pipelines.progress import Listener
+from pipelines.search import _strategy
 from pipelines.seeds import settings_of
+from pipelines.strategies import STRATEGIES as SEARCHED
 from spaces import InputError, get_space
 
 TABLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "tables"
@@ -142,6 +148,33 @@ def test_the_course_is_that_of_a_search(described, name):
     assert [(t.arch, t.seed, t.values["accuracy_val"]) for t in ours] == [
         (t.arch, t.seed, t.values["accuracy_val"]) for t in theirs
     ]
+
+
+@pytest.mark.parametrize("aim", ["accuracy", "front"])
+@pytest.mark.parametrize("name", SEARCHED)
+def test_what_is_compared_is_what_a_search_of_that_name_runs(described, tmp_path, name, aim):
+    """As `hwnas search` or `frontier` sets it up for --trials 40 --workers 1, but for the cost."""
+    comparison = Comparison(described, trials=40, aim=aim, costs=("flops",))
+    ours = settings_of(STRATEGIES[name](comparison))
+    fields = {"job": "search" if aim == "accuracy" else "frontier", "data": "digits", "data_root": "data"}
+    config = RunConfig.of(**fields, space="nasbench_macro", trials=40, workers=1, strategy=name)
+    (tmp_path / "plan.json").write_text("{}")
+    run, pool = SimpleNamespace(plan=tmp_path / "plan.json"), SimpleNamespace(workers=1)
+    job = SimpleNamespace(config=config, run=run, pool=pool)
+    plan = plan_trials(40, epochs=1, final_epochs=1, finalists=1)
+    theirs = json.dumps(settings_of(_strategy(job, plan))).replace("latency_ms_estimated", "flops")
+    assert json.dumps(ours) == theirs
+    assert (plan.n_random, plan.n_chosen) == (28, 12)
+
+
+def test_presets_of_papers_say_so(described):
+    comparison = Comparison(described, trials=400)
+    paper = STRATEGIES["neural-predictor-paper"](comparison)
+    assert (paper.n_random, paper.n_chosen, paper.J, paper.fallback) == (172, 228, None, False)
+    assert paper.predictor == GCNPredictor.paper_nasbench101(172)
+    assert STRATEGIES["neural-predictor-paper"](replace(comparison, trials=31)).n_random == 16
+    evolution = STRATEGIES["evolution-paper"](comparison)
+    assert (evolution.population, evolution.sample) == (100, 10)
 
 
 # --- curves ---
