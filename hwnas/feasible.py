@@ -65,7 +65,7 @@ class FeasibleSet:
         """
         if self.costs is None:
             raise InputError(f"the cost {name} needs a task and, for latency, a device; none were given")
-        if name in ("latency_ms", "latency_ms_estimated"):
+        if name not in self.costs.told and name in ("latency_ms", "latency_ms_estimated"):
             low, high = self.costs.interval("latency_ms", population)
             return (low + high) / 2
         if name not in self.costs.names:

@@ -349,9 +349,9 @@ class Yardstick:
         Raises:
             InputError: if no network is better than the reference point.
         """
-        if not hypervolume(self._whole, self._reference) > 0:
+        if not (self._whole < self._reference).all(axis=1).any():
             raise InputError(
-                f"there is no hypervolume: no network that meets the limits is more accurate than "
+                "there is no hypervolume: no network that meets the limits is more accurate than "
                 f"{self.benchmark.accuracy_floor} and costs less than the {COST_QUANTILE:.0%} quantile",
                 hint="relax the limits, or lower accuracy_floor",
             )

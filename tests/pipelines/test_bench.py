@@ -444,6 +444,11 @@ def test_predictors_are_given_the_costs_that_the_table_tells(measured):
     told = benchmark.known_costs.of(benchmark.table.rows[:20])
     assert told["flops"].tolist() == costs[1].tolist()
     assert told["latency_ms"].tolist() == benchmark.table.read("ms", places).tolist()
+    assert FeasibleSet(restricted, benchmark.known_costs).cost("latency_ms", benchmark.table.rows[:20]).tolist() == (
+        benchmark.table.read("ms", places).tolist()
+    )
+    named = DeviceCosts(SPACE, benchmark.task, told={"latency_ms_estimated": lambda rows: rows.sum(axis=1)})
+    assert FeasibleSet(SPACE, named).cost("latency_ms_estimated", EVERY[:5]).tolist() == [0, 1, 2, 1, 2]
     outside = next(row for row in SPACE.canonical(EVERY) if not restricted.is_valid(row[None])[0])
     with pytest.raises(InputError, match="is not in the table, and nothing tells its 'ms'"):
         benchmark.known_costs.one("latency_ms", outside[None])
