@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latency import DeviceCosts
-from latency.counts import COUNTED
 from spaces import InputError, Population, SearchSpace
 from spaces.additive import AdditiveSampler, Interval, extremes
 from spaces.chain import ChainSpace
@@ -66,11 +65,11 @@ class FeasibleSet:
         """
         if self.costs is None:
             raise InputError(f"the cost {name} needs a task and, for latency, a device; none were given")
-        if name in ("latency_ms", "latency_ms_estimated"):
+        if name not in self.costs.told and name in ("latency_ms", "latency_ms_estimated"):
             low, high = self.costs.interval("latency_ms", population)
             return (low + high) / 2
-        if name not in COUNTED:
-            raise InputError(f"{name} is not known before training", hint=f"known are {', '.join(COUNTED)}, latency_ms")
+        if name not in self.costs.names:
+            raise InputError(f"{name} is not known before training", hint=f"known are {', '.join(self.costs.names)}")
         return self.costs.one(name, population)
 
     def walks(self, name: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,30 +25,29 @@ from hwnas.predictors.surrogate import ProcessAndTrees
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.search_loop import evaluation_seed
 from hwnas.strategies import (
-    EPNAS,
-    NSGA2,
     PNAS,
     IteratedPredictor,
     LocalSearch,
     NeuralPredictor,
     OptunaSampler,
-    RandomSearch,
     RegularizedEvolution,
     Strategy,
 )
 from hwnas.study import write_csv
-from latency import DeviceCosts
-from spaces import InputError
+from spaces import InputError, SearchSpace
 from spaces.nasbench101 import RELEASED_RATES, NASBench101Space
 
+from .plan import plan_trials
 from .progress import Listener
-from .seeds import check_asked, done, origin, settings_of
+from .seeds import check_asked, differing, done, origin, settings_of, what_to_do
+from .strategies import STRATEGIES as SEARCHED
+from .strategies import Setting, only_cost
 
 Floats = NDArray[np.float64]
 AIMS = ("accuracy", "hypervolume", "front")
 RELEASED_FILES = ("nasbench_only108.tfrecord", "nasbench_full.tfrecord")
-COST_QUANTILE = 0.99  # of the table: the cost of the reference point
-ONE_SHOT_RANDOM = 100
+COST_QUANTILE = 0.99  # of the networks that meet the limits: the cost of the reference point
+ONE_SHOT_RANDOM, ONE_SHOT_RANKED = 172, 100_000
 CELLS_OF_FIVE = 195  # cells of at most 5 vertices in the sample of NAS-Bench-101
 
 
@@ -64,7 +63,7 @@ class Comparison:
         aim: what the curves show: the best accuracy, the share of the table's hypervolume, or the share of the
             points of its true front that were found.
         costs: that are objectives beside the accuracy, where the aim is not accuracy alone.
-        limits: as texts.
+        limits: as texts; of what the table has a column of, that column is what they limit.
     """
 
     table: str
@@ -84,13 +83,15 @@ class Comparison:
         if self.aim not in AIMS:
             raise InputError(f"the objective must be one of {', '.join(AIMS)}, got {self.aim!r}")
         benchmark = open_table(self.table, self.data, self.noisy)
-        if self.trials < 1 or self.trials > len(benchmark.table.rows):
+        allowed = len(self.allowed(benchmark))
+        meeting = f" that meet {' and '.join(self.limits)}" if self.limits else ""
+        if not allowed:
+            raise InputError(f"the table has no networks{meeting}", hint="relax the limit")
+        if self.trials < 1 or self.trials > allowed:
             raise InputError(
-                f"the number of trials must be in 1..{len(benchmark.table.rows)}, as many as the table has networks, "
+                f"the number of trials must be in 1..{allowed}, as many as the table has networks{meeting}, "
                 f"got {self.trials}"
             )
-        for limit in self.limits:
-            Limit.parse(limit)
         unknown = [name for name in self.costs if name not in benchmark.costs]
         if self.aim != "accuracy" and (unknown or not self.costs):
             raise InputError(
@@ -100,51 +101,106 @@ class Comparison:
             raise InputError(
                 "a hypervolume needs an accuracy that it starts at", hint="describe the table with accuracy_floor"
             )
+        if self.aim == "hypervolume":
+            for seed in range(len(benchmark.questions)):
+                Yardstick(self, benchmark, benchmark.evaluator(seed)).check_hypervolume()
         return benchmark
+
+    def check_strategies(self, names: Sequence[str], benchmark: TabularBenchmark) -> None:
+        """Make sure that each strategy can be had with these costs.
+
+        Raises:
+            InputError: if one cannot: it takes fewer, or must know a cost of networks that were never trained.
+        """
+        known = benchmark.known_costs.names
+        for name in names:
+            unknown = [cost for cost in _costs_of_untrained(STRATEGIES[name](self)) if cost not in known]
+            others = [cost for cost in benchmark.costs if cost in known]
+            if unknown:
+                raise InputError(
+                    f"{name} must know {', '.join(unknown)} of networks that it never trained, which no one does",
+                    hint=f"leave the strategy out, or name a --cost of {', '.join(others) or 'another table'}",
+                )
+
+    def feasible(self, benchmark: TabularBenchmark, space: SearchSpace) -> FeasibleSet:
+        """The part of a space that meets the limits, by the columns of the table where it has them.
+
+        Raises:
+            InputError: if a limit has another form, or is on something that nothing tells.
+        """
+        costs = benchmark.known_costs
+        return FeasibleSet(space, costs, [Limit.parse(text, names=costs.names) for text in self.limits])
+
+    def allowed(self, benchmark: TabularBenchmark) -> NDArray[np.int64]:
+        """The places of the table's networks that meet the limits."""
+        return np.flatnonzero(self.feasible(benchmark, benchmark.space).holds(benchmark.table.rows))
 
     @property
     def objectives(self) -> tuple[str, ...]:
         return ("accuracy_val",) if self.aim == "accuracy" else ("accuracy_val", *self.costs)
 
 
-# How each strategy is set up for a comparison: as its authors say, or as the description of its settings says.
+def searched(name: str) -> Callable[[Comparison], Strategy]:
+    """What `hwnas search`, or `frontier` where there are costs, runs by that name with one worker."""
+    return lambda comparison: SEARCHED[name](_setting(comparison))
+
+
+def _setting(comparison: Comparison) -> Setting:
+    plan = plan_trials(comparison.trials, epochs=1, final_epochs=1, finalists=1)
+    job: Literal["search", "frontier"] = "search" if comparison.aim == "accuracy" else "frontier"
+    return Setting(plan.n_random, plan.n_chosen, 1, job, costs=comparison.costs)
+
+
+def _one_shot_of_the_paper(comparison: Comparison) -> Strategy:
+    """Random networks, the paper's GCN of one stage fitted once, and what it ranks highest of the table's networks.
+
+    Source: Wen et al., 1912.00848, sections 3 and 4.1: 172 cells of NAS-Bench-101 are learned. That half of the trials
+    are where they are fewer is ours.
+    """
+    networks = len(open_table(comparison.table, comparison.data, comparison.noisy).table.rows)
+    n = min(ONE_SHOT_RANDOM, math.ceil(comparison.trials / 2))
+    return NeuralPredictor(
+        n_random=n,
+        n_chosen=comparison.trials - n,
+        n_candidates=min(ONE_SHOT_RANKED, networks),
+        J=None,
+        predictor=GCNPredictor.paper_nasbench101(n),
+        fallback=False,
+    )
+
+
+# Those of `hwnas search` as it runs them; then others, as their authors say or the description of their settings does.
 STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
-    "random": lambda c: RandomSearch(planned=c.trials),
-    "evolution": lambda c: RegularizedEvolution(population=100, sample=10, rate=_released_rates(c)),
+    **{name: searched(name) for name in SEARCHED},
+    "evolution-paper": lambda c: RegularizedEvolution(population=100, sample=10, rate=_released_rates(c)),
     "evolution20": lambda c: RegularizedEvolution(population=20, sample=5, rate=_released_rates(c)),
     "local": lambda c: LocalSearch(),
-    "nsga2": lambda c: NSGA2(c.objectives, population=10),  # of 10 to 50 the best within 100 trials
     "optuna-tpe": lambda c: OptunaSampler("tpe", c.objectives),
     "optuna-tpe-multivariate": lambda c: OptunaSampler("tpe-multivariate", c.objectives),
     "optuna-nsga2": lambda c: OptunaSampler("nsga2", c.objectives, population=10),
     "optuna-gp": lambda c: OptunaSampler("gp", c.objectives),
-    "neural-predictor": lambda c: NeuralPredictor(
-        n_random=min(ONE_SHOT_RANDOM, math.ceil(c.trials / 2)),
-        n_chosen=c.trials,
-        n_candidates=100_000,
-        J=None,
-        fallback=False,
-    ),
-    "iterated": lambda c: IteratedPredictor(c.objectives),
-    "pnas": lambda c: PNAS(surrogate=ProcessAndTrees(), **_growth(c)),
+    "neural-predictor-paper": _one_shot_of_the_paper,
+    "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
+    "pnas-trees": lambda c: PNAS(surrogate=ProcessAndTrees(), **_growth(c)),
     "pnas-mlp": lambda c: PNAS(surrogate=SequenceSurrogate("mlp"), **_growth(c)),
     "pnas-lstm": lambda c: PNAS(surrogate=SequenceSurrogate("lstm"), **_growth(c)),
     "pnas-gcn": lambda c: PNAS(surrogate=GraphSurrogate(GCNPredictor()), **_growth(c)),
-    "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
-    "epnas": lambda c: EPNAS(focus=1.0 if c.aim == "accuracy" else 0.0),
 }
 
 
 def _growth(comparison: Comparison) -> dict[str, Any]:
     """Beams for a hundred trained networks, not for the 1,280 of the paper; the best of 3 to 25 within that."""
-    cost = None
-    if comparison.aim != "accuracy":
-        if len(comparison.costs) > 1:
-            raise InputError(f"PNAS weighs accuracy against one cost, got {', '.join(comparison.costs)}")
-        (cost,) = comparison.costs
+    cost = only_cost(_setting(comparison))
     if isinstance(open_table(comparison.table, comparison.data, comparison.noisy).space, NASBench101Space):
         return {"K": 20, "first": 20, "n_simplest": CELLS_OF_FIVE, "cost": cost, "J": 1}
     return {"K": 4 if cost is None else 8, "first": 7, "cost": cost, "J": 1}
+
+
+def _costs_of_untrained(strategy: Strategy) -> tuple[str, ...]:
+    """What a strategy must know of networks before they are trained, beside limits."""
+    if isinstance(strategy, IteratedPredictor):
+        return strategy.costs
+    return (strategy.cost,) if isinstance(strategy, PNAS) and strategy.cost is not None else ()
 
 
 def _released_rates(comparison: Comparison) -> Floats | None:
@@ -251,9 +307,7 @@ def look_up(
 ) -> list[Trial]:
     """The course of `hwnas.search`, one trial after another, without its executors and records."""
     space = evaluator.restricted
-    limits = [Limit.parse(text) for text in comparison.limits]
-    # Of the inner space, whose costs may be sums over genes.
-    strategy.start(FeasibleSet(space, DeviceCosts(space.inner, benchmark.task), limits), seed)
+    strategy.start(comparison.feasible(benchmark, space), seed)
     trials: list[Trial] = []
     for number in range(comparison.trials):
         arch = space.arch(strategy.ask(1)[0])
@@ -272,7 +326,7 @@ def _first_best(accuracies: Floats) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Measures a course against the whole table, which no strategy sees."""
+    """Measures a course against all networks of the table that meet the limits, which no strategy sees."""
 
     comparison: Comparison
     benchmark: TabularBenchmark
@@ -287,8 +341,24 @@ class Yardstick:
 
     @property
     def best_accuracy(self) -> float:
-        table = self.benchmark.table
-        return float(table.read(self.evaluator.accuracy, np.arange(len(table.rows))).max())
+        return float(self.benchmark.table.read(self.evaluator.accuracy, self._allowed).max())
+
+    def check_hypervolume(self) -> None:
+        """Make sure that there is a hypervolume to have a share of.
+
+        Raises:
+            InputError: if no network is better than the reference point.
+        """
+        if not (self._whole < self._reference).all(axis=1).any():
+            raise InputError(
+                "there is no hypervolume: no network that meets the limits is more accurate than "
+                f"{self.benchmark.accuracy_floor} and costs less than the {COST_QUANTILE:.0%} quantile",
+                hint="relax the limits, or lower accuracy_floor",
+            )
+
+    @cached_property
+    def _allowed(self) -> NDArray[np.int64]:
+        return self.comparison.allowed(self.benchmark)
 
     def _hypervolumes(self, F: Floats) -> Floats:
         reference = self._reference
@@ -309,9 +379,8 @@ class Yardstick:
 
     @cached_property
     def _whole(self) -> Floats:
-        table, everywhere = self.benchmark.table, np.arange(len(self.benchmark.table.rows))
         columns = {"accuracy_val": self.evaluator.accuracy, **self.benchmark.costs}
-        values = [table.read(columns[name], everywhere) for name in self.comparison.objectives]
+        values = [self.benchmark.table.read(columns[name], self._allowed) for name in self.comparison.objectives]
         return np.stack([-values[0], *values[1:]], axis=1)
 
     @property
@@ -351,6 +420,7 @@ def compare(
     """
     check_asked("strategy", names, STRATEGIES, seeds)
     benchmark = comparison.check()
+    comparison.check_strategies(names, benchmark)
     if out is not None:
         _claim(out, comparison, benchmark, names)
     wanted = [(name, seed) for name in dict.fromkeys(names) for seed in seeds]
@@ -376,21 +446,22 @@ def _claim(out: Path, comparison: Comparison, benchmark: TabularBenchmark, names
     """Make the folder one of this comparison; strategies that it has no searches of yet are added.
 
     Raises:
-        InputError: if it holds results of another comparison, table, version or other settings of a strategy.
+        InputError: if it holds results of another comparison, table, code or other settings of a strategy.
     """
     file = out / "comparison.json"
-    own = json.loads(json.dumps({**asdict(comparison), "origin": origin(benchmark.table)}))
+    asked = {name: value for name, value in asdict(comparison).items() if name != "data"}
+    own = json.loads(json.dumps({**asked, "table": benchmark.name, "origin": origin(benchmark)}))
     settings = json.loads(json.dumps({name: settings_of(STRATEGIES[name](comparison)) for name in names}))
     known: dict[str, Any] = {}
     if file.exists() or (out / "seeds").exists():
         stored = json.loads(file.read_text()) if file.exists() else {}
         known = stored.pop("strategies", {})
-        differ = [name for name in own if name not in stored or stored[name] != own[name]]
+        differ = differing(stored, own)
         differ += [name for name, each in settings.items() if known.get(name, each) != each]
         if differ:
             raise InputError(
                 f"{out} holds another comparison, see {file}: it differs in, or does not say, {', '.join(differ)}",
-                hint="give another --out",
+                hint=what_to_do(differ),
             )
     (out / "seeds").mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from hwnas import FeasibleSet
 from hwnas.belief import NormalBelief
+from hwnas.evaluation import TabularBenchmark
 from hwnas.predictors import quality
 from hwnas.study import write_csv
-from latency import DeviceCosts
 from spaces import InputError
 
 from .benchmark import open_table, with_interval
@@ -72,13 +72,13 @@ def levels_of(complexity: NDArray[np.int64]) -> list[Level]:
 
 
 def ranks_of_seed(test: LevelTest, name: str, seed: int) -> list[list[float]]:
-    """For each level but the largest, the four `MEASURES` of one predictor.
+    """For each level but the largest, the four `MEASURES` of one predictor; of several runs, the others judge.
 
     Source: Liu et al., 1712.00559, algorithm 2.
     """
     benchmark = open_table(test.table, test.data, test.noisy)
     space, column = benchmark.evaluator(seed).restricted, benchmark.question(seed).accuracy
-    feasible = FeasibleSet(space, DeviceCosts(space.inner, benchmark.task) if test.with_costs else None)
+    feasible = FeasibleSet(space, benchmark.known_costs if test.with_costs else None)
     levels = levels_of(space.complexity(space.rows))
     found = []
     for number, (level, larger) in enumerate(itertools.pairwise(levels)):
@@ -87,10 +87,17 @@ def ranks_of_seed(test: LevelTest, name: str, seed: int) -> list[list[float]]:
         asked = rng.permutation(larger.places)[:MOST_PREDICTED]
         accuracies = benchmark.table.read(column, learned)
         fitted = surrogate_named(name, len(learned)).fit(space.rows[learned], accuracies, feasible=feasible, seed=seed)
-        known = quality(NormalBelief(*fitted.predict(space.rows[learned])), accuracies)
-        beyond = quality(NormalBelief(*fitted.predict(space.rows[asked])), benchmark.table.read(column, asked))
+        known = quality(NormalBelief(*fitted.predict(space.rows[learned])), _truth(benchmark, column, learned))
+        beyond = quality(NormalBelief(*fitted.predict(space.rows[asked])), _truth(benchmark, column, asked))
         found.append([known.spearman, known.kendall_tau, beyond.spearman, beyond.kendall_tau])
     return found
+
+
+def _truth(benchmark: TabularBenchmark, learned: str, places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What judges: of several runs, the mean of those that were not learned; of one, itself."""
+    runs = [question.accuracy for question in benchmark.questions]
+    others = [run for run in runs if run != learned] or runs
+    return np.asarray(np.mean([benchmark.table.read(run, places) for run in others], axis=0))
 
 
 def rank_levels(

@@ -32,12 +32,11 @@ from hwnas.predictors.sequence import SequenceSurrogate
 from hwnas.predictors.surrogate import GaussianProcess, ProcessAndTrees, Surrogate
 from hwnas.predictors.surrogate_adapter import FLOPS_COLUMN, GraphSurrogate
 from hwnas.study import write_csv
-from latency import DeviceCosts
 from spaces import InputError
 
 from .benchmark import open_table
 from .progress import Listener
-from .seeds import check_asked, done, origin, settings_of
+from .seeds import check_asked, differing, done, origin, settings_of, what_to_do
 
 Floats = NDArray[np.float64]
 
@@ -156,7 +155,7 @@ def judge(asked: Asked) -> Judged:
     seen, rest = order[: asked.n], order[asked.n :]
     signal = benchmark.table.read(benchmark.question(asked.seed).accuracy, order)
     rows = benchmark.table.rows
-    feasible = FeasibleSet(benchmark.space, DeviceCosts(benchmark.space, benchmark.task))
+    feasible = FeasibleSet(benchmark.space, benchmark.known_costs)
     surrogate = surrogate_named(asked.predictor, asked.n)
     fitted = surrogate.fit(rows[seen], signal[: asked.n], feasible=feasible, seed=asked.seed)
     mean, std = fitted.predict(rows[rest])
@@ -206,7 +205,7 @@ def judge_all(
 
     Returns:
         {"table", "networks", "qualities", "failures"}: the mean of each of MEASURES over the seeds, and its 95 %
-        interval; which fits failed, and why. The mean is over those that did not.
+        interval; which fits failed, and why: they are tried again the next time. The mean is over those that did not.
     Raises:
         InputError: if something does not go together.
     """
@@ -224,11 +223,14 @@ def judge_all(
     wanted = [
         Asked(table, data, noisy, name, n, seed) for name in dict.fromkeys(names) for n in sizes for seed in seeds
     ]
-    source = origin(benchmark.table)
-    of = {(name, n): source | {"predictor": settings_of(PREDICTORS[name](n))} for name in names for n in sizes}
-    judged = {
-        asked: found for asked in wanted if (found := _recorded(out, asked, of[asked.predictor, asked.n])) is not None
+    source = {"table": benchmark.name, "noisy": noisy, "origin": origin(benchmark)}
+    of = {
+        (name, n): source | {"predictor": json.loads(json.dumps(settings_of(PREDICTORS[name](n))))}
+        for name in names
+        for n in sizes
     }
+    recorded = {asked: _recorded(out, asked, of[asked.predictor, asked.n]) for asked in wanted}
+    judged: dict[Asked, Judged | Failed] = {asked: found for asked, found in recorded.items() if found is not None}
     with listener.steps("fits", len(wanted)) as steps:
         for _ in judged:
             steps.advance()
@@ -248,21 +250,21 @@ def _file(out: Path, asked: Asked) -> Path:
     return out / "fits" / f"{asked.predictor}-{asked.n}-{asked.seed}.json"
 
 
-def _recorded(out: Path | None, asked: Asked, of: Mapping[str, Any]) -> Judged | Failed | None:
-    """What was found before.
+def _recorded(out: Path | None, asked: Asked, of: Mapping[str, Any]) -> Judged | None:
+    """What was found before; a fit that failed is tried again.
 
     Raises:
-        InputError: if the folder is of another table, version or setting, or does not say of which.
+        InputError: if the folder is of another table, code or setting, or does not say of which.
     """
     if out is None or not (file := _file(out, asked)).exists():
         return None
     stored = json.loads(file.read_text())
-    if (stored["asked"], stored.get("of")) != (asdict(asked), of):
+    if differ := differing(stored.get("of", {}), of):
         raise InputError(
-            f"{out} holds fits of another table, version or setting, or does not say of which, see {file}",
-            hint="give another --out",
+            f"{out} holds other fits, see {file}: they differ in, or do not say, {', '.join(differ)}",
+            hint=what_to_do(differ),
         )
-    return Failed(**stored["failed"]) if "failed" in stored else Judged(**stored["judged"])
+    return Judged(**stored["judged"]) if "judged" in stored else None
 
 
 def _record(out: Path | None, asked: Asked, of: Mapping[str, Any], found: Judged | Failed) -> None:
@@ -272,7 +274,7 @@ def _record(out: Path | None, asked: Asked, of: Mapping[str, Any], found: Judged
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     kind = "failed" if isinstance(found, Failed) else "judged"
-    part.write_text(json.dumps({"asked": asdict(asked), "of": of, kind: asdict(found)}))
+    part.write_text(json.dumps({"of": of, kind: asdict(found)}))
     part.replace(file)
 
 

@@ -6,14 +6,22 @@ import concurrent.futures as cf
 import dataclasses
 import hashlib
 import importlib.metadata
-from collections.abc import Callable, Collection, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from hwnas.evaluation.table import Table
+import hwnas
+import latency
+import spaces
+from hwnas.evaluation import TabularBenchmark
 from hwnas.execution import WorkerPool, use_one_thread
 from spaces import InputError
+
+PIPELINES = ("benchmark.py", "plan.py", "predictor_quality.py", "seeds.py", "strategies.py")  # that make results
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -47,13 +55,64 @@ def done(work: Callable[[Task], Result], tasks: Sequence[Task], workers: int) ->
             raise
 
 
-def origin(table: Table) -> dict[str, str]:
-    """What results come from besides settings: {"table": digest of rows and values, "hwnas": version}."""
+def origin(benchmark: TabularBenchmark) -> dict[str, str]:
+    """What results come from besides settings.
+
+    Returns:
+        {"table": digest of the table and of what is asked of it, "code": digest of the code that makes results,
+        "hwnas": version}. Where the files lie is no part of it.
+    """
+    table = benchmark.table
+    asked = (
+        benchmark.space.name,
+        benchmark.task,
+        benchmark.questions,
+        sorted(benchmark.costs.items()),
+        benchmark.accuracy_floor,
+    )
     digest = hashlib.sha256(np.ascontiguousarray(table.rows, dtype="<i8").tobytes())
+    digest.update(repr(asked).encode())
     for name in sorted(table.names):
         values = table.read(name, np.arange(len(table.rows)))
         digest.update(name.encode() + b"\0" + np.ascontiguousarray(values, dtype="<f8").tobytes())
-    return {"table": digest.hexdigest(), "hwnas": importlib.metadata.version("hwnas")}
+    code = hashlib.sha256(code_digest().encode())
+    code.update(Path(inspect.getfile(type(benchmark.space))).read_bytes())  # which may be a person's own file
+    return {
+        "table": digest.hexdigest(),
+        "code": code.hexdigest(),
+        "hwnas": importlib.metadata.version("hwnas"),
+    }
+
+
+@cache
+def code_digest() -> str:
+    """Of the Python files of spaces, latency and hwnas, and of `PIPELINES`: as they were when first asked."""
+    here = Path(__file__).parent
+    files = [here / name for name in PIPELINES]
+    for package in (spaces, latency, hwnas):
+        files += sorted(Path(inspect.getfile(package)).parent.rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        text = file.read_bytes()
+        digest.update(f"{file.relative_to(here.parent)}\0{len(text)}\0".encode() + text)
+    return digest.hexdigest()
+
+
+def differing(stored: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """In which of its entries `own` differs from what is stored; of `origin`, in which parts."""
+    found = [name for name in own if name != "origin" and (name not in stored or stored[name] != own[name])]
+    theirs = stored.get("origin", {})
+    return found + [f"origin: {name}" for name, each in own["origin"].items() if theirs.get(name) != each]
+
+
+def what_to_do(differ: Collection[str]) -> str:
+    """A hint for a folder that `differing` says is of another origin."""
+    if set(differ) <= {"origin: code", "origin: hwnas"}:
+        return (
+            "the code has changed since, and results of two versions are not mixed: give another --out, or go on with "
+            "the version that began it"
+        )
+    return "give another --out"
 
 
 def settings_of(value: object) -> Any:

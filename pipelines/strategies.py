@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from spaces import InputError
+
 if TYPE_CHECKING:
     from hwnas.soft_limits import SoftLimit
     from hwnas.strategies import Strategy
@@ -29,6 +31,7 @@ class Setting:
         workers: trainings at once when the run began.
         job: "search" for one best network, "frontier" for the whole trade-off.
         soft: limits that may be missed at a price.
+        costs: what a frontier weighs accuracy against.
     """
 
     n_random: int
@@ -36,6 +39,7 @@ class Setting:
     workers: int
     job: Literal["search", "frontier"]
     soft: tuple[SoftLimit, ...] = ()
+    costs: tuple[str, ...] = ("latency_ms_estimated",)
 
     @property
     def focus(self) -> float:
@@ -44,7 +48,7 @@ class Setting:
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        return ("accuracy_val",) if self.job == "search" else ("accuracy_val", "latency_ms_estimated")
+        return ("accuracy_val",) if self.job == "search" else ("accuracy_val", *self.costs)
 
     @property
     def first(self) -> int:
@@ -94,8 +98,20 @@ def _tpe(setting: Setting) -> Strategy:
 def _pnas(setting: Setting) -> Strategy:
     from hwnas.strategies import PNAS
 
-    cost = None if setting.job == "search" else "latency_ms_estimated"
-    return PNAS(K=setting.batch, first=setting.first, all_up_to=setting.n_random, cost=cost)
+    return PNAS(K=setting.batch, first=setting.first, all_up_to=setting.n_random, cost=only_cost(setting))
+
+
+def only_cost(setting: Setting) -> str | None:
+    """What PNAS weighs accuracy against; None in a search.
+
+    Raises:
+        InputError: if it is not one.
+    """
+    if setting.job == "search":
+        return None
+    if len(setting.costs) != 1:
+        raise InputError(f"PNAS weighs accuracy against one cost, got {', '.join(setting.costs)}")
+    return setting.costs[0]
 
 
 def _epnas(setting: Setting) -> Strategy:

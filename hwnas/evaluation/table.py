@@ -33,6 +33,30 @@ class Table(ABC):
         """The values of one column at some places, (k,) -> (k,)."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a table come from, for messages.
+
+    Attributes:
+        name: of the file.
+        lines: of the file, one for each row; None where a file has none, and rows are counted from 1.
+    """
+
+    name: str
+    lines: Sequence[int] | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def place(self, row: int) -> str:
+        """Where row number `row`, counted from 0, stands."""
+        return f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
+
+    def both(self, a: int, b: int) -> str:
+        kind, _, first = self.place(a).partition(" ")
+        return f"{kind}s {first} and {self.place(b).partition(' ')[2]}"
+
+
 @dataclass(frozen=True, eq=False)
 class ArrayTable(Table):
     """A table in memory."""
@@ -52,20 +76,25 @@ class ArrayTable(Table):
         return self.columns[name][places]
 
 
-def table_of(space: SearchSpace, rows: Population, columns: Mapping[str, Floats], *, source: str) -> ArrayTable:
+def table_of(
+    space: SearchSpace, rows: Population, columns: Mapping[str, Floats], *, source: Source | str
+) -> ArrayTable:
     """A table with one row of each network; where isomorphic rows agree in all columns, the first stands for all.
 
     Args:
         rows: (n, genes).
         columns: (n,) each, checked already.
-        source: of the table, for messages, where rows are counted from 1.
+        source: of the table, for messages; of a name alone, rows are counted from 1.
     Raises:
         InputError: if a row is not valid, stands twice, or its network stands twice with different values.
     """
+    source = Source(source) if isinstance(source, str) else source
     valid = space.is_valid(rows)
     if not valid.all():
         bad = int(np.flatnonzero(~valid)[0])
-        raise InputError(f"{source}: row {bad + 1} is no architecture of {space.name}: {space.why_invalid(rows[bad])}")
+        raise InputError(
+            f"{source}: {source.place(bad)} is no architecture of {space.name}: {space.why_invalid(rows[bad])}"
+        )
     _refuse_repeats(rows, source)
     _, first, network = np.unique(space.canonical(rows), axis=0, return_index=True, return_inverse=True)
     original = first[network.ravel()]
@@ -74,7 +103,7 @@ def table_of(space: SearchSpace, rows: Population, columns: Mapping[str, Floats]
         if len(differs):
             bad = int(differs[0])
             raise InputError(
-                f"{source}: rows {original[bad] + 1} and {bad + 1} are one network, but column {name!r} holds "
+                f"{source}: {source.both(original[bad], bad)} are one network, but column {name!r} holds "
                 f"{values[original[bad]]} and {values[bad]}",
                 hint="keep one row of each network",
             )
@@ -82,18 +111,18 @@ def table_of(space: SearchSpace, rows: Population, columns: Mapping[str, Floats]
     return ArrayTable(rows[kept], {name: values[kept] for name, values in columns.items()})
 
 
-def _refuse_repeats(rows: Population, source: str) -> None:
+def _refuse_repeats(rows: Population, source: Source) -> None:
     _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     repeated = np.flatnonzero(first[which.ravel()] != np.arange(len(rows)))
     if len(repeated):
         bad = int(repeated[0])
         raise InputError(
-            f"{source}: rows {first[which.ravel()[bad]] + 1} and {bad + 1} are the same architecture",
+            f"{source}: {source.both(first[which.ravel()[bad]], bad)} are the same architecture",
             hint="keep one of them, or their mean",
         )
 
 
-def numbers(values: Sequence[object], *, column: str, source: str) -> Floats:
+def numbers(values: Sequence[object], *, column: str, source: Source) -> Floats:
     """A column as finite floats.
 
     Raises:
@@ -106,7 +135,7 @@ def numbers(values: Sequence[object], *, column: str, source: str) -> Floats:
     bad = np.flatnonzero(~np.isfinite(found))
     if len(bad):
         raise InputError(
-            f"{source}: row {bad[0] + 1}, column {column!r} must be a finite number, got {values[bad[0]]!r}",
+            f"{source}: {source.place(bad[0])}, column {column!r} must be a finite number, got {values[bad[0]]!r}",
             hint="leave rows that were never measured out of the table",
         )
     return found
@@ -119,7 +148,7 @@ def _number(value: object) -> float:
         return float("nan")
 
 
-def accuracies(values: Floats, *, unit: str, column: str, source: str) -> Floats:
+def accuracies(values: Floats, *, unit: str, column: str, source: Source) -> Floats:
     """Accuracies as fractions.
 
     Args:
@@ -132,20 +161,20 @@ def accuracies(values: Floats, *, unit: str, column: str, source: str) -> Floats
     if len(outside):
         bad = int(outside[0])
         raise InputError(
-            f"{source}: row {bad + 1}, column {column!r} must be a {unit} in 0..{top:g}, got {values[bad]:g}",
+            f"{source}: {source.place(bad)}, column {column!r} must be a {unit} in 0..{top:g}, got {values[bad]:g}",
             hint='say unit = "percent"' if unit == "fraction" and 1 < values[bad] <= 100 else "mend the value",
         )
     if unit == "percent" and len(values) and values.max() <= 1:
         best = int(values.argmax())
         raise InputError(
             f"{source}: column {column!r} is said to hold percent, but its greatest value is {values[best]:g} "
-            f"(row {best + 1})",
+            f"({source.place(best)})",
             hint='say unit = "fraction"',
         )
     return values / top
 
 
-def costs(values: Floats, *, column: str, source: str) -> Floats:
+def costs(values: Floats, *, column: str, source: Source) -> Floats:
     """Costs as they are, none of them negative.
 
     Raises:
@@ -154,6 +183,7 @@ def costs(values: Floats, *, column: str, source: str) -> Floats:
     bad = np.flatnonzero(values < 0)
     if len(bad):
         raise InputError(
-            f"{source}: row {bad[0] + 1}, column {column!r} is a cost and must not be negative, got {values[bad[0]]:g}"
+            f"{source}: {source.place(bad[0])}, column {column!r} is a cost and must not be negative, got "
+            f"{values[bad[0]]:g}"
         )
     return values

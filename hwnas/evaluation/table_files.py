@@ -6,16 +6,19 @@ import csv
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
+from latency import DeviceCosts
 from spaces import InputError, Population, SearchSpace, Task, get_space
 from spaces.nasbench101 import rows_from_bits
 
-from .table import ArrayTable, Floats, accuracies, costs, numbers, table_of
+from .restricted import RestrictedSpace
+from .table import ArrayTable, Floats, Source, accuracies, costs, numbers, table_of
 from .tabular import TabularEvaluator
 from .tfrecord import Record, read_records
 
@@ -23,6 +26,7 @@ CELLS_FILE = "nasbench101_val30001.parquet"
 MACRO_FILE = "nas_bench_macro.parquet"
 MACRO_RUNS = ("test_acc_run0", "test_acc_run1", "test_acc_run2")
 FULL_EPOCHS = 108
+TRAINING_TELLS = ("train_seconds",)  # costs of a table that nobody knows of a network before it is trained
 CIFAR10 = Task(resolution=32, classes=10)
 OPERATION_CODES = {"conv3x3-bn-relu": "0", "conv1x1-bn-relu": "1", "maxpool3x3": "2"}
 
@@ -64,6 +68,21 @@ class TabularBenchmark:
         asked = self.question(seed)
         return TabularEvaluator(self.space, self.table, asked.accuracy, self.costs, asked.judged_by)
 
+    @cached_property
+    def known_costs(self) -> DeviceCosts:
+        """What is known of networks before they are trained: by the table's own columns, and counted what it lacks."""
+        rows = RestrictedSpace(self.space, self.table.rows)
+        columns = {name: column for name, column in self.costs.items() if name not in TRAINING_TELLS}
+        told = {name: partial(self._read, rows, column) for name, column in columns.items()}
+        return DeviceCosts(self.space, self.task, told=told)
+
+    def _read(self, rows: RestrictedSpace, column: str, population: Population) -> Floats:
+        places = rows.places(population)
+        if (places < 0).any():
+            outside = population[int(np.argmin(places))]
+            raise InputError(f"{self.space.format(outside)} is not in the table, and nothing tells its {column!r}")
+        return self.table.read(column, places)
+
 
 def read_nasbench101(path: Path) -> TabularBenchmark:
     """NAS-Bench-101: a parquet file of a sample of its cells, or the released TFRecord file.
@@ -80,26 +99,27 @@ def read_nasbench101(path: Path) -> TabularBenchmark:
 
 def _cells_of_a_sample(path: Path) -> TabularBenchmark:
     needed = ("adjacency_bits", "op_codes", "params", "macs", "val_acc_108", "test_acc_108_run0", "train_seconds_108")
-    read = read_columns(path, needed)
-    bits = numbers(read["adjacency_bits"], column="adjacency_bits", source=str(path)).astype(np.int64)
-    rows = _cells(bits, read["op_codes"], str(path))
-    columns = _checked(read, path, fractions=("val_acc_108", "test_acc_108_run0"), cost=needed[2:4] + needed[6:])
+    read, source = read_columns(path, needed)
+    bits = numbers(read["adjacency_bits"], column="adjacency_bits", source=source).astype(np.int64)
+    rows = _cells(bits, read["op_codes"], source)
+    columns = _checked(read, source, fractions=("val_acc_108", "test_acc_108_run0"), cost=needed[2:4] + needed[6:])
     space = get_space("nasbench101")
     return TabularBenchmark(
         "nasbench101",
         space,
-        table_of(space, rows, columns, source=str(path)),
+        table_of(space, rows, columns, source=source),
         (Question("val_acc_108", ("test_acc_108_run0",)),),
         {"params": "params", "flops": "macs", "train_seconds": "train_seconds_108"},
         accuracy_floor=0.85,
     )
 
 
-def _cells(bits: np.ndarray[Any, np.dtype[np.int64]], codes: Column, source: str) -> Population:
-    for number, code in enumerate(codes, start=1):
+def _cells(bits: np.ndarray[Any, np.dtype[np.int64]], codes: Column, source: Source) -> Population:
+    for row, code in enumerate(codes):
         if not isinstance(code, str) or set(code) - set("012"):
             raise InputError(
-                f"{source}: row {number}, column 'op_codes' must hold 0, 1 or 2 for each vertex inside, got {code!r}"
+                f"{source}: {source.place(row)}, column 'op_codes' must hold 0, 1 or 2 for each vertex inside, got "
+                f"{code!r}"
             )
     try:
         return rows_from_bits(bits, codes)
@@ -114,33 +134,49 @@ def _cells_as_released(path: Path) -> TabularBenchmark:
             cells.setdefault(record.key, []).append(record)
     if not cells:
         raise InputError(f"{path} holds no training of {FULL_EPOCHS} epochs")
-    runs = min(len(records) for records in cells.values())
-    kept = list(cells.values())
-    ends = [[record.evaluations[-1] for record in records[:runs]] for records in kept]
+    kept, runs, source = list(cells.values()), _runs_of_each(cells, path), Source(str(path))
+    ends = [[record.evaluations[-1] for record in records] for records in kept]
     columns: dict[str, Floats] = {}
     for run in range(runs):
         for name in ("validation", "test"):
             column = f"{name}_accuracy_run{run}"
-            values = numbers([getattr(end[run], f"{name}_accuracy") for end in ends], column=column, source=str(path))
-            columns[column] = accuracies(values, unit="fraction", column=column, source=str(path))
+            values = numbers([getattr(end[run], f"{name}_accuracy") for end in ends], column=column, source=source)
+            columns[column] = accuracies(values, unit="fraction", column=column, source=source)
     columns["params"] = np.array([float(records[0].params) for records in kept])
     columns["train_seconds"] = np.array([np.mean([e.train_seconds for e in end]) for end in ends])
-    bits, codes = zip(*(_bits_and_codes(records[0], str(path)) for records in kept), strict=True)
+    bits, codes = zip(*(_bits_and_codes(records[0], source) for records in kept), strict=True)
     space = get_space("nasbench101")
-    rows = _cells(np.array(bits, dtype=np.int64), codes, str(path))
+    rows = _cells(np.array(bits, dtype=np.int64), codes, source)
     columns["flops"] = space.counts(rows, CIFAR10)[0].astype(np.float64)  # which the release does not hold
     judged_by = tuple(f"test_accuracy_run{run}" for run in range(runs))
     return TabularBenchmark(
         "nasbench101",
         space,
-        table_of(space, rows, columns, source=str(path)),
+        table_of(space, rows, columns, source=source),
         tuple(Question(f"validation_accuracy_run{run}", judged_by) for run in range(runs)),
         {name: name for name in ("params", "flops", "train_seconds")},
         accuracy_floor=0.85,
     )
 
 
-def _bits_and_codes(record: Record, source: str) -> tuple[int, str]:
+def _runs_of_each(cells: Mapping[str, Sequence[Record]], path: Path) -> int:
+    """How many trainings each cell has.
+
+    Raises:
+        InputError: if not all have as many: the file ends between two of them.
+    """
+    runs = max(len(records) for records in cells.values())
+    for key, records in cells.items():
+        if len(records) < runs:
+            raise InputError(
+                f"{path}: the cell {key} has {len(records)} of {runs} trainings of {FULL_EPOCHS} epochs, and all cells "
+                "must have as many",
+                hint="the file seems to be cut: fetch it again",
+            )
+    return runs
+
+
+def _bits_and_codes(record: Record, source: Source) -> tuple[int, str]:
     vertices = len(record.operations)
     unknown = set(record.operations[1:-1]) - set(OPERATION_CODES)
     if len(record.adjacency) != vertices**2 or unknown:
@@ -167,8 +203,8 @@ def read_nasbench_macro(path: Path, *, noisy: bool = False) -> TabularBenchmark:
         InputError: if the file cannot be read, or is wrong in a row and column that are named.
     """
     genes = [f"layer{i}" for i in range(8)]
-    read = read_columns(path, [*genes, *MACRO_RUNS, "params", "flops"])
-    columns = _checked(read, path, percent=MACRO_RUNS, cost=("params", "flops"))
+    read, source = read_columns(path, [*genes, *MACRO_RUNS, "params", "flops"])
+    columns = _checked(read, source, percent=MACRO_RUNS, cost=("params", "flops"))
     columns["test_acc_mean"] = np.mean([columns[name] for name in MACRO_RUNS], axis=0)
     space = get_space("nasbench_macro")
     questions = [Question("test_acc_mean", ("test_acc_mean",))]
@@ -177,19 +213,19 @@ def read_nasbench_macro(path: Path, *, noisy: bool = False) -> TabularBenchmark:
     return TabularBenchmark(
         "nasbench_macro",
         space,
-        table_of(space, _genes(read, genes, path), columns, source=str(path)),
+        table_of(space, _genes(read, genes, source), columns, source=source),
         tuple(questions),
         {"params": "params", "flops": "flops"},
         accuracy_floor=0.80,
     )
 
 
-def _genes(read: Mapping[str, Column], names: Sequence[str], path: Path) -> Population:
-    found = np.stack([numbers(read[name], column=name, source=str(path)) for name in names], axis=1)
+def _genes(read: Mapping[str, Column], names: Sequence[str], source: Source) -> Population:
+    found = np.stack([numbers(read[name], column=name, source=source) for name in names], axis=1)
     row, column = np.nonzero(found != np.round(found))
     if len(row):
         raise InputError(
-            f"{path}: row {row[0] + 1}, column {names[column[0]]!r} must be a whole number, got "
+            f"{source}: {source.place(row[0])}, column {names[column[0]]!r} must be a whole number, got "
             f"{found[row[0], column[0]]:g}"
         )
     return found.astype(np.int64)
@@ -197,13 +233,12 @@ def _genes(read: Mapping[str, Column], names: Sequence[str], path: Path) -> Popu
 
 def _checked(
     read: Mapping[str, Column],
-    path: Path,
+    source: Source,
     *,
     percent: Sequence[str] = (),
     fractions: Sequence[str] = (),
     cost: Sequence[str] = (),
 ) -> dict[str, Floats]:
-    source = str(path)
     values = {name: numbers(read[name], column=name, source=source) for name in (*percent, *fractions, *cost)}
     for unit, names in (("percent", percent), ("fraction", fractions)):
         values |= {name: accuracies(values[name], unit=unit, column=name, source=source) for name in names}
@@ -252,14 +287,14 @@ def read_described(path: Path) -> TabularBenchmark:
     space = get_space(described.space)
     searched, reported = _tuple(described.accuracy), _tuple(described.reported)
     keys = described.genes if described.genes is not None else (described.key or "",)
-    read = read_columns(file, [*keys, *searched, *reported, *described.costs.values()])
+    read, source = read_columns(file, [*keys, *searched, *reported, *described.costs.values()])
     named = tuple(dict.fromkeys([*searched, *reported]))
     percent, fractions = (named, ()) if described.unit == "percent" else ((), named)
-    columns = _checked(read, file, percent=percent, fractions=fractions, cost=tuple(described.costs.values()))
+    columns = _checked(read, source, percent=percent, fractions=fractions, cost=tuple(described.costs.values()))
     if described.genes is not None:
-        rows = _genes_of_any_length(read, described.genes, space, file)
+        rows = _genes_of_any_length(read, described.genes, space, source)
     else:
-        rows = _rows_of_texts(read[keys[0]], keys[0], space, file)
+        rows = _rows_of_texts(read[keys[0]], keys[0], space, source)
     questions = []
     for name in searched:
         others = tuple(other for other in searched if other != name)
@@ -267,7 +302,7 @@ def read_described(path: Path) -> TabularBenchmark:
     return TabularBenchmark(
         path.stem,
         space,
-        table_of(space, rows, columns, source=str(file)),
+        table_of(space, rows, columns, source=source),
         tuple(questions),
         described.costs,
         described.accuracy_floor,
@@ -300,26 +335,26 @@ def _tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _genes_of_any_length(
-    read: Mapping[str, Column], names: Sequence[str], space: SearchSpace, file: Path
+    read: Mapping[str, Column], names: Sequence[str], space: SearchSpace, source: Source
 ) -> Population:
     if len(names) != len(space.choices):
-        raise InputError(f"{file}: {space.name} has {len(space.choices)} genes, but {len(names)} columns are named")
+        raise InputError(f"{source}: {space.name} has {len(space.choices)} genes, but {len(names)} columns are named")
     filled = {name: [-1 if value in ("", None) else value for value in read[name]] for name in names}
-    return _genes(filled, names, file)
+    return _genes(filled, names, source)
 
 
-def _rows_of_texts(texts: Column, column: str, space: SearchSpace, file: Path) -> Population:
+def _rows_of_texts(texts: Column, column: str, space: SearchSpace, source: Source) -> Population:
     rows = np.empty((len(texts), len(space.choices)), dtype=np.int64)
-    for number, text in enumerate(texts, start=1):
+    for row, text in enumerate(texts):
         try:
-            rows[number - 1] = space.row(space.parse(text if ":" in str(text) else f"{space.name}:{text}"))
+            rows[row] = space.row(space.parse(text if ":" in str(text) else f"{space.name}:{text}"))
         except InputError as error:
-            raise InputError(f"{file}: row {number}, column {column!r}: {error}", hint=error.hint) from error
+            raise InputError(f"{source}: {source.place(row)}, column {column!r}: {error}", hint=error.hint) from error
     return rows
 
 
-def read_columns(path: Path, names: Sequence[str]) -> dict[str, Column]:
-    """Columns of a CSV or parquet file.
+def read_columns(path: Path, names: Sequence[str]) -> tuple[dict[str, Column], Source]:
+    """Columns of a CSV or parquet file, and where their rows stand in it.
 
     Raises:
         InputError: if the file cannot be read, lacks a column, has no rows or a row of another length, or is parquet
@@ -329,7 +364,7 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, Column]:
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"a table must be a .csv or .parquet file, got {path}")
     try:
-        read = _read_csv(path) if path.suffix == ".csv" else _read_parquet(path, names)
+        read, lines = _read_csv(path) if path.suffix == ".csv" else (_read_parquet(path, names), None)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     missing = [name for name in names if name not in read]
@@ -340,19 +375,21 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, Column]:
         )
     if not len(read[names[0]]):
         raise InputError(f"{path} holds no rows")
-    return {name: read[name] for name in names}
+    return {name: read[name] for name in names}, Source(str(path), lines)
 
 
-def _read_csv(path: Path) -> dict[str, Column]:
+def _read_csv(path: Path) -> tuple[dict[str, Column], list[int]]:
+    """Its columns, and the line at which each row ends: blank lines are no rows."""
     with path.open(newline="", encoding="utf-8") as file:
-        header, *lines = list(csv.reader(file)) or [[]]
-    lines = [line for line in lines if line]
-    for number, line in enumerate(lines, start=1):
-        if len(line) != len(header):
-            raise InputError(f"{path}: row {number} must have {len(header)} values, got {len(line)}")
+        reader = csv.reader(file)
+        rows = [(reader.line_num, row) for row in reader if row]
+    header = rows[0][1] if rows else []
     if len(set(header)) != len(header):
         raise InputError(f"{path} must name each column once, got {','.join(header)}")
-    return {name: [line[i] for line in lines] for i, name in enumerate(header)}
+    for line, row in rows[1:]:
+        if len(row) != len(header):
+            raise InputError(f"{path}: line {line} must have {len(header)} values, got {len(row)}")
+    return {name: [row[i] for _, row in rows[1:]] for i, name in enumerate(header)}, [line for line, _ in rows[1:]]
 
 
 def _read_parquet(path: Path, names: Sequence[str]) -> dict[str, Column]:

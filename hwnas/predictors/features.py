@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.evaluation.restricted import RestrictedSpace
-from spaces import GraphBatch, InputError, Population, SearchSpace, Task
+from spaces import GraphBatch, InputError, Population, SearchSpace
 from spaces.chain import ChainSpace
 
 if TYPE_CHECKING:
     from hwnas.feasible import FeasibleSet
+    from latency import DeviceCosts
 
 Floats = NDArray[np.float64]
 Features = dict[str, Floats]  # (n, k) each: names of groups, and what is known of each network
@@ -24,7 +25,10 @@ KEPT = 65_536  # networks of the largest table whose features are kept: 60 MB of
 NEVER = -1  # steps to a value that growth does not reach
 
 # Of the networks of a table, for as long as its space lives: an iterated search asks for the same ones at every step.
-_of_tables: WeakKeyDictionary[RestrictedSpace, dict[Task | None, Features]] = WeakKeyDictionary()  # None: no costs
+_of_tables: WeakKeyDictionary[RestrictedSpace, Features] = WeakKeyDictionary()
+# Costs of the same rows need not be the same: tables tell some of their own. Both keys are weak, since costs may know
+# the space.
+_costs_of_tables: WeakKeyDictionary[RestrictedSpace, WeakKeyDictionary[DeviceCosts, Features]] = WeakKeyDictionary()
 
 
 def describe(feasible: FeasibleSet, population: Population) -> Features:
@@ -46,13 +50,14 @@ def describe(feasible: FeasibleSet, population: Population) -> Features:
 
 
 def _of_table(space: RestrictedSpace, feasible: FeasibleSet) -> Features:
-    of_tasks = _of_tables.setdefault(space, {})
-    if None not in of_tasks:
-        of_tasks[None] = _in_chunks(space.inner, space.rows)
-    task = None if feasible.costs is None else feasible.costs.task
-    if task not in of_tasks:
-        of_tasks[task] = of_tasks[None] | _costs(feasible, space.rows)
-    return of_tasks[task]
+    if space not in _of_tables:
+        _of_tables[space] = _in_chunks(space.inner, space.rows)
+    if feasible.costs is None:
+        return _of_tables[space]
+    known = _costs_of_tables.setdefault(space, WeakKeyDictionary())
+    if feasible.costs not in known:
+        known[feasible.costs] = _costs(feasible, space.rows)
+    return _of_tables[space] | known[feasible.costs]
 
 
 def _costs(feasible: FeasibleSet, population: Population) -> Features:

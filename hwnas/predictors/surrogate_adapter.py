@@ -21,10 +21,11 @@ ROWS_AT_ONCE = 65_536  # whose graphs are held at once
 
 
 def graph_features(feasible: FeasibleSet, rows: Population) -> Floats:
-    """(n, 2): log params and log flops, or (n, 0) where costs are unknown."""
+    """(n, 2): log params and log flops, of none as of one; (n, 0) where costs are unknown."""
     if feasible.costs is None:
         return np.empty((len(rows), 0))
-    return np.log(np.stack([feasible.costs.one(name, rows) for name in ("params", "flops")], axis=1))
+    costs = np.stack([feasible.costs.one(name, rows) for name in ("params", "flops")], axis=1)
+    return np.log(np.maximum(costs, 1.0))  # a network of no layers costs nothing
 
 
 @dataclass(frozen=True)

@@ -216,3 +216,19 @@ def test_a_predictor_as_a_surrogate_reads_graphs_and_costs(monkeypatch):
     monkeypatch.setattr("hwnas.predictors.surrogate_adapter.ROWS_AT_ONCE", 17)
     fitted = GraphSurrogate(RidgePredictor()).fit(rows, values, feasible=feasible, seed=0)
     np.testing.assert_allclose(fitted.predict(rows), expected)
+
+
+class Free(DeviceCosts):
+    """Costs of a space in which a row of nothing but 0 is a network without layers."""
+
+    def one(self, name, population):
+        return super().one(name, population) * (population > 0).any(axis=1)
+
+
+def test_a_network_that_costs_nothing_is_described_too():
+    space = get_space("nasbench_macro")
+    rows = np.concatenate([np.zeros((1, 8), dtype=np.int64), space.sample(30, np.random.default_rng(0))])
+    feasible = FeasibleSet(space, Free(space, TASK))
+    assert graph_features(feasible, rows)[0].tolist() == [0.0, 0.0]
+    fitted = GraphSurrogate(RidgePredictor()).fit(rows, np.linspace(0.5, 0.9, 31), feasible=feasible, seed=0)
+    assert np.isfinite(fitted.predict(rows)).all()

@@ -203,18 +203,18 @@ def test_of_several_signals_one_is_searched_and_the_others_judge(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("90,89.5", ",89.5", "row 2, column 'val' must be a finite number, got ''"),
-        ("90,89.5", "nan,89.5", "row 2, column 'val' must be a finite number"),
-        ("92,3.5", "92,inf", "row 3, column 'ms' must be a finite number"),
-        ("90,89.5", "good,89.5", "row 2, column 'val' must be a finite number, got 'good'"),
-        ("90,89.5", "190,89.5", r"row 2, column 'val' must be a percent in 0\.\.100, got 190"),
-        ("92,3.5", "92,-3", "row 3, column 'ms' is a cost and must not be negative"),
-        ("1-1-1-1-1-1-1-1", "1-1-1-1-3-1-1-1", "row 2, column 'arch': .* gene 4 must be in 0..2, got 3"),
-        ("1-1-1-1-1-1-1-1", "1-1-1", "row 2, column 'arch': .* gene 3 must be in 0..2, but is missing"),
-        ("1-1-1-1-1-1-1-1", "conv", "row 2, column 'arch': an architecture is written"),
-        ("1-1-1-1-1-1-1-1", "0-0-0-0-0-0-0-0", "rows 1 and 2 are the same architecture"),
+        ("90,89.5", ",89.5", "line 3, column 'val' must be a finite number, got ''"),
+        ("90,89.5", "nan,89.5", "line 3, column 'val' must be a finite number"),
+        ("92,3.5", "92,inf", "line 4, column 'ms' must be a finite number"),
+        ("90,89.5", "good,89.5", "line 3, column 'val' must be a finite number, got 'good'"),
+        ("90,89.5", "190,89.5", r"line 3, column 'val' must be a percent in 0\.\.100, got 190"),
+        ("92,3.5", "92,-3", "line 4, column 'ms' is a cost and must not be negative"),
+        ("1-1-1-1-1-1-1-1", "1-1-1-1-3-1-1-1", "line 3, column 'arch': .* gene 4 must be in 0..2, got 3"),
+        ("1-1-1-1-1-1-1-1", "1-1-1", "line 3, column 'arch': .* gene 3 must be in 0..2, but is missing"),
+        ("1-1-1-1-1-1-1-1", "conv", "line 3, column 'arch': an architecture is written"),
+        ("1-1-1-1-1-1-1-1", "0-0-0-0-0-0-0-0", "lines 2 and 3 are the same architecture"),
         (",test,", ",tset,", "must have a column 'test'"),
-        ("90,89.5,2", "90,89.5", "row 2 must have 4 values, got 3"),
+        ("90,89.5,2", "90,89.5", "line 3 must have 4 values, got 3"),
     ],
 )
 def test_a_wrong_table_is_named_with_row_and_column(tmp_path, old, new, said):
@@ -222,12 +222,31 @@ def test_a_wrong_table_is_named_with_row_and_column(tmp_path, old, new, said):
         read_described(written(tmp_path, CSV.replace(old, new)))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("90,89.5", "nan,89.5", "line 6, column 'val' must be a finite number"),
+        ("92,3.5", "92,-3", "line 8, column 'ms' is a cost"),
+        ("90,89.5,2", "90,89.5", "line 6 must have 4 values"),
+        ("1-1-1-1-1-1-1-1", "1-1-1", "line 6, column 'arch'"),
+        ("2-2-2-2-2-2-2-2", "1-1-1-1-1-1-1-1", "lines 6 and 8 are the same architecture"),
+        ("2-2-2-2-2-2-2-2,93", "1-1-1-1-1-1-1-1,1", "lines 6 and 8 are the same architecture"),
+    ],
+)
+def test_lines_are_those_of_the_file_whatever_blank_lines_stand_between(tmp_path, old, new, said):
+    spaced = "\n\n".join(["", *CSV.splitlines()]).removeprefix("\n")
+    assert [number for number, line in enumerate(spaced.splitlines(), start=1) if line] == [2, 4, 6, 8]
+    assert len(read_described(written(tmp_path, spaced)).table.rows) == 3
+    with pytest.raises(InputError, match=said):
+        read_described(written(tmp_path, spaced.replace(old, new)))
+
+
 def test_wrong_units_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"row 1, column 'val' must be a fraction in 0\.\.1, got 45.5") as caught:
+    with pytest.raises(InputError, match=r"line 2, column 'val' must be a fraction in 0\.\.1, got 45.5") as caught:
         read_described(written(tmp_path, toml=TOML.replace("percent", "fraction")))
     assert "percent" in caught.value.hint
     small = CSV.replace("45.5,45", "0.455,0.45").replace("90,89.5", "0.9,0.895").replace("93,92", "0.93,0.92")
-    with pytest.raises(InputError, match=r"column 'val' is said to hold percent, but .* 0.93 \(row 3\)") as caught:
+    with pytest.raises(InputError, match=r"column 'val' is said to hold percent, but .* 0.93 \(line 4\)") as caught:
         read_described(written(tmp_path, small))
     assert "fraction" in caught.value.hint
 
@@ -235,7 +254,7 @@ def test_wrong_units_are_named(tmp_path):
 def test_copies_of_a_network_must_agree(tmp_path):
     copies = "arch,val,test,ms\n0-0-1-0-0-0-0-0,50,50,1\n0-0-1-1-0-0-0-0,51,50,1\n0-0-1-0-1-0-0-0,51,50,1\n"
     assert len(read_described(written(tmp_path, copies)).table.rows) == 2
-    with pytest.raises(InputError, match=r"rows 2 and 3 are one network, but column 'val' holds 0.51 and 0.52"):
+    with pytest.raises(InputError, match=r"lines 3 and 4 are one network, but column 'val' holds 0.51 and 0.52"):
         read_described(written(tmp_path, copies.replace("0-0-1-0-1-0-0-0,51", "0-0-1-0-1-0-0-0,52")))
 
 
@@ -423,6 +442,21 @@ def test_the_released_file_is_read_without_tensorflow(tmp_path):
 def test_a_damaged_or_other_file_is_refused(tmp_path, change, said):
     with pytest.raises(InputError, match=said):
         read_nasbench101(released(tmp_path / "n.tfrecord", change=change))
+
+
+def test_a_file_that_is_cut_between_two_trainings_is_refused(tmp_path):
+    """It would make one run of three of the whole table."""
+    frames, at = [], 0
+    whole = released(tmp_path / "n.tfrecord").read_bytes()
+    while at < len(whole):
+        end = at + 16 + struct.unpack_from("<Q", whole, at)[0]
+        frames.append(whole[at:end])
+        at = end
+    assert len(frames) == 9
+    (tmp_path / "n.tfrecord").write_bytes(b"".join(frames[:8]))
+    with pytest.raises(InputError, match="the cell b has 2 of 3 trainings of 108 epochs") as caught:
+        read_nasbench101(tmp_path / "n.tfrecord")
+    assert "fetch it again" in caught.value.hint
 
 
 def test_rows_are_found_whatever_their_hash(monkeypatch):

@@ -6,7 +6,11 @@ import itertools
 import json
 import re
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,19 +18,26 @@ import torch
 from scipy import stats
 from typer.testing import CliRunner
 
-from hwnas import hypervolume, search
+from hwnas import FeasibleSet, hypervolume, search
 from hwnas.evaluation import TabularBenchmark, TabularEvaluator
-from hwnas.evaluation.table import Table
-from hwnas.predictors import RidgePredictor
+from hwnas.evaluation.table import Table, table_of
+from hwnas.evaluation.table_files import MACRO_RUNS, Question
+from hwnas.predictors import GCNPredictor, RidgePredictor
+from hwnas.predictors.features import describe
+from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.strategies import IteratedPredictor
 from latency import DeviceCosts
 from pipelines import benchmark as bench
 from pipelines import seeds
 from pipelines.benchmark import STRATEGIES, Comparison, Yardstick, compare, look_up, open_table, run_seed, summary
 from pipelines.cli import app
+from pipelines.config import RunConfig
 from pipelines.levels import LevelTest, levels_of, ranks_of_seed
+from pipelines.plan import plan_trials
 from pipelines.progress import Listener
+from pipelines.search import _strategy
 from pipelines.seeds import settings_of
+from pipelines.strategies import STRATEGIES as SEARCHED
 from spaces import InputError, get_space
 
 TABLES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "tables"
@@ -139,6 +150,33 @@ def test_the_course_is_that_of_a_search(described, name):
     ]
 
 
+@pytest.mark.parametrize("aim", ["accuracy", "front"])
+@pytest.mark.parametrize("name", SEARCHED)
+def test_what_is_compared_is_what_a_search_of_that_name_runs(described, tmp_path, name, aim):
+    """As `hwnas search` or `frontier` sets it up for --trials 40 --workers 1, but for the cost."""
+    comparison = Comparison(described, trials=40, aim=aim, costs=("flops",))
+    ours = settings_of(STRATEGIES[name](comparison))
+    fields = {"job": "search" if aim == "accuracy" else "frontier", "data": "digits", "data_root": "data"}
+    config = RunConfig.of(**fields, space="nasbench_macro", trials=40, workers=1, strategy=name)
+    (tmp_path / "plan.json").write_text("{}")
+    run, pool = SimpleNamespace(plan=tmp_path / "plan.json"), SimpleNamespace(workers=1)
+    job = SimpleNamespace(config=config, run=run, pool=pool)
+    plan = plan_trials(40, epochs=1, final_epochs=1, finalists=1)
+    theirs = json.dumps(settings_of(_strategy(job, plan))).replace("latency_ms_estimated", "flops")
+    assert json.dumps(ours) == theirs
+    assert (plan.n_random, plan.n_chosen) == (28, 12)
+
+
+def test_presets_of_papers_say_so(described):
+    comparison = Comparison(described, trials=400)
+    paper = STRATEGIES["neural-predictor-paper"](comparison)
+    assert (paper.n_random, paper.n_chosen, paper.J, paper.fallback) == (172, 228, None, False)
+    assert paper.predictor == GCNPredictor.paper_nasbench101(172)
+    assert STRATEGIES["neural-predictor-paper"](replace(comparison, trials=31)).n_random == 16
+    evolution = STRATEGIES["evolution-paper"](comparison)
+    assert (evolution.population, evolution.sample) == (100, 10)
+
+
 # --- curves ---
 
 
@@ -228,24 +266,87 @@ def test_a_folder_says_what_it_comes_from_and_is_gone_on_with_for_that_alone(des
 
     def refused(says):
         code, _, stderr = invoked(*arguments, "--strategy", "iterated")
-        return code == 2 and f"does not say, {says}" in " ".join(stderr.split())
+        return code == 2 and f"does not say, {says} " in f"{' '.join(stderr.split())} "
+
+    # The same table in another place is the same, wherever the files of named tables would be.
+    moved = ("--trials", 12, "--seeds", 1, "--out", out, "--strategy", "iterated", "--data-root", tmp_path)
+    assert invoked(described.replace("mine.toml", "../" + Path(described).parent.name + "/mine.toml"), *moved)[0] == 0
+    monkeypatch.setattr(seeds, "code_digest", lambda: "changed")
+    assert refused("origin: code")
+    assert "results of two versions are not mixed" in " ".join(invoked(*arguments)[2].split())
+    monkeypatch.undo()
 
     monkeypatch.setitem(STRATEGIES, "iterated", lambda c: IteratedPredictor(c.objectives, beta=2.0))
     assert refused("iterated")
     monkeypatch.undo()
     old = {name: value for name, value in record.items() if name not in ("origin", "strategies")}
     file.write_text(json.dumps(old))
-    assert refused("origin")
+    assert refused("origin: table, origin: code, origin: hwnas")
     file.unlink()
-    assert refused("table")
+    assert refused("table, noisy, trials, aim, costs, limits, origin: table, origin: code, origin: hwnas")
     file.write_text(json.dumps(record))
     assert not refused("")
     open_table.cache_clear()
     text = (folder / "table.csv").read_text().splitlines()
     last = text[-1].split(",")
     (folder / "table.csv").write_text("\n".join([*text[:-1], ",".join([last[0], "0.77", *last[2:]])]))
-    assert refused("origin")
+    assert refused("origin: table")
     open_table.cache_clear()
+
+
+def test_the_digest_of_the_code_tells_every_file_that_makes_results(tmp_path):
+    """By copies of the packages in which one byte of one file differs."""
+    for package in ("spaces", "latency", "hwnas", "pipelines"):
+        shutil.copytree(
+            Path(__file__).parents[2] / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+
+    def digest():
+        code = "from pipelines.seeds import code_digest; print(code_digest())"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    first = digest()
+    assert first == seeds.code_digest()
+    for name, tells in (
+        ("spaces/chain.py", True),
+        ("hwnas/strategies/iterated_predictor.py", True),
+        ("pipelines/benchmark.py", True),
+        ("pipelines/report.py", False),
+    ):
+        file = tmp_path / name
+        text = file.read_text()
+        file.write_text(text + "\nADDED = 1\n")
+        assert (digest() != first) == tells
+        file.write_text(text)
+
+
+@pytest.mark.parametrize("change", ["accuracy_floor = 0.5", "classes = 5", 'reported = "val"'])
+def test_what_is_asked_of_a_table_is_part_of_its_digest(described, tmp_path, change):
+    text = TOML.replace("table.csv", str(Path(described).parent / "table.csv"))
+    field = change.split()[0]
+    kept = "\n".join(line for line in text.splitlines() if not line.startswith(field))
+    (tmp_path / "a.toml").write_text(text)
+    (tmp_path / "b.toml").write_text(f"{kept}\n{change}\n")
+    plain, changed, again = (
+        seeds.origin(open_table(str(file), "data", False))
+        for file in (tmp_path / "a.toml", tmp_path / "b.toml", Path(described))
+    )
+    assert plain == again
+    assert {name for name in plain if plain[name] != changed[name]} == {"table"}
+
+
+def test_the_file_of_an_own_space_is_part_of_the_code(tmp_path):
+    example = Path(__file__).parents[2] / "docs" / "examples" / "my_space.py"
+    found = []
+    for text in (example.read_text(), example.read_text() + "\n"):
+        (tmp_path / "space.py").write_text(text)
+        space = get_space(f"{tmp_path / 'space.py'}:MySpace")
+        table = table_of(space, space.sample(1, np.random.default_rng(0)), {"val": np.array([0.5])}, source="t")
+        found.append(seeds.origin(TabularBenchmark("t", space, table, (Question("val", ("val",)),))))
+    assert {name for name in found[0] if found[0][name] != found[1][name]} == {"code"}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -290,9 +391,131 @@ def test_the_limits_of_a_comparison_hold(described):
         assert max(trial.values["flops"] for trial in trials) <= 30e6
 
 
+@pytest.fixture(scope="module")
+def measured(described, tmp_path_factory):
+    """The same table with costs that differ from what is counted, and some that nobody can count."""
+    folder = tmp_path_factory.mktemp("measured")
+    with (Path(described).parent / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    rng = np.random.default_rng(5)
+    with (folder / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "ms", "s"])
+        writer.writeheader()
+        for row in rows:
+            ms = float(row["flops"]) / 1e7 * rng.uniform(0.5, 1.5)
+            writer.writerow(row | {"flops": 2 * int(float(row["flops"])), "ms": ms, "s": 60 * ms})
+    costs = 'costs = { flops = "flops", params = "params", latency_ms = "ms", train_seconds = "s" }'
+    (folder / "measured.toml").write_text(re.sub("costs = .*", costs, TOML))
+    return str(folder / "measured.toml")
+
+
+LIMITS = ("flops<=100M", "latency_ms<=5", "latency_ms>=2")
+
+
+def met(benchmark):
+    """Which rows meet `LIMITS`, and the values of all, by the columns of the table."""
+    read = {name: benchmark.table.read(name, np.arange(1200)) for name in ("val", "flops", "ms")}
+    allowed = (read["flops"] <= 100e6) & (read["ms"] <= 5) & (read["ms"] >= 2)
+    assert 200 < allowed.sum() < 900
+    return read, allowed
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "optuna-gp"])
+def test_limits_and_costs_are_those_that_the_table_tells(measured, name):
+    comparison = Comparison(measured, trials=TRIALS, aim="hypervolume", costs=("latency_ms",), limits=LIMITS)
+    benchmark = comparison.check()
+    trials = look_up(STRATEGIES[name](comparison), benchmark.evaluator(0), benchmark, comparison, seed=0)
+    for trial in trials:
+        assert trial.values["flops"] <= 100e6
+        assert 2 <= trial.values["latency_ms"] <= 5
+
+
+def test_predictors_are_given_the_costs_that_the_table_tells(measured):
+    benchmark = open_table(measured, "data", False)
+    places = np.arange(20)
+    restricted = benchmark.evaluator(0).restricted
+    costs = [benchmark.table.read(name, places) for name in ("params", "flops")]
+    for space in (benchmark.space, restricted):
+        found = describe(FeasibleSet(space, benchmark.known_costs), benchmark.table.rows[:20])["costs"]
+        assert found == pytest.approx(np.log(np.stack(costs, axis=1)))
+    counted = describe(FeasibleSet(restricted, DeviceCosts(SPACE, benchmark.task)), benchmark.table.rows[:20])["costs"]
+    assert counted[:, 1] == pytest.approx(found[:, 1] - np.log(2))
+    assert "costs" not in describe(FeasibleSet(restricted), benchmark.table.rows[:20])
+    told = benchmark.known_costs.of(benchmark.table.rows[:20])
+    assert told["flops"].tolist() == costs[1].tolist()
+    assert told["latency_ms"].tolist() == benchmark.table.read("ms", places).tolist()
+    assert FeasibleSet(restricted, benchmark.known_costs).cost("latency_ms", benchmark.table.rows[:20]).tolist() == (
+        benchmark.table.read("ms", places).tolist()
+    )
+    named = DeviceCosts(SPACE, benchmark.task, told={"latency_ms_estimated": lambda rows: rows.sum(axis=1)})
+    assert FeasibleSet(SPACE, named).cost("latency_ms_estimated", EVERY[:5]).tolist() == [0, 1, 2, 1, 2]
+    outside = next(row for row in SPACE.canonical(EVERY) if not restricted.is_valid(row[None])[0])
+    with pytest.raises(InputError, match="is not in the table, and nothing tells its 'ms'"):
+        benchmark.known_costs.one("latency_ms", outside[None])
+
+
+def test_what_is_measured_against_is_what_meets_the_limits(measured):
+    for aim in ("accuracy", "hypervolume", "front"):
+        comparison = Comparison(measured, trials=150, aim=aim, costs=("latency_ms",), limits=LIMITS)
+        benchmark = comparison.check()
+        read, allowed = met(benchmark)
+        whole = np.stack([-read["val"], read["ms"]], axis=1)[allowed]
+        trials = look_up(STRATEGIES["random"](comparison), benchmark.evaluator(0), benchmark, comparison, seed=0)
+        yardstick = Yardstick(comparison, benchmark, benchmark.evaluator(0))
+        assert yardstick.best_accuracy == read["val"][allowed].max() < read["val"].max()
+        F = np.array([[-trial.values["accuracy_val"], trial.values["latency_ms"]] for trial in trials])
+        front = {tuple(f) for f in whole if not ((whole <= f).all(axis=1) & (whole < f).any(axis=1)).any()}
+        reference = np.array([-0.6, np.quantile(whole[:, 1], 0.99)])
+        expected = {
+            "accuracy": -F[:, 0].min(),
+            "hypervolume": hypervolume(F, reference) / hypervolume(whole, reference),
+            "front": len(front & {tuple(f) for f in F}) / len(front),
+        }[aim]
+        assert yardstick.curve(trials)[-1] == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (
+            ("--strategy", "nsga2", "--strategy", "iterated", "--cost", "train_seconds"),
+            "iterated must know train_seconds",
+        ),
+        (("--strategy", "nsga2", "--strategy", "pnas", "--cost", "flops", "--cost", "params"), "against one cost"),
+        (("--strategy", "random", "--limit", "train_seconds<=99"), "not a quantity that can be limited"),
+        (("--strategy", "random", "--limit", "latency_ms<=0.001"), "no networks that meet latency_ms<=0.001"),
+        (
+            ("--strategy", "random", "--limit", "latency_ms<=1", "--trials", 900),
+            "networks that meet latency_ms<=1, got 900",
+        ),
+    ],
+)
+def test_what_a_strategy_cannot_have_is_refused_before_anything_is_run(measured, tmp_path, arguments, said):
+    options = ("--objective", "hypervolume", "--trials", 12, "--seeds", 1, "--out", tmp_path / "out", *arguments)
+    code, _, stderr = invoked(measured, *options)
+    assert code == 2
+    assert said in " ".join(stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_only_training_tells_is_no_objective_but_of_those_that_wait_for_it(measured):
+    comparison = Comparison(measured, trials=12, aim="front", costs=("train_seconds",))
+    benchmark = comparison.check()
+    comparison.check_strategies(["nsga2", "random", "epnas", "optuna-tpe"], benchmark)
+    assert 0 <= run_seed(comparison, "nsga2", 0).curve[-1] <= 1
+
+
+def test_a_hypervolume_of_nothing_is_refused(measured):
+    """The one network that costs least costs as much as the reference point."""
+    least = open_table(measured, "data", False).table.columns["flops"].min()
+    with pytest.raises(InputError, match="there is no hypervolume"):
+        Comparison(measured, trials=1, aim="hypervolume", limits=(f"flops<={least:.0f}",)).check()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("TABLE", "--limit", "latency_ms<=3"), "'latency_ms' is not a quantity that can be limited"),
         (("nasbench_micro",), "no table 'nasbench_micro'"),
         (("nasbench101", "--data-root", "nowhere"), "nowhere must hold"),
         (("TABLE", "--strategy", "magic"), "no strategy magic"),
@@ -403,6 +626,27 @@ def test_the_ranks_of_levels_are_those_of_scipy(described):
     assert found[number][2] > 0.8
     hidden = ranks_of_seed(LevelTest(described, trained=60, with_costs=False), "ridge", 3)
     assert hidden[number] != found[number]
+
+
+@needs(MACRO)
+def test_with_noise_levels_are_judged_by_the_runs_that_were_not_learned():
+    test = LevelTest("nasbench_macro", str(TABLES), noisy=True, trained=60)
+    benchmark = open_table("nasbench_macro", str(TABLES), True)
+    space = benchmark.space
+    for seed in (0, 2):
+        (level, larger), *_ = itertools.pairwise(levels_of(space.complexity(benchmark.table.rows)))
+        rng = np.random.default_rng([seed, 0])
+        learned, asked = rng.permutation(level.places)[:60], rng.permutation(larger.places)
+        runs = np.stack([benchmark.table.columns[run] for run in MACRO_RUNS])
+        feasible = FeasibleSet(space, DeviceCosts(space, benchmark.task))
+        ridge = GraphSurrogate(RidgePredictor())
+        fitted = ridge.fit(benchmark.table.rows[learned], runs[seed, learned], feasible=feasible, seed=seed)
+        others = np.delete(runs, seed, axis=0).mean(axis=0)
+        expected = []
+        for places in (learned, asked):
+            mean, _ = fitted.predict(benchmark.table.rows[places])
+            expected += [stats.spearmanr(mean, others[places])[0], stats.kendalltau(mean, others[places])[0]]
+        assert ranks_of_seed(test, "ridge", seed)[0] == pytest.approx(expected)
 
 
 def test_levels_print_and_write_what_they_found(described, tmp_path):

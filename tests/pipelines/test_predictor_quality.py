@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from hwnas.evaluation.table_files import CELLS_FILE, MACRO_FILE, MACRO_RUNS
 from hwnas.predictors.surrogate import FittedSurrogate, Surrogate
-from pipelines import predictor_quality
+from pipelines import predictor_quality, seeds
 from pipelines.benchmark import open_table
 from pipelines.cli import app
 from pipelines.predictor_quality import LEAST, MEASURES, PREDICTORS, Asked, judge, judge_all
@@ -134,9 +135,20 @@ def test_the_command_prints_means_and_intervals_and_goes_on(described, tmp_path,
     code, stdout, _ = invoked(described, *options)
     assert code == 0
     assert f"{printed['qualities'][0]['kendall_tau']:.3f} +- " in stdout
+    assert invoked(described, *options, "--data-root", tmp_path)[0] == 0  # wherever files of named tables would be
     # And a folder of other fits is not gone on with.
-    code, _, stderr = invoked(described, *options, "--data-root", tmp_path)
-    assert (code, "another table" in stderr) == (2, True)
+    other = tmp_path / "mine.toml"
+    text = Path(described).read_text().replace("table.csv", str(Path(described).parent / "table.csv"))
+    other.write_text(text)
+    assert invoked(other, *options)[0] == 0  # the same table in another place
+    other.write_text(text + "classes = 7\n")
+    open_table.cache_clear()
+    code, _, stderr = invoked(other, *options)
+    assert (code, "do not say, origin: table" in " ".join(stderr.split())) == (2, True)
+    monkeypatch.setattr(seeds, "code_digest", lambda: "changed")
+    code, _, stderr = invoked(described, *options)
+    assert (code, "do not say, origin: code" in " ".join(stderr.split())) == (2, True)
+    assert "the code has changed since" in " ".join(stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -174,15 +186,18 @@ def test_one_failing_fit_is_named_and_the_others_go_on(described, tmp_path, monk
     assert (row["seeds"], row["failed"]) == (2, 1)
     found = [judge(Asked(described, "data", False, "gp", 20, seed)) for seed in (0, 2)]
     assert row["kendall_tau"] == pytest.approx(np.mean([each.kendall_tau for each in found]))
-    monkeypatch.setattr(predictor_quality, "judge", None)  # what failed is recorded too
-    code, stdout, _ = invoked(*options)
-    assert code == 0
-    assert "gp from 20, seed 1, failed: nothing passes" in stdout
+    assert "gp from 20, seed 1, failed: nothing passes" in invoked(*options)[1]
+    # What failed is tried again, and nothing else is.
+    asked = []
+    monkeypatch.setattr(predictor_quality, "judge", lambda each: asked.append(each.seed) or replace(found[0], seed=1))
+    code, stdout, _ = invoked(*options, "--json")
+    assert (code, asked, json.loads(stdout)["failures"]) == (0, [1], [])
+    assert [(row["seeds"], row["failed"]) for row in json.loads(stdout)["qualities"]] == [(3, 0)]
     # A folder that does not say what its fits come from is not gone on with.
     file = tmp_path / "fits" / "gp-20-0.json"
     file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "of"}))
     code, _, stderr = invoked(*options)
-    assert (code, "does not say of which" in " ".join(stderr.split())) == (2, True)
+    assert (code, "do not say, table, noisy, predictor" in " ".join(stderr.split())) == (2, True)
 
 
 @pytest.mark.parametrize("name", sorted(PREDICTORS))
