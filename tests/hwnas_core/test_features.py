@@ -1,4 +1,5 @@
 import gc
+import weakref
 from itertools import pairwise, product
 
 import numpy as np
@@ -136,21 +137,22 @@ def test_features_of_a_table_are_kept_once_and_as_long_as_its_space(monkeypatch)
     monkeypatch.setattr(
         features, "chain_features", lambda space, part: asked.append(len(part)) or original(space, part)
     )
-    table, before = RestrictedSpace(MACRO, rows), len(features._of_tables)
+    table = RestrictedSpace(MACRO, rows)
     for _ in range(3):  # whoever asks
         describe(FeasibleSet(table, DeviceCosts(table, Task(32, 10))), rows[:20])
     assert asked == [len(rows)]
-    assert len(features._of_tables) == before + 1
+    assert table in features._of_tables
     kept = describe(FeasibleSet(table), rows[3:9])
     assert "costs" not in kept  # what one caller knows is not another's
+    alive = weakref.ref(table)
     del table
     gc.collect()
-    assert len(features._of_tables) == before
+    assert alive() is None
     monkeypatch.setattr(features, "KEPT", 100)
     large = RestrictedSpace(MACRO, rows)
     found = describe(FeasibleSet(large), rows[3:9])
     assert asked[-1] == 6  # of a large table what is asked for alone
-    assert len(features._of_tables) == before
+    assert large not in features._of_tables
     assert all((found[name] == kept[name]).all() for name in found)
 
 
