@@ -21,7 +21,6 @@ from spaces.tally import ROWS_AT_ONCE, Tally, TallyOneByOne
 from .device import PROTOCOL, Device
 from .measuring import LogRatios, MeasuringPlan, measure_plan, network_name
 from .prices import LayerPrices, fit_prices, learned_prices, most_telling
-from .runtime import BETWEEN_PROCESSES
 
 LEARNED_NETWORKS = 30
 LEAST_NETWORKS = 6  # below, no error can be stated
@@ -34,7 +33,7 @@ class LatencyModel(ABC):
     Attributes:
         space: the full name.
         reference_ms: the reference network's own latency, which all ratios on this device and task are times of.
-        relative_error: half-width of the 95 % interval of a usual estimate, as a share of it.
+        relative_error: half-width of the 95 % interval of the logarithm of a usual estimate.
         calibration: (measured ms, ms estimated by all others alone) of the networks that the estimate was fitted to.
     """
 
@@ -60,7 +59,7 @@ class LatencyModel(ABC):
     def interval_ms(self, population: Population) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper end of the 95 % interval of each estimate, (n,) each."""
         estimate = self.estimate_ms(population)
-        return estimate * max(1 - self.relative_error, 0.0), estimate * (1 + self.relative_error)
+        return estimate * np.exp(-self.relative_error), estimate * np.exp(self.relative_error)
 
     @property
     def walks_records(self) -> bool:
@@ -134,9 +133,7 @@ class LearnedLatency(LatencyModel):
         """Wider for networks that are unlike the measured ones."""
         parts = [self.prices.interval(counts, self.tally.forms) for counts in self._counted(population)]
         low, high = np.concatenate([np.zeros((2, 0)), *map(np.array, parts)], axis=1)
-        # What is asked of the prices will be measured in one process, not in several as they were.
-        middle, half = np.sqrt(low * high), np.hypot(np.log(high / low) / 2, BETWEEN_PROCESSES)
-        return middle * np.exp(-half), middle * np.exp(half)
+        return low, high
 
     def _counted(self, population: Population) -> Iterator[NDArray[np.float64]]:
         return (self.tally(population[i : i + ROWS_AT_ONCE]) for i in range(0, len(population), ROWS_AT_ONCE))
@@ -213,8 +210,7 @@ def learn_latency(
     prices = fit_prices(tally(rows), tally.forms, measured_ms)
     left_out_ms = measured_ms * (1 - prices.left_out)
     pairs = tuple(zip(measured_ms.tolist(), left_out_ms.tolist(), strict=True))
-    error = float(np.hypot(prices.relative_error, BETWEEN_PROCESSES))
-    return LearnedLatency(device, space.name, task, reference_ms, error, pairs, rows, prices, tally)
+    return LearnedLatency(device, space.name, task, reference_ms, prices.relative_error, pairs, rows, prices, tally)
 
 
 def measure_learned(

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.execution import WorkerPool
 from latency import (
     Device,
     LatencyModel,
@@ -32,13 +31,12 @@ from latency import (
 from latency.device import PROTOCOL
 from latency.kit_main import MAIN_FILE
 from latency.reference import reference_interval, reference_model, stored_reference_ms
-from latency.runtime import drift_remark, vague_remark
+from latency.runtime import FIRST_PROCESSES, drift_remark, vague_remark
 from spaces import Arch, InputError, SearchSpace, Task
 
 from .config import RunConfig
 from .run_folder import RunFolder, read_json
 
-FINAL_VISITS = 8
 FROM_KIT, FROM_HERE = "kit", "here"
 
 
@@ -88,18 +86,16 @@ class MeasuredHere(Latencies):
     reference_ms: float | None
 
     def of_archs(self, archs: Sequence[Arch], rng: np.random.Generator) -> list[Latency]:
-        """In a process of its own, as the file is measured at the end."""
         assert self.reference_ms is not None
-        with WorkerPool(1) as pool:
-            timings = pool.submit(measure_archs, self.space, archs, self.task, self.reference_ms, rng).result()
+        timings = measure_archs(self.space, archs, self.task, self.reference_ms, rng)
         before = "the network with random weights, before training"
         return [self._of(timing, before, Device.here()) for timing in timings]
 
     def of_file(self, path: Path, arch: Arch) -> Latency:
-        from .deploy import measure_in_new_process
+        from .deploy import measure_file
 
-        timing, device = measure_in_new_process(path, self.task, self.reference_ms)
-        return self._of(timing, "model.onnx, in a process of its own", device)
+        timing, device = measure_file(path, self.task, self.reference_ms)
+        return self._of(timing, "model.onnx, in processes of its own", device)
 
     def remark(self, record: Mapping[str, Any]) -> str:
         known_ms = record["reference_ms"]
@@ -182,9 +178,9 @@ def is_measured(model: Mapping[str, Any]) -> bool:
 def measure_archs(
     space: SearchSpace, archs: Sequence[Arch], task: Task, reference_ms: float, rng: np.random.Generator
 ) -> list[Timing]:
-    """Measure networks with random weights, as files are."""
+    """Measure networks with random weights: as files are, but all in the same six processes, and each once in each."""
     models = [build_onnx(space.layers(arch, task), rng, normalise=True) for arch in archs]
-    return measure(models, reference_model(task), reference_ms, visits=FINAL_VISITS, rng=rng)
+    return measure(models, reference_model(task), reference_ms, rng=rng, visits=1, most_processes=FIRST_PROCESSES)
 
 
 def measure_model(

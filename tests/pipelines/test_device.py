@@ -316,7 +316,7 @@ def test_the_damaged_table_of_a_run_is_said_to_be_damaged(tmp_path):
 def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(stored(Device.here(), protocol=2))
-    with pytest.raises(InputError, match="must be measured by protocol 3, but was by 2") as caught:
+    with pytest.raises(InputError, match="must be measured by protocol 4, but was by 2") as caught:
         read_device_table(path, SPACE, TASK)
     assert f"hwnas device measure --space {SPACE.name} --resolution 8 --classes 10" in caught.value.hint
     devices._check_out(path, lambda known: known["space"] == SPACE.name)

@@ -205,7 +205,7 @@ def test_a_run_that_died_while_its_file_was_measured_goes_on(finished, left):
     assert sorted(file.name for file in folder.iterdir()) == ["model.json", "model.onnx", "weights.pt"]
     assert len(rows_of(died / "trials.csv")) == 6
     assert {row["latency_of"] for row in rows_of(died / "frontier.csv")} == {
-        "model.onnx, in a process of its own",
+        "model.onnx, in processes of its own",
         "the network with random weights, before training",
     }
 
