@@ -42,7 +42,7 @@ class DeviceCosts:
         return values, values
 
     def additive(self, name: str) -> tuple[AdditiveCost, float] | None:
-        """A limited quantity as a sum over genes with half the interval of its logarithm, or None: it is no such sum."""
+        """A limited quantity as a sum over genes, and half the interval of its logarithm; None where it is no sum."""
         if name == "latency_ms":
             latency = self._table().additive()
             return None if latency is None else (latency, self._table().relative_error)

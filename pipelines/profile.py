@@ -16,7 +16,7 @@ from rich.text import Text
 
 from hwnas.execution import WorkerPool
 from latency import Device, build_onnx, count, measure
-from latency.device import allowed_cores
+from latency.device import UNKNOWN, allowed_cores
 from latency.kit_main import KitError, check_runs
 from latency.memory import peak_resident_bytes
 from latency.onnx_counts import count_file, file_bytes
@@ -235,7 +235,12 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
     device, first = outcome["device"], outcome["networks"][0]["latencies"][0]
     several = len(outcome["networks"][0]["latencies"]) > 1
     setting = f"{_setting(first)} unless said" if several else _setting(first)
-    on = f"on {device['cpu']}, {setting}, {device['provider']} of ONNX Runtime {device['onnxruntime']}"
+    if device.get("accelerator") == UNKNOWN:
+        said = f"what {device['provider']} computes on is unknown: other accelerators of this machine count as the same"
+        console.print(Text(said), soft_wrap=True)
+    accelerator = f" on {device['accelerator']}" if device.get("accelerator") else ""
+    of = f"{device['provider']}{accelerator} of ONNX Runtime {device['onnxruntime']}"
+    on = f"on {device['cpu']}, {setting}, {of}"
     console.print(Text(on, style="dim"))
 
 

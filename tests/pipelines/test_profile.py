@@ -228,6 +228,15 @@ def test_a_machine_that_drifted_since_its_reference_was_stored_says_so_once():
     assert printed(slower, width=200).count("this machine now runs 30% slower than when its reference latency") == 1
 
 
+def test_an_accelerator_that_nobody_names_is_said():
+    device = {**known_device(), "provider": "CUDAExecutionProvider", "accelerator": "unknown"}
+    said = "what CUDAExecutionProvider computes on is unknown"
+    assert said in printed({"device": device, "networks": [row_of("a")]}, width=300)
+    named = printed({"device": {**device, "accelerator": "NVIDIA H100"}, "networks": [row_of("a")]}, width=300)
+    assert said not in named
+    assert "CUDAExecutionProvider on NVIDIA H100" in named
+
+
 def test_of_several_settings_it_is_said_which_one_drifted():
     row = row_of("a", now_ms=2.6)
     row["latencies"] = [row["latencies"][0], {**row["latencies"][0], "threads": 2, "reference_now_ms": 1.4}]
