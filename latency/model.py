@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,10 @@ class LatencyModel(ABC):
         """The estimate as a sum over genes, or None where it is no such sum."""
 
     @abstractmethod
+    def with_reference(self, reference_ms: float) -> LatencyModel:
+        """The same where the reference network takes so long: what was measured are ratios to it."""
+
+    @abstractmethod
     def to_json(self) -> str:
         """What `read_latency_model` reads."""
 
@@ -65,6 +69,11 @@ class LatencyModel(ABC):
     def walks_records(self) -> bool:
         """Whether networks are estimated one after another, from their layer records: some hundred a second."""
         return False
+
+    def calibration_with(self, reference_ms: float) -> tuple[tuple[float, float], ...]:
+        """`calibration` where the reference network takes so long."""
+        scale = reference_ms / self.reference_ms
+        return tuple((scale * measured, scale * estimated) for measured, estimated in self.calibration)
 
     def common_fields(self) -> dict[str, Any]:
         """What every stored model holds."""
@@ -140,6 +149,11 @@ class LearnedLatency(LatencyModel):
 
     def additive(self) -> AdditiveCost | None:
         return None
+
+    def with_reference(self, reference_ms: float) -> LearnedLatency:
+        prices = replace(self.prices, measured_ms=reference_ms / self.reference_ms * self.prices.measured_ms)
+        known = self.calibration_with(reference_ms)
+        return replace(self, reference_ms=reference_ms, calibration=known, prices=prices)
 
     @property
     def walks_records(self) -> bool:

@@ -56,6 +56,10 @@ class LatencyTable(LatencyModel):
     def additive(self) -> AdditiveCost:
         return self.cost
 
+    def with_reference(self, reference_ms: float) -> LatencyTable:
+        cost, known = self.cost.scaled(reference_ms / self.reference_ms), self.calibration_with(reference_ms)
+        return replace(self, reference_ms=reference_ms, calibration=known, cost=cost)
+
     def to_json(self) -> str:
         return json.dumps(
             {

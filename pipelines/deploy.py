@@ -16,7 +16,7 @@ from hwnas.execution import use_one_thread
 from hwnas.objectives import Limit
 from hwnas.soft_limits import SoftLimit, kept_share
 from latency import Device, Timing, export_onnx
-from latency.reference import reference_model, stored_reference_ms
+from latency.reference import measuring_alone, reference_model, stored_reference_ms
 from latency.runtime import measure
 from spaces import InputError, Task
 
@@ -307,10 +307,11 @@ def measure_file(path: Path, task: Task, reference_ms: float | None = None) -> t
     Args:
         reference_ms: of the reference network; None: what is stored for this device.
     """
-    if reference_ms is None:
-        reference_ms = stored_reference_ms(task, Device.here(), np.random.default_rng(0))
     rng = np.random.default_rng(0)  # orders the rounds; the network's weights are its own
-    (timing,) = measure([path], reference_model(task), reference_ms, rng=rng)
+    with measuring_alone():
+        if reference_ms is None:
+            reference_ms = stored_reference_ms(task, Device.here(), np.random.default_rng(0))
+        (timing,) = measure([path], reference_model(task), reference_ms, rng=rng)
     return timing, Device.here()
 
 

@@ -177,10 +177,8 @@ def print_here(outcome: Mapping[str, Any]) -> None:
     _print_device(outcome["device"])
     cache, flushed = outcome["last_level_cache_bytes"], outcome["device"]["flush_bytes"]
     if cache is not None and cache > flushed:
-        print(
-            f"               but its last-level cache is said to hold {cache // 2**20} MiB: what a network leaves there"
-        )
-        print("               may still be there when it runs again, where no other machine shares that cache")
+        print(f"cache          of {cache // 2**20} MiB, more than is written between runs: where no other machine")
+        print("               shares it, part of a network may still be there when it runs again")
     print(f"providers      {', '.join(outcome['providers'])} (for hwnas profile; tables are of the CPU)")
     print(f"stored in      {outcome['home']}")
     for task, ms in outcome["reference_ms"].items():

@@ -30,7 +30,14 @@ from latency import (
 )
 from latency.device import PROTOCOL
 from latency.kit_main import MAIN_FILE
-from latency.reference import reference_interval, reference_model, stored_reference_ms
+from latency.reference import (
+    measuring_alone,
+    reference_interval,
+    reference_model,
+    stored_reference_ms,
+    stored_references,
+    task_key,
+)
 from latency.runtime import FIRST_PROCESSES, drift_remark, vague_remark
 from spaces import Arch, InputError, SearchSpace, Task
 
@@ -180,17 +187,19 @@ def measure_archs(
 ) -> list[Timing]:
     """Measure networks with random weights: as files are, but all in the same six processes, and each once in each."""
     models = [build_onnx(space.layers(arch, task), rng, normalise=True) for arch in archs]
-    return measure(models, reference_model(task), reference_ms, rng=rng, visits=1, most_processes=FIRST_PROCESSES)
+    with measuring_alone():
+        return measure(models, reference_model(task), reference_ms, rng=rng, visits=1, most_processes=FIRST_PROCESSES)
 
 
 def measure_model(
     space: SearchSpace, task: Task, device: Device, *, seed: int, budget_s: float | None = None
 ) -> LatencyModel:
     """The latency model of this device, measured in processes of their own, as files are at the end."""
-    reference_ms = stored_reference_ms(task, device, np.random.default_rng([seed, 1, 0]))
     rng = np.random.default_rng([seed, 1, 1])  # its own: the reference draws only where none is stored
     plan = plan_latency_model(space, task, calibration_of(space, task, rng))
-    log_ratios = measure_plan(plan, reference_model(task), rng, budget_s=budget_s)
+    with measuring_alone():
+        reference_ms = stored_reference_ms(task, device, np.random.default_rng([seed, 1, 0]))
+        log_ratios = measure_plan(plan, reference_model(task), rng, budget_s=budget_s)
     return fit_latency_model(space, plan, device, reference_ms, log_ratios)
 
 
@@ -242,6 +251,9 @@ def _is_of(stored: Mapping[str, Any], device: Device) -> bool:
 def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str | None = None) -> str:
     """The text of a latency model that `--device-table` may give for this space and task.
 
+    One of this device is given in times of the reference latency that is stored now, as all else is that is measured
+    from now on; it may have been measured before that was stored anew.
+
     Args:
         named: how the space is given to commands, where that is not its name but a file.
     Raises:
@@ -270,7 +282,10 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
             f"{path} must be a latency table, but is damaged: {error!r}",
             hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}",
         ) from None
-    return text
+    known = stored_references(device).get(task_key(task)) if device == Device.here() else None
+    if known is None or known.ms == model.reference_ms:
+        return text
+    return json.dumps({**json.loads(model.with_reference(known.ms).to_json()), "origin": origin}, indent=1)
 
 
 def check_estimates(model: LatencyModel, space: SearchSpace) -> None:

@@ -20,7 +20,7 @@ from latency.device import UNKNOWN, allowed_cores
 from latency.kit_main import KitError, check_runs
 from latency.memory import peak_resident_bytes
 from latency.onnx_counts import count_file, file_bytes
-from latency.reference import reference_interval, reference_model, stored_reference_ms
+from latency.reference import measuring_alone, reference_interval, reference_model, stored_reference_ms
 from latency.rounds import CPU_PROVIDER, Setting, open_session
 from latency.runtime import drift_remark, vague_remark
 from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
@@ -121,8 +121,9 @@ def _settings(threads: Sequence[int], batches: Sequence[int], provider: str) -> 
 
 def _measured(model: bytes | Path, task: Task, setting: Setting, rng: np.random.Generator) -> dict[str, Any]:
     device = Device.here(threads=setting.threads, provider=setting.provider)
-    reference_ms = stored_reference_ms(task, device, rng)
-    (timing,) = measure([model], reference_model(task), reference_ms, rng=rng, setting=setting)
+    with measuring_alone():
+        reference_ms = stored_reference_ms(task, device, rng)
+        (timing,) = measure([model], reference_model(task), reference_ms, rng=rng, setting=setting)
     said = {"threads": setting.threads, "batch": setting.batch, "device_fingerprint": device.fingerprint}
     interval = reference_interval(task, device, reference_ms)
     return {**said, **timing.record(), "reference_ms_interval": interval}
