@@ -7,7 +7,7 @@ reference, so that drift of the clock cancels; the ratio is then multiplied by t
 are stored with the device.
 
 A process is about a percent faster or slower than the next one, whatever it runs. So each network is measured in
-several, and their scatter alone gives the interval: nothing is assumed of it. From that of the first ones it is
+several, and their scatter alone gives the interval, of whatever size it is. From that of the first ones it is
 decided, once, how many more there are to be; adding them one by one until the interval looks narrow would make it hold
 less often than it says.
 
