@@ -121,7 +121,8 @@ def choose(models: Mapping[str, Mapping[str, Any]], pick: str, limits: Sequence[
         return min(meeting, key=lambda name: (known_ms(meeting[name]), name))
     # What soft limits leave of the accuracy; models of earlier versions know no soft limits.
     worth = {name: model.get("kept_share", 1.0) * model["accuracy_val"] for name, model in meeting.items()}
-    return max(meeting, key=lambda name: (worth[name], -known_ms(meeting[name])))
+    # Of equals the one that was handed over before: to measure its file must not make another one the best.
+    return max(meeting, key=lambda name: (worth[name], "certificate" in meeting[name], -known_ms(meeting[name])))
 
 
 def limits_met(limits: Sequence[Limit], model: Mapping[str, Any]) -> dict[str, bool | None]:
