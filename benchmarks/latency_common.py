@@ -29,15 +29,20 @@ def wide_sample(space: SearchSpace, task: Task, n: int, rng: np.random.Generator
 
 
 def reference_ms(task: Task) -> float:
-    """What is stored of this device; to be asked for before the processes that measure, which do not ask."""
+    """What is stored of this device."""
     return stored_reference_ms(task, Device.here(), np.random.default_rng(0))
 
 
 def measure_rows(space: SearchSpace, task: Task, rows: Population, known_ms: float, seed: int) -> list[Timing]:
-    """Each network beside the reference alone, which takes so long, with random weights."""
+    """Each network with random weights, in processes of its own, as a file is measured that is handed over.
+
+    Args:
+        known_ms: what the reference takes.
+    """
     rng = np.random.default_rng([1, seed])
-    models = [build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in rows]
-    return measure(models, reference_model(task), known_ms, rng=rng)
+    reference = reference_model(task)
+    models = (build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in rows)
+    return [timing for model in models for timing in measure([model], reference, known_ms, rng=rng)]
 
 
 def write_some(path: Path, rows: Sequence[Mapping[str, object]], *, by: Sequence[str]) -> None:

@@ -4,14 +4,13 @@
     python benchmarks/latency_learned.py --from darts.jsonl nasnet.jsonl           # learns again from what was kept
 
 Networks to learn from are those that `spread_rows` names, networks to judge by are random ones (of chains, from the
-whole range of multiply-adds); each is timed beside
-the reference alone, the two kinds in processes of their own, by the protocol of latency/rounds.py. Prices of layers are
-learned from n networks that `most_telling` chooses, and from n random ones. Beside them, from the same random ones:
-flops, scaled, and a table with an entry for each value of each gene (ridge). The truth's own error is that of the mean
-of a network's visits, as they scatter. What was kept without networks to judge by is split at random, two thirds to
-learn from. Prints means over draws, with the 95 % interval of the mean where draws differ. The rows of a space and
-resolution in results/latency_learned.csv are replaced by those of the same; all others stay. `--all` measures every
-space that the file tells of.
+whole range of multiply-adds); each is timed beside the reference alone, in as many processes as there are visits of it,
+as a search measures what it learns from. Prices of layers are learned from n networks that `most_telling` chooses, and
+from n random ones. Beside them, from the same random ones: flops, scaled, and a table with an entry for each value of
+each gene (ridge). The truth's own error is that of the mean of a network's visits, as they scatter. What was kept
+without networks to judge by is split at random, two thirds to learn from. Prints means over draws, with the 95 %
+interval of the mean where draws differ. The rows of a space and resolution in results/latency_learned.csv are replaced
+by those of the same; all others stay. `--all` measures every space that the file tells of.
 """
 
 from __future__ import annotations
@@ -29,12 +28,11 @@ from latency_help import averaged, half_interval
 from numpy.typing import NDArray
 from scipy import stats
 
-from hwnas.execution import WorkerPool
 from latency import Device, build_onnx
 from latency.model import spread_rows
 from latency.prices import fit_prices, most_telling
 from latency.reference import reference_model
-from latency.rounds import run_rounds
+from latency.rounds import in_new_process, run_rounds
 from spaces import Population, Task, get_space
 from spaces.tally import LayerForm
 
@@ -56,17 +54,15 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-def measure(space_name: str, task: Task, rows: Population, tag: str, seed: int) -> list[dict[str, object]]:
-    """In a process of its own: of each row the logarithm of its time over the reference's, and the reference's ms."""
+def visit(space_name: str, task: Task, rows: Population, seed: int) -> list[tuple[float, float]]:
+    """By one process, of each row: the logarithm of its time over the reference's, and the reference's ms."""
     space, rng, reference = get_space(space_name), np.random.default_rng(seed), reference_model(task)
-    kept: list[dict[str, object]] = []
-    for row in rows:
-        model = build_onnx(space.layers(space.arch(row), task), rng, normalise=True)
-        raw = run_rounds([reference, model], visits=VISITS[tag], rounds=ROUNDS, rng=rng)
-        ms = np.quantile(raw.cpu[0], 0.25, axis=1).tolist()
-        what = {"space": space_name, "res": task.resolution, "classes": task.classes, "tag": tag, "row": row.tolist()}
-        kept.append(what | {"lr": raw.log_ratios()[0].tolist(), "ref": ms})
-    return kept
+    found: dict[int, tuple[float, float]] = {}
+    for i in rng.permutation(len(rows)).tolist():
+        model = build_onnx(space.layers(space.arch(rows[i]), task), rng, normalise=True)
+        raw = run_rounds([reference, model], visits=1, rounds=ROUNDS, rng=rng)
+        found[i] = (float(raw.log_ratios()[0, 0]), float(raw.quartiles_ms()[0, 0]))
+    return [found[i] for i in range(len(rows))]
 
 
 @dataclass(frozen=True)
@@ -193,13 +189,19 @@ def show(found: Sequence[Mapping[str, object]]) -> None:
 
 
 def measured(name: str, task: Task, train: int, test: int, seed: int) -> list[dict[str, object]]:
-    """What is kept of networks to learn from and of others to judge by, each kind in a process of its own."""
+    """What is kept of networks to learn from and of others to judge by."""
     space, rng = get_space(name), np.random.default_rng(seed)
     rows = {"train": spread_rows(space, task, train, rng), "test": wide_sample(space, task, test, rng)}
     kept: list[dict[str, object]] = []
     for number, (tag, some) in enumerate(rows.items()):
-        with WorkerPool(1) as pool:
-            kept += pool.submit(measure, space.name, task, some, tag, number).result()
+        seeds = (100 * number + i for i in range(VISITS[tag]))
+        visits = np.array([in_new_process(visit, space.name, task, some, each) for each in seeds])
+        what = {"space": space.name, "res": task.resolution, "classes": task.classes, "tag": tag}
+        ratios, reference_ms = visits.transpose(2, 1, 0).tolist()
+        kept += [
+            {**what, "row": row.tolist(), "lr": lr, "ref": ms}
+            for row, lr, ms in zip(some, ratios, reference_ms, strict=True)
+        ]
     return kept
 
 

@@ -1,18 +1,17 @@
-"""Does a latency repeat? The same networks are measured in several processes, by the protocol of latency/runtime.py.
+"""Does a latency repeat? The same networks are measured several times, by the protocol of latency/runtime.py.
 
     uv run python benchmarks/latency_repeat.py --resolution 96
     uv run python benchmarks/latency_repeat.py --resolution 96 --busy 1
     uv run python benchmarks/latency_repeat.py --coverage          # of other spaces, at 32 px
 
-Prints, for every network, its latency in each process and the 95 % interval that one process states, and over all of
-them: the relative difference between processes, the rank correlation, and how often one process's interval holds
-the mean of the others.
+Each measurement is made in processes of its own. Prints, for every network, the latency that each of them finds and
+the 95 % interval that they state, and over all of them: the relative difference between measurements, the rank
+correlation, and how often one's interval holds the mean of the others.
 
-With `--coverage` it is only asked how often the stated 95 % intervals hold, with networks of spaces and seeds by which
-nothing of the protocol was set (`BETWEEN_PROCESSES` was, by 20 ProxylessNAS networks, seed 0): a process's interval is
-for what many processes would find, of which the mean of the others is an estimate with an error of its own; that is
-allowed for, and how often intervals of just the right width would hold is printed beside. Processes take turns: each
-measures a network once before any measures it again, so that the machine's drift is in all of them.
+With `--coverage` it is only asked how often the stated 95 % intervals hold, with networks of three spaces: an interval
+is for what many processes would find, of which the mean of the other measurements is an estimate with an error of its
+own; that is allowed for, and how often intervals of just the right width would hold is printed beside. Measurements
+take turns: each measures a network once before any measures the next one, so that the machine's drift is in all.
 """
 
 from __future__ import annotations
@@ -30,15 +29,13 @@ from scipy.stats import spearmanr
 
 from hwnas.study import write_csv
 from latency import Device, Timing
-from latency.rounds import in_new_process
-from latency.runtime import BETWEEN_PROCESSES
 from spaces import SearchSpace, Task, get_space
 
 RESULTS = Path(__file__).with_name("results")
 
 
 def repeats(ms: NDArray[np.float64]) -> str:
-    """How (processes, networks) agree."""
+    """How (measurements, networks) agree."""
     differences = np.abs([np.log(a / b) for a, b in combinations(ms, 2)])
     rank = np.min([spearmanr(a, b).statistic for a, b in combinations(ms, 2)])
     return f"median {np.median(differences):.2%}, worst {differences.max():.1%}, Spearman {rank:.3f} or more"
@@ -49,13 +46,12 @@ COVERAGE_TASK, COVERAGE_SEED = Task(32, 10), 100
 
 
 def measured_by_turns(
-    space: SearchSpace, task: Task, n: int, processes: int, seed: int
+    space: SearchSpace, task: Task, n: int, times: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(processes, networks) logarithms of latencies, and halves of their stated intervals."""
+    """(measurements, networks) logarithms of latencies, and halves of their stated intervals."""
     rows, known_ms = wide_sample(space, task, n, np.random.default_rng(seed)), reference_ms(task)
     timings: list[list[Timing]] = [
-        [in_new_process(measure_rows, space, task, row[None], known_ms, process)[0] for process in range(processes)]
-        for row in rows
+        [measure_rows(space, task, row[None], known_ms, number)[0] for number in range(times)] for row in rows
     ]
     logs = np.log([[timing.latency_ms for timing in of_one] for of_one in timings]).T
     halves = np.array([[np.log(t.latency_ms_interval[1] / t.latency_ms) for t in of_one] for of_one in timings]).T
@@ -63,7 +59,7 @@ def measured_by_turns(
 
 
 def coverage(logs: NDArray[np.float64], halves: NDArray[np.float64]) -> tuple[float, float]:
-    """How often an interval holds the mean of the other processes, its width enlarged by that mean's own error.
+    """How often an interval holds the mean of the other measurements, its width enlarged by that mean's own error.
 
     Returns:
         The share, and by what factor intervals would have to be wider (or narrower, below 1) to hold 95 %.
@@ -73,15 +69,15 @@ def coverage(logs: NDArray[np.float64], halves: NDArray[np.float64]) -> tuple[fl
     return float(np.mean(away <= halves)), float(np.quantile(away / halves, 0.95))
 
 
-def report_coverage(names: Sequence[str], task: Task, n: int, processes: int, beside: int, seed: int) -> None:
+def report_coverage(names: Sequence[str], task: Task, n: int, times: int, beside: int, seed: int) -> None:
     for name in names:
         with busy(beside):
-            logs, halves = measured_by_turns(get_space(name), task, n, processes, seed)
+            logs, halves = measured_by_turns(get_space(name), task, n, times, seed)
         share, factor = coverage(logs, halves)
         between = float(np.sqrt(logs.var(axis=0, ddof=1).mean()))
         print(
-            f"{name} at {task.resolution} px, {n} networks, {processes} processes, {beside} busy: stated 95 % hold "
-            f"{share:.1%}; {factor:.2f} times as wide would hold 95 %; deviation between processes {between:.2%}"
+            f"{name} at {task.resolution} px, {n} networks, {times} times, {beside} busy: stated 95 % hold "
+            f"{share:.1%}; {factor:.2f} times as wide would hold 95 %; deviation between measurements {between:.2%}"
         )
         line = {
             "space": name,
@@ -89,11 +85,10 @@ def report_coverage(names: Sequence[str], task: Task, n: int, processes: int, be
             "busy": beside,
             "seed": seed,
             "networks": n,
-            "processes": processes,
+            "measurements": times,
             "held": share,
             "factor_for_95": factor,
-            "between_processes": between,
-            "added_for_processes": BETWEEN_PROCESSES,
+            "between_measurements": between,
             "device": str(Device.here()),
         }
         write_some(RESULTS / "latency_coverage.csv", [line], by=("space", "resolution", "busy", "seed"))
@@ -106,23 +101,23 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=3)
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--networks", type=int, default=20)
-    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--times", type=int, default=3, help="that each network is measured")
     parser.add_argument("--busy", type=int, default=0, help="processes beside it that never rest")
     parser.add_argument("--coverage", action="store_true", help="only how often intervals hold, in other spaces")
     parser.add_argument("--spaces", nargs="+", default=COVERAGE_SPACES, help="for --coverage")
     parser.add_argument("--seed", type=int, default=COVERAGE_SEED, help="for --coverage")
     asked = parser.parse_args()
     if asked.coverage:
-        report_coverage(asked.spaces, COVERAGE_TASK, asked.networks, asked.processes, asked.busy, asked.seed)
+        report_coverage(asked.spaces, COVERAGE_TASK, asked.networks, asked.times, asked.busy, asked.seed)
         return
     space, task = get_space(asked.space), Task(asked.resolution, asked.classes, asked.channels)
     rows = wide_sample(space, task, asked.networks, np.random.default_rng(0))
     known_ms = reference_ms(task)
     started = time.monotonic()
     with busy(asked.busy):
-        timings = [in_new_process(measure_rows, space, task, rows, known_ms, seed) for seed in range(asked.processes)]
-    seconds = (time.monotonic() - started) / asked.processes / asked.networks
-    ms = np.array([[timing.latency_ms for timing in each] for each in timings])  # (processes, networks)
+        timings = [measure_rows(space, task, rows, known_ms, seed) for seed in range(asked.times)]
+    seconds = (time.monotonic() - started) / asked.times / asked.networks
+    ms = np.array([[timing.latency_ms for timing in each] for each in timings])  # (measurements, networks)
     ends = np.array([[timing.latency_ms_interval for timing in each] for each in timings])
     print(f"{asked.space} at {asked.resolution} px on {Device.here()}, {asked.busy} busy processes beside it")
     lines: list[dict[str, object]] = []
@@ -136,23 +131,24 @@ def main() -> None:
                 "resolution": asked.resolution,
                 "network": space.format(rows[i]),
                 "busy": asked.busy,
-                "process": p,
+                "measurement": number,
                 "latency_ms": timing.latency_ms,
                 "low": timing.latency_ms_interval[0],
                 "high": timing.latency_ms_interval[1],
                 "wall_p50_ms": timing.wall_p50_ms,
+                "processes": timing.processes,
                 "rounds": timing.rounds,
                 "dropped": timing.dropped,
                 "device": str(Device.here()),
             }
-            for p, timing in enumerate(each[i] for each in timings)
+            for number, timing in enumerate(each[i] for each in timings)
         ]
     wall = np.array([[timing.wall_p50_ms for timing in each] for each in timings])
-    others = (ms.sum(axis=0) - ms) / (asked.processes - 1)
+    others = (ms.sum(axis=0) - ms) / (asked.times - 1)
     held = np.mean((ends[..., 0] <= others) & (others <= ends[..., 1]))
     print(f"range x{ms.mean(axis=0).max() / ms.mean(axis=0).min():.2f}, {seconds:.1f} s a network")
-    print(f"one interval holds the mean of the other processes in {held:.0%}")
-    print(f"latency_ms between processes: {repeats(ms)}")
+    print(f"one interval holds the mean of the other measurements in {held:.0%}")
+    print(f"latency_ms between measurements: {repeats(ms)}")
     print(f"wall-clock medians of the same runs: {repeats(wall)}")
     RESULTS.mkdir(exist_ok=True)
     write_csv(RESULTS / f"latency_repeat_{asked.resolution}px_busy{asked.busy}.csv", lines)

@@ -3,8 +3,8 @@
     uv run python benchmarks/latency_table.py --resolution 96
     uv run python benchmarks/latency_table.py --resolution 224 --busy 1
 
-A table is measured as a search does it; other networks, from the whole range of multiply-adds, are measured in other
-processes by the protocol of latency/runtime.py. The two take turns: after each visit of the table's networks some of
+A table is measured as a search does it; other networks, from the whole range of multiply-adds, each in processes of
+its own by the protocol of latency/runtime.py. The two take turns: after each visit of the table's networks some of
 the others are measured, so that a machine that drifts is the same for both. Printed: the errors, how often the
 table's own interval holds what was measured, the same for multiply-adds scaled by the very networks that calibrate the
 table, how long the table took, and how fast it estimates.
@@ -25,7 +25,6 @@ from hwnas.study import write_csv
 from latency import Device, LatencyModel, Timing, calibration_of, fit_latency_model, plan_latency_model
 from latency.measuring import PLAN_VISITS, joined, visit_in_processes
 from latency.reference import reference_model
-from latency.rounds import in_new_process
 from spaces import Population, SearchSpace, Task, get_space
 
 RESULTS = Path(__file__).with_name("results")
@@ -53,7 +52,7 @@ def measured_by_turns(
         started = time.monotonic()
         visits.append(visit_in_processes(plan, reference, rng))
         seconds += time.monotonic() - started
-        timings += in_new_process(measure_rows, space, task, piece, known_ms, i)
+        timings += measure_rows(space, task, piece, known_ms, i)
     return fit_latency_model(space, plan, Device.here(), known_ms, joined(visits)), timings, seconds
 
 

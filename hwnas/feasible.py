@@ -165,7 +165,7 @@ class FeasibleSet:
                 continue
             cost, error = known
             (least, _), (most, _) = extremes(cost, self.space.allowed)
-            least, most = least * (1 - error), most * (1 + error)
+            least, most = least * math.exp(-error), most * math.exp(error)
             if limit.op == "<=" and least > limit.value:
                 self._raise(rng, f"proved by the table: the least {limit.name} of {self.space.name} is {least:.4g}")
             if limit.op == ">=" and most < limit.value:
@@ -181,7 +181,9 @@ class FeasibleSet:
         for limit in self.limits:
             (low,), (high,) = self.costs.interval(limit.name, row)
             known = (
-                f"{low:.4g}" if low == high else f"{(low + high) / 2:.4g} (estimated, 95 %: {low:.4g} to {high:.4g})"
+                f"{low:.4g}"
+                if low == high
+                else f"{math.sqrt(low * high):.4g} (estimated, 95 %: {low:.4g} to {high:.4g})"
             )
             values.append(f"{limit.name} {known}")
         raise InfeasibleError(
@@ -214,9 +216,9 @@ class FeasibleSet:
             error = known[1] if pessimistic else -known[1]
             low, high = bounds.get(limit.name, (-math.inf, math.inf))
             if limit.op == "<=":
-                high = min(high, limit.value / (1 + error))
+                high = min(high, limit.value * math.exp(-error))
             else:
-                low = max(low, limit.value / (1 - error))
+                low = max(low, limit.value * math.exp(error))
             bounds[limit.name] = (low, high)
         intervals = []
         for name, (low, high) in bounds.items():

@@ -65,7 +65,7 @@ class DeviceCosts:
         return values, values
 
     def additive(self, name: str) -> tuple[AdditiveCost, float] | None:
-        """A limited quantity as a sum over genes with its relative error, or None where it is no such sum."""
+        """A limited quantity as a sum over genes, and half the interval of its logarithm; None where it is no sum."""
         if name in self.told:
             return None
         if name == "latency_ms":

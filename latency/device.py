@@ -6,17 +6,23 @@ import hashlib
 import json
 import os
 import platform
+import re
+import subprocess
 from collections.abc import Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnxruntime
 
-from .rounds import FLUSH_BYTES
+from .rounds import CPU_PROVIDER, FLUSH_BYTES
 
-PROTOCOL = 3  # of measuring: numbers of another are never mixed with these
+PROTOCOL = 4  # of measuring: numbers of another are never mixed with these
 # What /proc/cpuinfo says of each core that tells processors of one name apart; on x86, then on ARM.
 KINDS = ("vendor_id", "cpu family", "model", "stepping", "CPU implementer", "CPU variant", "CPU part", "CPU revision")
+
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+NVIDIA_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Device:
         cores: that this process may run on.
         system: with the distribution or release, but not the kernel's version, which updates change.
         flush_bytes: of the buffer that is written between runs.
+        accelerator: what the provider computes on, where that is not the processor: "unknown" where nothing tells.
     """
 
     cpu: str
@@ -39,9 +46,10 @@ class Device:
     onnxruntime: str
     system: str
     flush_bytes: int = FLUSH_BYTES
+    accelerator: str = ""
 
     @classmethod
-    def here(cls, *, threads: int = 1, provider: str = "CPUExecutionProvider") -> Device:
+    def here(cls, *, threads: int = 1, provider: str = CPU_PROVIDER) -> Device:
         """This machine, with ONNX Runtime's provider of this name."""
         return cls(
             cpu=_cpu_model(),
@@ -50,6 +58,7 @@ class Device:
             provider=provider,
             onnxruntime=onnxruntime.__version__,
             system=" ".join([platform.system(), platform.machine(), _release()]).strip(),
+            accelerator=_accelerator(provider),
         )
 
     @property
@@ -61,7 +70,7 @@ class Device:
 
     def __str__(self) -> str:
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        of = "" if self.provider == "CPUExecutionProvider" else f", {self.provider}"
+        of = "" if self.provider == CPU_PROVIDER else f", {self.provider} on {self.accelerator}"
         return f"{self.cpu} ({self.cores} cores, {threads}{of}), ONNX Runtime {self.onnxruntime}, {self.system}"
 
 
@@ -89,6 +98,48 @@ def cpu_of(cpuinfo: str, cores: Set[int]) -> str:
     names = [each[key] for key in ("model name", "Model") for each in (*ours, *told) if each.get(key)]
     kinds = {" ".join(each[key] for key in KINDS if key in each) for each in ours} - {""}
     return ", ".join([*names[:1], " + ".join(sorted(kinds))]).strip(", ") or platform.machine() or "unknown CPU"
+
+
+def _accelerator(provider: str) -> str:
+    if provider == CPU_PROVIDER:
+        return ""
+    if provider not in NVIDIA_PROVIDERS:
+        return UNKNOWN
+    try:
+        asked = ["nvidia-smi", "--query-gpu=name,uuid", "--format=csv,noheader"]
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return UNKNOWN
+    by_place = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    return card_of(told, os.environ.get("CUDA_VISIBLE_DEVICES", "0"), by_place=by_place)
+
+
+def card_of(told: str, visible: str, *, by_place: bool) -> str:
+    """The graphics card that a process computes on: the first that it may see.
+
+    Args:
+        told: by nvidia-smi, a line with name and UUID for each card, by their places.
+        visible: `CUDA_VISIBLE_DEVICES`: numbers or the beginnings of UUIDs.
+        by_place: whether CUDA numbers cards by their places too. Else the fastest is 0, and which one that is nobody
+            tells: of cards of different names all are named.
+    """
+    cards = [(name.strip(), uuid.strip()) for name, _, uuid in (line.rpartition(",") for line in told.splitlines())]
+    first = visible.split(",", maxsplit=1)[0].strip()
+    if first.isdecimal() and int(first) < len(cards):
+        names = {name for name, _ in cards}
+        return cards[int(first)][0] if by_place else " or ".join(sorted(names))
+    found = [name for name, uuid in cards if first.startswith("GPU-") and uuid.startswith(first)]
+    return found[0] if len(found) == 1 else UNKNOWN
+
+
+def last_level_cache_bytes(caches: Path = CACHES) -> int | None:
+    """The largest cache of the processor, where the system tells."""
+    sizes = []
+    for file in caches.glob("index*/size"):
+        told = re.fullmatch(r"(\d+)([KMG]?)", file.read_text().strip())
+        if told:
+            sizes.append(int(told[1]) * 1024 ** " KMG".index(told[2] or " "))
+    return max(sizes, default=None)
 
 
 def _release() -> str:

@@ -94,6 +94,7 @@ class _Device(_Told):
     onnxruntime: str
     system: str
     flush_bytes: Count
+    accelerator: str
 
 
 class KitResult(_Told):

@@ -35,7 +35,7 @@ from .runtime import (
     vague_remark,
 )
 
-VERSION = 2  # of what a kit and its result hold
+VERSION = 3  # of what a kit and its result hold
 KIT, RESULT, MODELS_RESULT, BEGUN = "hwnas kit", "hwnas kit result", "hwnas kit models", "hwnas kit begun"
 KIT_FILE, NETWORKS_FILE, MAIN_FILE = "kit.json", "networks.zip", "measure.py"
 REFERENCE = "reference"

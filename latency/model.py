@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from spaces.tally import ROWS_AT_ONCE, Tally, TallyOneByOne
 from .device import PROTOCOL, Device
 from .measuring import LogRatios, MeasuringPlan, measure_plan, network_name
 from .prices import LayerPrices, fit_prices, learned_prices, most_telling
-from .runtime import BETWEEN_PROCESSES
 
 LEARNED_NETWORKS = 30
 LEAST_NETWORKS = 6  # below, no error can be stated
@@ -34,7 +33,7 @@ class LatencyModel(ABC):
     Attributes:
         space: the full name.
         reference_ms: the reference network's own latency, which all ratios on this device and task are times of.
-        relative_error: half-width of the 95 % interval of a usual estimate, as a share of it.
+        relative_error: half-width of the 95 % interval of the logarithm of a usual estimate.
         calibration: (measured ms, ms estimated by all others alone) of the networks that the estimate was fitted to.
     """
 
@@ -54,18 +53,27 @@ class LatencyModel(ABC):
         """The estimate as a sum over genes, or None where it is no such sum."""
 
     @abstractmethod
+    def with_reference(self, reference_ms: float) -> LatencyModel:
+        """The same where the reference network takes so long: what was measured are ratios to it."""
+
+    @abstractmethod
     def to_json(self) -> str:
         """What `read_latency_model` reads."""
 
     def interval_ms(self, population: Population) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper end of the 95 % interval of each estimate, (n,) each."""
         estimate = self.estimate_ms(population)
-        return estimate * max(1 - self.relative_error, 0.0), estimate * (1 + self.relative_error)
+        return estimate * np.exp(-self.relative_error), estimate * np.exp(self.relative_error)
 
     @property
     def walks_records(self) -> bool:
         """Whether networks are estimated one after another, from their layer records: some hundred a second."""
         return False
+
+    def calibration_with(self, reference_ms: float) -> tuple[tuple[float, float], ...]:
+        """`calibration` where the reference network takes so long."""
+        scale = reference_ms / self.reference_ms
+        return tuple((scale * measured, scale * estimated) for measured, estimated in self.calibration)
 
     def common_fields(self) -> dict[str, Any]:
         """What every stored model holds."""
@@ -134,15 +142,18 @@ class LearnedLatency(LatencyModel):
         """Wider for networks that are unlike the measured ones."""
         parts = [self.prices.interval(counts, self.tally.forms) for counts in self._counted(population)]
         low, high = np.concatenate([np.zeros((2, 0)), *map(np.array, parts)], axis=1)
-        # What is asked of the prices will be measured in one process, not in several as they were.
-        middle, half = np.sqrt(low * high), np.hypot(np.log(high / low) / 2, BETWEEN_PROCESSES)
-        return middle * np.exp(-half), middle * np.exp(half)
+        return low, high
 
     def _counted(self, population: Population) -> Iterator[NDArray[np.float64]]:
         return (self.tally(population[i : i + ROWS_AT_ONCE]) for i in range(0, len(population), ROWS_AT_ONCE))
 
     def additive(self) -> AdditiveCost | None:
         return None
+
+    def with_reference(self, reference_ms: float) -> LearnedLatency:
+        prices = replace(self.prices, measured_ms=reference_ms / self.reference_ms * self.prices.measured_ms)
+        known = self.calibration_with(reference_ms)
+        return replace(self, reference_ms=reference_ms, calibration=known, prices=prices)
 
     @property
     def walks_records(self) -> bool:
@@ -213,8 +224,7 @@ def learn_latency(
     prices = fit_prices(tally(rows), tally.forms, measured_ms)
     left_out_ms = measured_ms * (1 - prices.left_out)
     pairs = tuple(zip(measured_ms.tolist(), left_out_ms.tolist(), strict=True))
-    error = float(np.hypot(prices.relative_error, BETWEEN_PROCESSES))
-    return LearnedLatency(device, space.name, task, reference_ms, error, pairs, rows, prices, tally)
+    return LearnedLatency(device, space.name, task, reference_ms, prices.relative_error, pairs, rows, prices, tally)
 
 
 def measure_learned(

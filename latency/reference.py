@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
+log = logging.getLogger(__name__)
 WEIGHT_SEED = 0  # latency does not depend on the weights, so one fixed file serves everywhere
 
 
@@ -45,7 +47,7 @@ def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) ->
     Raises:
         InputError: if the file that stores it is damaged.
     """
-    known = stored_references(device).get(_key(task))
+    known = stored_references(device).get(task_key(task))
     if known is not None:
         return known.ms
     setting = Setting(device.threads, device.provider)
@@ -54,7 +56,7 @@ def stored_reference_ms(task: Task, device: Device, rng: np.random.Generator) ->
 
 def reference_interval(task: Task, device: Device, reference_ms: float) -> tuple[float, float] | None:
     """The 95 % interval of a stored reference latency; None where another value is stored, or none."""
-    known = stored_references(device).get(_key(task))
+    known = stored_references(device).get(task_key(task))
     return None if known is None or known.ms != reference_ms else known.interval
 
 
@@ -67,14 +69,28 @@ def keep_reference(task: Task, device: Device, measured: ReferenceTime) -> float
     path = _path(device)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path):
-        known = {_key(task): measured, **stored_references(device)}
+        known = {task_key(task): measured, **stored_references(device)}
         record = {
             "device": asdict(device),
             "reference_ms": {key: each.ms for key, each in known.items()},
             "reference_ms_interval": {key: each.interval for key, each in known.items()},
         }
         write_atomically(path, json.dumps(record, indent=1, allow_nan=False).encode())
-    return known[_key(task)].ms
+    return known[task_key(task)].ms
+
+
+@contextmanager
+def measuring_alone() -> Iterator[None]:
+    """Wait until no other command measures for the same $HWNAS_HOME; the system frees what a killed one held."""
+    home().mkdir(parents=True, exist_ok=True)
+    with (home() / ".measuring.lock").open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.warning("hwnas: another command measures on this machine, waiting until it has done")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
@@ -113,7 +129,8 @@ def _path(device: Device) -> Path:
     return home() / "devices" / f"{device.fingerprint}.json"
 
 
-def _key(task: Task) -> str:
+def task_key(task: Task) -> str:
+    """The task's name in the files of devices."""
     return "x".join(map(str, task.input_shape)) + f"-{task.classes}"
 
 

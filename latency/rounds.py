@@ -29,7 +29,7 @@ CPU_PROVIDER = "CPUExecutionProvider"
 FLUSH_BYTES = 64 * 2**20  # a larger buffer makes runs of tiny networks twice as long
 QUANTILE = 0.25
 ROUNDS_A_VISIT = 8
-LEAST_VISITS = 3
+PATIENCE = 3  # visits that are made again before it is waited
 LEAST_RUNS = 3  # of a network in a visit that were not interrupted, for those that were to be left out
 SLOW_ROUND = 1.2  # the reference, times its lower quartile of the visit; on a quiet or a fully busy machine 1.1
 INTERRUPTED = 1.1  # wall clock over CPU time of a run
@@ -166,27 +166,21 @@ def run_rounds(
     rng: np.random.Generator,
     rounds: int = ROUNDS_A_VISIT,
     warm_runs: int = 0,
-    budget_s: float | None = None,
     setting: Setting = DEFAULT_SETTING,
-    enough: Callable[[Rounds], bool] | None = None,
 ) -> Rounds:
     """Load every network `visits` times, and run it once in each of the visit's rounds, caches flushed.
 
     A visit of which more than half the rounds are slow is made again, at last after pauses of half a minute in all.
 
-    Args:
-        budget_s: fewer visits are made where `visits` would take longer, but at least 3.
-        enough: asked after each visit from the third on; where it says so, no further visits are made.
     Raises:
         DisturbedError: if two visits are disturbed for each that is not, or the CPU clock goes in steps too large.
         ProviderError: see `open_session`.
     """
-    started = time.monotonic()
     step_ms = clock_step_ms() if setting.on_cpu_clock else 0.0
     made: list[tuple[NDArray[np.float64], ...]] = []
     repeated = 0
     pauses = iter(PAUSES_S)
-    while True:
+    while len(made) < visits:
         visit = _visit(models, rounds, warm_runs, rng, setting)
         alone = _joined([visit], setting.on_cpu_clock, 0)
         if step_ms > max(FINE_STEP_MS, COARSE * alone.times.min()):
@@ -194,29 +188,19 @@ def run_rounds(
                 f"the CPU time of this system is too coarse to measure: it goes in steps of {step_ms:.3g} ms, and a "
                 f"run takes {alone.times.min():.3g} ms"
             )
-        if alone.slow_rounds().mean() > 0.5:
-            repeated += 1
-            if budget_s is not None and len(made) >= LEAST_VISITS and time.monotonic() - started > budget_s:
-                break
-            if repeated >= LEAST_VISITS and repeated >= (TRIES - 1) * len(made):
-                pause_s = next(pauses, None)
-                if pause_s is None:
-                    raise DisturbedError(
-                        f"the machine is too disturbed to measure: its speed changed within {repeated} of "
-                        f"{repeated + len(made)} visits by more than {SLOW_ROUND - 1:.0%}; "
-                        "measure when less runs beside it"
-                    )
-                time.sleep(pause_s)
+        if alone.slow_rounds().mean() <= 0.5:
+            made.append(visit)
             continue
-        made.append(visit)
-        if len(made) >= visits:
-            break
-        spent_s = time.monotonic() - started
-        if len(made) >= LEAST_VISITS:
-            if budget_s is not None and spent_s * (len(made) + 1) / len(made) > budget_s:
-                break
-            if enough is not None and enough(_joined(made, setting.on_cpu_clock, repeated)):
-                break
+        repeated += 1
+        if repeated >= PATIENCE and repeated >= (TRIES - 1) * len(made):
+            pause_s = next(pauses, None)
+            if pause_s is None:
+                raise DisturbedError(
+                    f"the machine is too disturbed to measure: its speed changed within {repeated} of "
+                    f"{repeated + len(made)} visits by more than {SLOW_ROUND - 1:.0%}; "
+                    "measure when less runs beside it"
+                )
+            time.sleep(pause_s)
     return _joined(made, setting.on_cpu_clock, repeated)
 
 

@@ -4,7 +4,15 @@ Each network runs beside a reference network, in the rounds and visits of `laten
 calling thread's CPU time, so being preempted does not count (wall clock where several threads or another processor
 do the work); a network's time is the lower quartile over the undisturbed rounds of a visit, divided by the same of the
 reference, so that drift of the clock cancels; the ratio is then multiplied by the reference's own milliseconds, which
-are stored with the device. The scatter of visits gives the interval, and visits are added until it is narrow enough.
+are stored with the device.
+
+A process is about a percent faster or slower than the next one, whatever it runs. So each network is measured in
+several, and their scatter alone gives the interval, of whatever size it is. From that of the first ones it is
+decided, once, how many more there are to be; adding them one by one until the interval looks narrow would make it hold
+less often than it says.
+
+Source: Stein, A two-sample test for a linear hypothesis whose power is independent of the variance, Annals of
+Mathematical Statistics 16, 1945.
 
 Like `latency/rounds.py` this file is part of every kit, and needs nothing but numpy and ONNX Runtime.
 """
@@ -20,22 +28,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .rounds import DEFAULT_SETTING, LEAST_VISITS, QUANTILE, Rounds, Setting, in_new_process, run_rounds
+from .rounds import DEFAULT_SETTING, QUANTILE, Rounds, Setting, in_new_process, run_rounds
 
 WARM_RUNS = 4
-# Half of a 95 % interval, for what visits of one process share; see benchmarks/latency_repeat.py.
-BETWEEN_PROCESSES = 0.015
-PRECISION = 0.0125
-FIRST_VISITS, MOST_VISITS = 6, 24
+PRECISION = 0.015
+FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 6, 12, 3
+VISITS = 3  # of each process: to start one takes as long as some visits
 UNSTEADY = 0.1  # half of an interval from which on a number is none
 NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
 VAGUE_REFERENCE = 0.1  # half of the interval of a stored reference latency
 REFERENCE_PROCESSES, REFERENCE_VISITS, REFERENCE_ROUNDS = 6, 3, 12
 # 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
-STUDENT_T = (
-    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788),
-    *(2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687),
-)
+STUDENT_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,10 @@ class Timing:
 
     Attributes:
         latency_ms: caches flushed before every run, by the protocol of this module.
-        latency_ms_interval: 95 %, over visits and between processes.
+        latency_ms_interval: 95 %, of what the mean of many processes would be.
         warm_ms: the same quartile of runs that follow each other at once.
         wall_p50_ms, wall_p90_ms: wall clock of all flushed runs, disturbances of the machine included.
+        processes: in how many it was measured.
         rounds: how often it ran, flushed.
         dropped: share of these runs that do not count, because the reference was slow in the same round or another
             process had the core.
@@ -60,6 +65,7 @@ class Timing:
     warm_ms: float
     wall_p50_ms: float
     wall_p90_ms: float
+    processes: int
     rounds: int
     dropped: float
     reference_ms: float
@@ -74,6 +80,7 @@ class Timing:
             "latency_warm_ms": self.warm_ms,
             "latency_wall_p50_ms": self.wall_p50_ms,
             "latency_wall_p90_ms": self.wall_p90_ms,
+            "processes": self.processes,
             "rounds": self.rounds,
             "dropped": self.dropped,
             "reference_ms": self.reference_ms,
@@ -138,45 +145,70 @@ def measure(
     reference_ms: float,
     *,
     rng: np.random.Generator,
-    visits: int = MOST_VISITS,
+    processes: int = FIRST_PROCESSES,
+    most_processes: int = MOST_PROCESSES,
+    visits: int = VISITS,
     precision: float = PRECISION,
-    budget_s: float | None = None,
     setting: Setting = DEFAULT_SETTING,
 ) -> list[Timing]:
     """Measure networks, each beside the reference network alone, whose latency on this device is `reference_ms`.
 
-    Together in one round, small networks would be faster: they depend on what else is loaded.
+    Together in one round, small networks would be faster: they depend on what else is loaded. Several networks share
+    the processes, each of which takes them in another order. Since processes are started, a script that calls this
+    needs `if __name__ == "__main__":`.
 
     Args:
-        visits: how often each network is loaded at most, at least 3.
-        precision: of the interval over visits; from the sixth visit on, none is added once half of it is narrower.
-        budget_s: for all of them, shared equally; each is loaded at least 3 times.
+        processes, most_processes: how many measure each network at first, at least 3, and at most, where half of the
+            interval is to be narrower than `precision`.
+        visits: of each network in each process.
+        precision: as a share of the latency.
     Raises:
         DisturbedError: if the machine's speed changes too much to measure anything.
         ProviderError: if ONNX Runtime would run them elsewhere than asked.
     """
-    if visits < LEAST_VISITS:
-        raise ValueError(f"an interval needs at least {LEAST_VISITS} visits, got {visits}")
-
-    def enough(raw: Rounds) -> bool:
-        return raw.cpu.shape[1] >= FIRST_VISITS and _error(raw.log_ratios()[0]) <= precision
-
-    share = None if budget_s is None else budget_s / len(models)
-    return [
-        _timing(
-            run_rounds(
-                [reference, model],
-                visits=visits,
-                rng=rng,
-                warm_runs=WARM_RUNS,
-                budget_s=share,
-                setting=setting,
-                enough=enough,
-            ),
-            reference_ms,
+    if not LEAST_PROCESSES <= processes <= most_processes <= MOST_PROCESSES:
+        raise ValueError(
+            f"an interval needs {LEAST_PROCESSES} to {MOST_PROCESSES} processes, got {processes} to {most_processes}"
         )
-        for model in models
+    found: list[list[Rounds]] = [[] for _ in models]
+
+    def measure_once(which: Sequence[int]) -> None:
+        order = [which[i] for i in rng.permutation(len(which))]
+        asked = ([models[i] for i in order], reference, visits, *rng.spawn(1), setting)
+        for i, raw in zip(order, in_new_process(measured_once, *asked), strict=True):
+            found[i].append(raw)
+
+    for _ in range(processes):
+        measure_once(range(len(models)))
+    wanted = [processes_for(_process_means(raw), precision, most_processes) for raw in found]
+    for number in range(processes, max(wanted, default=0)):
+        measure_once([i for i, n in enumerate(wanted) if n > number])
+    return [_timing(raw, processes, reference_ms) for raw in found]
+
+
+def measured_once(
+    models: Sequence[bytes | Path], reference: bytes, visits: int, rng: np.random.Generator, setting: Setting
+) -> list[Rounds]:
+    """Each network beside the reference, by this process."""
+    return [
+        run_rounds([reference, model], visits=visits, rng=rng, warm_runs=WARM_RUNS, setting=setting) for model in models
     ]
+
+
+def processes_for(means: NDArray[np.float64], precision: float, most: int) -> int:
+    """How many processes make half of the interval as narrow as `precision`, as far as the first ones tell."""
+    needed = len(means) * (half_interval(means, len(means)) / precision) ** 2
+    return int(min(max(math.ceil(needed), len(means)), most))
+
+
+def half_interval(means: NDArray[np.float64], first: int) -> float:
+    """Half of the 95 % interval of the mean over processes, of whose `first` ones the scatter decided how many follow.
+
+    With the scatter of these alone, and Student's t for as many, it holds as often as it says, however many follow.
+    Where the later ones scatter more, the machine has changed, and they count too.
+    """
+    ends = {first, len(means)}
+    return max(float(STUDENT_T[n - 2] * means[:n].std(ddof=1) / np.sqrt(len(means))) for n in ends)
 
 
 def measure_reference(
@@ -196,28 +228,27 @@ def reference_once(reference: bytes, rng: np.random.Generator, setting: Setting)
     return float(np.quantile(raw.quartiles_ms()[0], QUANTILE))
 
 
-def _error(log_ratios: NDArray[np.float64]) -> float:
-    """Half of the 95 % interval of the mean over visits: Student's t."""
-    n = len(log_ratios)
-    quantile = STUDENT_T[min(n - 1, len(STUDENT_T)) - 1]
-    return float(quantile * log_ratios.std(ddof=1) / np.sqrt(n))
+def _process_means(found: Sequence[Rounds]) -> NDArray[np.float64]:
+    """(processes,) log ratios of a network, each the mean over the visits of one process."""
+    return np.array([raw.log_ratios()[0].mean() for raw in found])
 
 
-def _timing(raw: Rounds, reference_ms: float) -> Timing:
-    """Of the second network of the rounds; the first is the reference."""
-    ratios = raw.log_ratios()[0]
-    latency_ms = reference_ms * np.exp(ratios.mean())
-    half = np.hypot(_error(ratios), BETWEEN_PROCESSES)
-    now_ms = raw.quartiles_ms()[0]
-    wall_p50_ms, wall_p90_ms = np.quantile(raw.wall[1], (0.5, 0.9))
+def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
+    """Of the second network of the rounds of each process; the first is the reference."""
+    means = _process_means(found)
+    latency_ms, half = reference_ms * np.exp(means.mean()), half_interval(means, first)
+    now_ms = np.concatenate([raw.quartiles_ms()[0] for raw in found])
+    warm = np.concatenate([raw.warm[1] for raw in found])
+    wall_p50_ms, wall_p90_ms = np.quantile(np.concatenate([raw.wall[1] for raw in found]), (0.5, 0.9))
     return Timing(
         latency_ms=float(latency_ms),
         latency_ms_interval=(float(latency_ms * np.exp(-half)), float(latency_ms * np.exp(half))),
-        warm_ms=float(reference_ms * np.median(np.quantile(raw.warm[1], QUANTILE, axis=1) / now_ms)),
+        warm_ms=float(reference_ms * np.median(np.quantile(warm, QUANTILE, axis=1) / now_ms)),
         wall_p50_ms=float(wall_p50_ms),
         wall_p90_ms=float(wall_p90_ms),
-        rounds=raw.cpu[0].size,
-        dropped=float(1 - raw.kept()[1].mean()),
+        processes=len(found),
+        rounds=sum(raw.cpu[0].size for raw in found),
+        dropped=float(1 - np.mean([raw.kept()[1].mean() for raw in found])),
         reference_ms=reference_ms,
         reference_now_ms=float(np.quantile(now_ms, QUANTILE)),  # as the stored one is found
     )

@@ -26,11 +26,10 @@ from spaces.layers import NetworkBuilder
 from .device import Device
 from .measuring import LogRatios, MeasuringPlan, measure_plan, network_name
 from .model import LatencyModel, check_enough, stored_fields
-from .runtime import BETWEEN_PROCESSES
 
 CONTEXT_CHANNELS = 8
 CALIBRATION_NETWORKS, CALIBRATION_DRAWN = 24, 500
-PROCESS_DEVIATION = BETWEEN_PROCESSES / 1.96  # the standard deviation of what makes half an interval
+LEFT_BY_SUMS = 0.0077  # standard deviation of what no sum of pieces tells: their own deviations must not follow it
 BLOCK_SPREAD = 0.1  # standard deviation of a block's own deviation; 0.1 to 0.4 give about the same errors
 
 
@@ -56,6 +55,10 @@ class LatencyTable(LatencyModel):
 
     def additive(self) -> AdditiveCost:
         return self.cost
+
+    def with_reference(self, reference_ms: float) -> LatencyTable:
+        cost, known = self.cost.scaled(reference_ms / self.reference_ms), self.calibration_with(reference_ms)
+        return replace(self, reference_ms=reference_ms, calibration=known, cost=cost)
 
     def to_json(self) -> str:
         return json.dumps(
@@ -147,7 +150,7 @@ def fit_table(
     ratios = np.stack([log_ratios[network_name(space.layers(space.arch(row), task))] for row in rows])
     measured = reference_ms * np.exp(ratios.mean(axis=1))
     # Of all networks together: two or three visits of one alone say little about how it scatters.
-    error = np.hypot(np.sqrt(ratios.var(axis=1, ddof=1).mean() / ratios.shape[1]), PROCESS_DEVIATION)
+    error = np.hypot(np.sqrt(ratios.var(axis=1, ddof=1).mean() / ratios.shape[1]), LEFT_BY_SUMS)
     shares = blocks.shares(rows)
 
     def fit(which: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
@@ -157,15 +160,13 @@ def fit_table(
     others = ~np.eye(len(rows), dtype=np.bool_)
     left_out = np.array([shares[i] @ p + k for i, (p, k) in enumerate(map(fit, others))])
     log_errors = np.log(measured / left_out)
-    # What is asked of the table will be measured in one process, not in several.
-    scatter = np.sqrt(np.mean(log_errors**2) + PROCESS_DEVIATION**2)
     return LatencyTable(
         device=device,
         space=space.name,
         task=task,
         reference_ms=reference_ms,
         cost=blocks.cost(prices) + AdditiveCost(constant, np.zeros_like(blocks.cost(prices).table)),
-        relative_error=float(stdtrit(len(rows) - 1, 0.975) * scatter),
+        relative_error=float(stdtrit(len(rows) - 1, 0.975) * np.sqrt(np.mean(log_errors**2))),
         calibration=tuple(zip(measured.tolist(), left_out.tolist(), strict=True)),
     )
 

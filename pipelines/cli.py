@@ -525,10 +525,12 @@ def _guarded(as_json: bool, work: Callable[[], dict[str, Any]]) -> None:
 
 def _is_of_the_machine(error: Exception) -> bool:
     """Whether measuring failed for what the machine does, and says so; imported late, since it loads ONNX Runtime."""
+    from concurrent.futures.process import BrokenProcessPool
+
     from hwnas.execution import WorkerDiedError
     from latency.rounds import DisturbedError, ProviderError
 
-    return isinstance(error, DisturbedError | ProviderError | WorkerDiedError)
+    return isinstance(error, DisturbedError | ProviderError | WorkerDiedError | BrokenProcessPool)
 
 
 def main() -> None:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwnas.execution import WorkerPool, use_one_thread
+from hwnas.execution import use_one_thread
 from hwnas.objectives import Limit
 from hwnas.soft_limits import SoftLimit, kept_share
 from latency import Device, Timing, export_onnx
-from latency.reference import reference_model, stored_reference_ms
+from latency.reference import measuring_alone, reference_model, stored_reference_ms
 from latency.runtime import measure
 from spaces import InputError, Task
 
@@ -121,7 +121,8 @@ def choose(models: Mapping[str, Mapping[str, Any]], pick: str, limits: Sequence[
         return min(meeting, key=lambda name: (known_ms(meeting[name]), name))
     # What soft limits leave of the accuracy; models of earlier versions know no soft limits.
     worth = {name: model.get("kept_share", 1.0) * model["accuracy_val"] for name, model in meeting.items()}
-    return max(meeting, key=lambda name: (worth[name], -known_ms(meeting[name])))
+    # Of equals the one that was handed over before: to measure its file must not make another one the best.
+    return max(meeting, key=lambda name: (worth[name], "certificate" in meeting[name], -known_ms(meeting[name])))
 
 
 def limits_met(limits: Sequence[Limit], model: Mapping[str, Any]) -> dict[str, bool | None]:
@@ -301,22 +302,17 @@ def with_normalisation(network: nn.Module, mean: np.ndarray, std: np.ndarray) ->
     return Normalised().eval()
 
 
-def measure_in_new_process(path: Path, task: Task, reference_ms: float | None = None) -> tuple[Timing, Device]:
-    """Measure an ONNX file where nothing else has run: what someone who takes the file would find.
+def measure_file(path: Path, task: Task, reference_ms: float | None = None) -> tuple[Timing, Device]:
+    """Measure an ONNX file on this device, where nothing else has run: what someone who takes the file would find.
 
     Args:
         reference_ms: of the reference network; None: what is stored for this device.
     """
-    if reference_ms is None:
-        reference_ms = stored_reference_ms(task, Device.here(), np.random.default_rng(0))
-    with WorkerPool(1) as pool:
-        return pool.submit(measure_file, path, task, reference_ms).result()
-
-
-def measure_file(path: Path, task: Task, reference_ms: float) -> tuple[Timing, Device]:
-    """Measure an ONNX file beside the reference network of its task, on this device."""
     rng = np.random.default_rng(0)  # orders the rounds; the network's weights are its own
-    (timing,) = measure([path], reference_model(task), reference_ms, rng=rng)
+    with measuring_alone():
+        if reference_ms is None:
+            reference_ms = stored_reference_ms(task, Device.here(), np.random.default_rng(0))
+        (timing,) = measure([path], reference_model(task), reference_ms, rng=rng)
     return timing, Device.here()
 
 

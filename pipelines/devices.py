@@ -13,6 +13,7 @@ from typing import Any
 import onnxruntime
 
 from latency import Device, LatencyModel
+from latency.device import last_level_cache_bytes
 from latency.kit import import_result, read_result, write_kit
 from latency.kit_main import MAIN_FILE, MODELS_RESULT, RESULT
 from latency.onnx_graph import write_atomically
@@ -30,6 +31,7 @@ def show_here() -> dict[str, Any]:
     stored = stored_references(device)
     return {
         "device": _described(device),
+        "last_level_cache_bytes": last_level_cache_bytes(),
         "providers": onnxruntime.get_available_providers(),
         "reference_ms": {task: known.ms for task, known in stored.items()},
         "reference_ms_interval": {task: list(known.interval) for task, known in stored.items()},
@@ -173,6 +175,10 @@ def _described(device: Device) -> dict[str, Any]:
 def print_here(outcome: Mapping[str, Any]) -> None:
     """For people."""
     _print_device(outcome["device"])
+    cache, flushed = outcome["last_level_cache_bytes"], outcome["device"]["flush_bytes"]
+    if cache is not None and cache > flushed:
+        print(f"cache          of {cache // 2**20} MiB, more than is written between runs: where no other machine")
+        print("               shares it, part of a network may still be there when it runs again")
     print(f"providers      {', '.join(outcome['providers'])} (for hwnas profile; tables are of the CPU)")
     print(f"stored in      {outcome['home']}")
     for task, ms in outcome["reference_ms"].items():

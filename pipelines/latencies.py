@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from hwnas.execution import WorkerPool
 from latency import (
     Device,
     LatencyModel,
@@ -31,14 +30,20 @@ from latency import (
 )
 from latency.device import PROTOCOL
 from latency.kit_main import MAIN_FILE
-from latency.reference import reference_interval, reference_model, stored_reference_ms
-from latency.runtime import drift_remark, vague_remark
+from latency.reference import (
+    measuring_alone,
+    reference_interval,
+    reference_model,
+    stored_reference_ms,
+    stored_references,
+    task_key,
+)
+from latency.runtime import FIRST_PROCESSES, drift_remark, vague_remark
 from spaces import Arch, InputError, SearchSpace, Task
 
 from .config import RunConfig
 from .run_folder import RunFolder, read_json
 
-FINAL_VISITS = 8
 FROM_KIT, FROM_HERE = "kit", "here"
 
 
@@ -88,18 +93,16 @@ class MeasuredHere(Latencies):
     reference_ms: float | None
 
     def of_archs(self, archs: Sequence[Arch], rng: np.random.Generator) -> list[Latency]:
-        """In a process of its own, as the file is measured at the end."""
         assert self.reference_ms is not None
-        with WorkerPool(1) as pool:
-            timings = pool.submit(measure_archs, self.space, archs, self.task, self.reference_ms, rng).result()
+        timings = measure_archs(self.space, archs, self.task, self.reference_ms, rng)
         before = "the network with random weights, before training"
         return [self._of(timing, before, Device.here()) for timing in timings]
 
     def of_file(self, path: Path, arch: Arch) -> Latency:
-        from .deploy import measure_in_new_process
+        from .deploy import measure_file
 
-        timing, device = measure_in_new_process(path, self.task, self.reference_ms)
-        return self._of(timing, "model.onnx, in a process of its own", device)
+        timing, device = measure_file(path, self.task, self.reference_ms)
+        return self._of(timing, "model.onnx, in processes of its own", device)
 
     def remark(self, record: Mapping[str, Any]) -> str:
         known_ms = record["reference_ms"]
@@ -182,19 +185,21 @@ def is_measured(model: Mapping[str, Any]) -> bool:
 def measure_archs(
     space: SearchSpace, archs: Sequence[Arch], task: Task, reference_ms: float, rng: np.random.Generator
 ) -> list[Timing]:
-    """Measure networks with random weights, as files are."""
+    """Measure networks with random weights: as files are, but all in the same six processes, and each once in each."""
     models = [build_onnx(space.layers(arch, task), rng, normalise=True) for arch in archs]
-    return measure(models, reference_model(task), reference_ms, visits=FINAL_VISITS, rng=rng)
+    with measuring_alone():
+        return measure(models, reference_model(task), reference_ms, rng=rng, visits=1, most_processes=FIRST_PROCESSES)
 
 
 def measure_model(
     space: SearchSpace, task: Task, device: Device, *, seed: int, budget_s: float | None = None
 ) -> LatencyModel:
     """The latency model of this device, measured in processes of their own, as files are at the end."""
-    reference_ms = stored_reference_ms(task, device, np.random.default_rng([seed, 1, 0]))
     rng = np.random.default_rng([seed, 1, 1])  # its own: the reference draws only where none is stored
     plan = plan_latency_model(space, task, calibration_of(space, task, rng))
-    log_ratios = measure_plan(plan, reference_model(task), rng, budget_s=budget_s)
+    with measuring_alone():
+        reference_ms = stored_reference_ms(task, device, np.random.default_rng([seed, 1, 0]))
+        log_ratios = measure_plan(plan, reference_model(task), rng, budget_s=budget_s)
     return fit_latency_model(space, plan, device, reference_ms, log_ratios)
 
 
@@ -246,6 +251,9 @@ def _is_of(stored: Mapping[str, Any], device: Device) -> bool:
 def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str | None = None) -> str:
     """The text of a latency model that `--device-table` may give for this space and task.
 
+    One of this device is given in times of the reference latency that is stored now, as all else is that is measured
+    from now on; it may have been measured before that was stored anew.
+
     Args:
         named: how the space is given to commands, where that is not its name but a file.
     Raises:
@@ -274,7 +282,10 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
             f"{path} must be a latency table, but is damaged: {error!r}",
             hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}",
         ) from None
-    return text
+    known = stored_references(device).get(task_key(task)) if device == Device.here() else None
+    if known is None or known.ms == model.reference_ms:
+        return text
+    return json.dumps({**json.loads(model.with_reference(known.ms).to_json()), "origin": origin}, indent=1)
 
 
 def check_estimates(model: LatencyModel, space: SearchSpace) -> None:

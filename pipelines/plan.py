@@ -13,7 +13,7 @@ from spaces import InputError
 
 # What a run does besides training, in seconds on a slow core: CHOOSING_S fits predictors and measures the finalists,
 # EXPORT_S exports, checks and measures the chosen model, and writes the report.
-CHOOSING_S, EXPORT_S = 12.0, 23.0
+CHOOSING_S, EXPORT_S = 12.0, 30.0
 CLOSING_S = CHOOSING_S + EXPORT_S
 SEARCH_SHARE = 0.65  # of the time for training; the rest trains the finalists
 CHOSEN_SHARE = 0.3  # of the trials; the rest are random ones that train the predictor

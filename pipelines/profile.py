@@ -16,11 +16,11 @@ from rich.text import Text
 
 from hwnas.execution import WorkerPool
 from latency import Device, build_onnx, count, measure
-from latency.device import allowed_cores
+from latency.device import UNKNOWN, allowed_cores
 from latency.kit_main import KitError, check_runs
 from latency.memory import peak_resident_bytes
 from latency.onnx_counts import count_file, file_bytes
-from latency.reference import reference_interval, reference_model, stored_reference_ms
+from latency.reference import measuring_alone, reference_interval, reference_model, stored_reference_ms
 from latency.rounds import CPU_PROVIDER, Setting, open_session
 from latency.runtime import drift_remark, vague_remark
 from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
@@ -121,8 +121,9 @@ def _settings(threads: Sequence[int], batches: Sequence[int], provider: str) -> 
 
 def _measured(model: bytes | Path, task: Task, setting: Setting, rng: np.random.Generator) -> dict[str, Any]:
     device = Device.here(threads=setting.threads, provider=setting.provider)
-    reference_ms = stored_reference_ms(task, device, rng)
-    (timing,) = measure([model], reference_model(task), reference_ms, rng=rng, setting=setting)
+    with measuring_alone():
+        reference_ms = stored_reference_ms(task, device, rng)
+        (timing,) = measure([model], reference_model(task), reference_ms, rng=rng, setting=setting)
     said = {"threads": setting.threads, "batch": setting.batch, "device_fingerprint": device.fingerprint}
     interval = reference_interval(task, device, reference_ms)
     return {**said, **timing.record(), "reference_ms_interval": interval}
@@ -235,7 +236,12 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
     device, first = outcome["device"], outcome["networks"][0]["latencies"][0]
     several = len(outcome["networks"][0]["latencies"]) > 1
     setting = f"{_setting(first)} unless said" if several else _setting(first)
-    on = f"on {device['cpu']}, {setting}, {device['provider']} of ONNX Runtime {device['onnxruntime']}"
+    if device.get("accelerator") == UNKNOWN:
+        said = f"what {device['provider']} computes on is unknown: other accelerators of this machine count as the same"
+        console.print(Text(said), soft_wrap=True)
+    accelerator = f" on {device['accelerator']}" if device.get("accelerator") else ""
+    of = f"{device['provider']}{accelerator} of ONNX Runtime {device['onnxruntime']}"
+    on = f"on {device['cpu']}, {setting}, {of}"
     console.print(Text(on, style="dim"))
 
 

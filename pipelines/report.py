@@ -330,7 +330,7 @@ def draw_estimates(ax: Axes, finals: Sequence[Mapping[str, Any]], chosen: str, t
     x = np.array([0.93 * min(estimated), 1.05 * max(estimated)])
     band = f"stated error of an estimate: ±{_percent(error)} (95 %)"
     ax.fill_between(
-        x, x * (1 - error), x * (1 + error), color="#56b4e9", alpha=0.25, linewidth=0, label=band, gid="band"
+        x, x * np.exp(-error), x * np.exp(error), color="#56b4e9", alpha=0.25, linewidth=0, label=band, gid="band"
     )
     ax.plot(x, x, color="#667079", linewidth=0.8, label="measured = estimated", gid="identity")
     if calibration:

@@ -1,10 +1,13 @@
 """What tells devices apart, and what does not."""
 
 import platform
+import stat
 from dataclasses import asdict, fields, replace
 
+import pytest
+
 from latency import Device
-from latency.device import allowed_cores, cpu_of
+from latency.device import UNKNOWN, allowed_cores, card_of, cpu_of, last_level_cache_bytes
 from latency.rounds import FLUSH_BYTES
 
 X86 = """processor\t: {n}
@@ -73,3 +76,60 @@ def test_fewer_cores_are_another_device(monkeypatch):
     monkeypatch.setattr("latency.device.allowed_cores", lambda: set(range(64)))
     assert Device.here().cores == 64
     assert Device.here().fingerprint != before.fingerprint
+
+
+CUDA = "CUDAExecutionProvider"
+
+
+def answering(folder, text):
+    """A PATH on which nvidia-smi says this, or where there is none."""
+    folder.mkdir()
+    if text is not None:
+        tool = folder / "nvidia-smi"
+        tool.write_text(
+            f"#!/bin/sh\ntest \"$*\" = '--query-gpu=name,uuid --format=csv,noheader' || exit 2\nprintf '{text}'\n"
+        )
+        tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    return str(folder)
+
+
+@pytest.mark.skipif(platform.system() == "Windows", reason="the tool of this test is a shell script")
+def test_another_graphics_card_is_another_device(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", answering(tmp_path / "none", None))
+    processor, unknown = Device.here(), Device.here(provider=CUDA)
+    assert (processor.accelerator, unknown.accelerator) == ("", UNKNOWN)
+    monkeypatch.setenv("PATH", answering(tmp_path / "one", "NVIDIA H100, GPU-1\\n"))
+    one = Device.here(provider=CUDA)
+    assert one.accelerator == "NVIDIA H100"
+    assert "CUDAExecutionProvider on NVIDIA H100" in str(one)
+    assert Device.here().fingerprint == processor.fingerprint
+    monkeypatch.setenv("PATH", answering(tmp_path / "other", "NVIDIA L4, GPU-2\\n"))
+    assert len({each.fingerprint for each in (unknown, one, Device.here(provider=CUDA))}) == 3
+    assert Device.here(provider="DmlExecutionProvider").accelerator == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("visible", "by_place", "name"),
+    [
+        ("0", True, "Small, 8 GB"),
+        ("1", True, "Large"),
+        ("1,0", True, "Large"),
+        ("0", False, "Large or Small, 8 GB"),
+        ("GPU-ab", False, "Large"),
+        ("GPU-a", False, UNKNOWN),
+        ("7", True, UNKNOWN),
+        ("", True, UNKNOWN),
+        ("MIG-ab", True, UNKNOWN),
+    ],
+)
+def test_the_first_card_that_a_process_may_see_is_named(visible, by_place, name):
+    assert card_of("Small, 8 GB, GPU-aa01\nLarge, GPU-ab02\n", visible, by_place=by_place) == name
+
+
+def test_the_largest_cache_is_found(tmp_path):
+    for i, size in enumerate(("48K", "2048K", "96M\n")):
+        (tmp_path / f"index{i}").mkdir()
+        (tmp_path / f"index{i}" / "size").write_text(size)
+    assert last_level_cache_bytes(tmp_path) == 96 * 2**20
+    assert last_level_cache_bytes(tmp_path / "nothing") is None

@@ -437,7 +437,7 @@ SPOILED = {
     "outside its interval": (lambda r: r.update(reference_ms=1e6), "must have a reference_ms of"),
     "of no networks": (lambda r: r["kit"].update(calibration=[]), "kit.calibration"),
     "unknown field": (lambda r: r["device"].update(colour="red"), "device.colour"),
-    "version": (lambda r: r.update(version=1), "must be of version 2 of the kit, but it is of version 1"),
+    "version": (lambda r: r.update(version=1), "must be of version 3 of the kit, but it is of version 1"),
     "kind": (lambda r: r.update(format="hwnas kit models"), "must be a hwnas kit result"),
     "its kit": (lambda r: r["kit"].update(seed=7), "that part was edited"),
     "no kit": (lambda r: r.pop("kit"), "kit: field required"),

@@ -1,6 +1,9 @@
 """What is stored of a device."""
 
 import json
+import subprocess
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -75,6 +78,22 @@ def test_what_two_threads_measure_at_once_is_all_kept(tmp_path, monkeypatch):
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(keep, range(6)))
     assert len(known(Device("a", 2, 1, "CPU", "1", "Linux"))) == 6
+
+
+def test_only_one_command_measures_at_a_time(tmp_path, monkeypatch, caplog):
+    """A process that holds the lock is waited for, and a killed one leaves none."""
+    monkeypatch.setenv("HWNAS_HOME", str(tmp_path / "home"))
+    text = "import time\nfrom latency.reference import measuring_alone\n"
+    text += "with measuring_alone():\n    print('measuring', flush=True)\n    time.sleep(60)\n"
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "measuring\n"
+        threading.Timer(0.5, other.kill).start()
+        with reference.measuring_alone():
+            other.wait(5)  # it was killed: the lock was not to be had before
+    assert "another command measures on this machine" in caplog.text
+    caplog.clear()
+    with reference.measuring_alone():
+        assert caplog.text == ""
 
 
 def test_the_interval_of_a_reference_holds_the_median_as_often_as_it_says():

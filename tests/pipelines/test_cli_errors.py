@@ -1,6 +1,7 @@
 """Mistakes of users: one line that says what must hold, exit code 2, never a traceback, nothing touched."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import typer
 
 from hwnas.execution import WorkerDiedError
+from latency.rounds import in_new_process
 from pipelines.cli import _guarded
 
 
@@ -65,14 +67,27 @@ def test_every_command_has_help_with_an_example_and_needs_no_torch_for_it(tmp_pa
     assert f"Example: hwnas {command}" in " ".join(done.stdout.split())
 
 
-def test_a_process_that_was_killed_is_no_fault_of_the_command(capsys):
-    def work():
-        raise WorkerDiedError("the worker process died (killed, out of memory, or crashed)")
+def end_at_once():
+    os._exit(9)
 
+
+def run_in_worker():
+    raise WorkerDiedError("the worker process died (killed, out of memory, or crashed)")
+
+
+@pytest.mark.parametrize(
+    ("work", "says"),
+    [
+        (run_in_worker, "the worker process died (killed, out of memory, or crashed)"),
+        (lambda: in_new_process(end_at_once), "A process in the process pool was terminated abruptly"),
+    ],
+)
+def test_a_process_that_was_killed_is_no_fault_of_the_command(capsys, work, says):
     with pytest.raises(typer.Exit) as ended:
         _guarded(False, work)
     assert ended.value.exit_code == 1
-    assert capsys.readouterr().err == "hwnas: the worker process died (killed, out of memory, or crashed)\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"hwnas: {says}")
 
 
 @pytest.mark.parametrize(

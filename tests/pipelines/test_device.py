@@ -15,11 +15,24 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from latency import Device, LatencyTable, read_latency_model
+from latency import Device, LatencyTable, measuring, read_latency_model, reference, runtime
+from latency.model import learn_latency
+from latency.reference import keep_reference
+from latency.runtime import ReferenceTime
 from pipelines import devices
 from pipelines.cli import app
 from pipelines.config import RunConfig
-from pipelines.latencies import EstimatedElsewhere, MeasuredHere, latencies_of, open_model, read_device_table
+from pipelines.deploy import measure_file
+from pipelines.latencies import (
+    EstimatedElsewhere,
+    MeasuredHere,
+    latencies_of,
+    measure_archs,
+    measure_model,
+    open_model,
+    read_device_table,
+)
+from pipelines.profile import profile
 from pipelines.run_folder import RunFolder
 from spaces import InputError, Task, get_space
 from spaces.additive import AdditiveCost
@@ -316,7 +329,7 @@ def test_the_damaged_table_of_a_run_is_said_to_be_damaged(tmp_path):
 def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(stored(Device.here(), protocol=2))
-    with pytest.raises(InputError, match="must be measured by protocol 3, but was by 2") as caught:
+    with pytest.raises(InputError, match="must be measured by protocol 4, but was by 2") as caught:
         read_device_table(path, SPACE, TASK)
     assert f"hwnas device measure --space {SPACE.name} --resolution 8 --classes 10" in caught.value.hint
     devices._check_out(path, lambda known: known["space"] == SPACE.name)
@@ -350,6 +363,64 @@ def test_no_table_is_replaced_by_one_of_something_else(elsewhere, tmp_path, monk
         assert (tmp_path / "mine.json").read_text() == other
     device("import", place / "kit" / "result.json", "--out", "pi.json", **here)  # the same again
     assert (tmp_path / "pi.json").read_text() == kits
+
+
+@pytest.mark.parametrize("kind", ["table", "learned"])
+def test_a_table_of_this_device_is_in_times_of_the_reference_that_is_stored_now(tmp_path, monkeypatch, kind):
+    """It was measured before that was removed and stored anew; all that a run says must have one."""
+    monkeypatch.setenv("HWNAS_HOME", str(tmp_path / "home"))
+    space, here = (SPACE if kind == "table" else get_space("pnas@1x4,b1")), Device.here()
+    rows = np.unique(space.canonical(space.sample(60, np.random.default_rng(0))), axis=0)[:20]
+    if kind == "table":
+        cost = AdditiveCost(0.1, np.linspace(0.1, 0.3, SPACE.allowed.size).reshape(SPACE.allowed.shape))
+        model = LatencyTable(here, space.name, TASK, 0.5, cost, 0.05, ((0.3, 0.31), (0.4, 0.38)))
+    else:
+        model = learn_latency(space, TASK, here, 0.5, rows, np.linspace(0.1, 0.2, len(rows)))
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**json.loads(model.to_json()), "origin": "here"}))
+    assert read_device_table(path, space, TASK) == path.read_text()
+    keep_reference(TASK, here, ReferenceTime(0.75, (0.7, 0.8)))
+    text = read_device_table(path, space, TASK)
+    read = read_latency_model(text, space=space, task=TASK, device=here)
+    assert (read.reference_ms, json.loads(text)["origin"]) == (0.75, "here")
+    np.testing.assert_allclose(read.estimate_ms(rows), 1.5 * model.estimate_ms(rows))
+    np.testing.assert_allclose(read.interval_ms(rows), 1.5 * np.array(model.interval_ms(rows)))
+    np.testing.assert_allclose(read.calibration, 1.5 * np.array(model.calibration))
+
+
+class MeasuringError(Exception):
+    """Stands for a measurement that has begun."""
+
+
+@pytest.mark.skipif(reference.fcntl is None, reason="there are no such locks here")
+@pytest.mark.parametrize(
+    "measures",
+    [
+        lambda _: profile([f"{SPACE.name}:0-0-0-0-0"], seed=0, resolution=8, classes=10, channels=1),
+        lambda _: measure_archs(SPACE, [SPACE.arch([0] * 5)], TASK, 1.0, np.random.default_rng(0)),
+        lambda file: measure_file(file, TASK),
+        lambda _: measure_model(SPACE, TASK, Device.here(), seed=0),
+    ],
+)
+def test_whatever_measures_does_so_alone(tmp_path, monkeypatch, measures):
+    monkeypatch.setenv("HWNAS_HOME", str(tmp_path / "home"))
+
+    def in_new_process(*_):
+        with (tmp_path / "home" / ".measuring.lock").open("w") as file, pytest.raises(BlockingIOError):
+            reference.fcntl.flock(file, reference.fcntl.LOCK_EX | reference.fcntl.LOCK_NB)
+        raise MeasuringError
+
+    for module in (runtime, measuring):
+        monkeypatch.setattr(module, "in_new_process", in_new_process)
+    with pytest.raises(MeasuringError):
+        measures(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(("cache", "said"), [(2**30, True), (2**20, False), (None, False)])
+def test_a_cache_larger_than_what_flushes_it_is_said(monkeypatch, capsys, cache, said):
+    monkeypatch.setattr(devices, "last_level_cache_bytes", lambda: cache)
+    devices.print_here(devices.show_here())
+    assert ("cache          of 1024 MiB, more than is written" in capsys.readouterr().out) is said
 
 
 def test_this_device_is_shown_and_measured(tmp_path, monkeypatch, capsys):

@@ -40,6 +40,16 @@ def test_the_best_that_meets_the_limits_is_best_by_validation():
         choose(models, "nicest", LIMITS)
 
 
+def test_of_equals_the_one_that_was_handed_over_stays_the_best():
+    """Its file was measured again, and found slower than the network before training."""
+    models = {"a": model(0.8, 4.0, meets=True), "b": model(0.8, 3.9, meets=True), "c": model(0.7, 1.0, meets=True)}
+    assert choose(models, "best", LIMITS) == "b"
+    models["b"] = {**model(0.8, 4.1, meets=True), "certificate": {}}
+    assert choose(models, "best", LIMITS) == "b"
+    models["c"]["certificate"] = {}
+    assert choose(models, "best", LIMITS) == "b"
+
+
 def test_what_is_not_known_to_meet_the_limits_comes_after_what_does():
     models = {"a": model(0.7, 4.0, meets=True), "b": model(0.9, 4.0, meets=None), "c": model(0.95, 6.0, meets=False)}
     assert choose(models, "best", LIMITS) == "a"

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from rich.console import Console
 
-from latency import build_onnx, measure
+from latency import build_onnx, measure, runtime
 from latency.kit_main import KitError
 from pipelines.profile import print_profile, profile
 from spaces import PUBLISHED, InputError, Task, get_space
@@ -22,7 +22,8 @@ AT = {"resolution": TASK.resolution, "classes": TASK.classes, "channels": TASK.c
 @pytest.fixture(autouse=True)
 def few_visits(monkeypatch):
     """These tests are about what is said of networks, not how narrow the intervals are."""
-    monkeypatch.setattr("pipelines.profile.measure", partial(measure, visits=3))
+    monkeypatch.setattr("pipelines.profile.measure", partial(measure, visits=1, processes=3, most_processes=3))
+    monkeypatch.setattr(runtime, "in_new_process", lambda fn, *args: fn(*args))
 
 
 def model(path, *inputs, operator="Identity"):
@@ -79,6 +80,21 @@ def test_a_batch_too_large_for_the_memory_is_said_before_anything_is_measured(mo
     with pytest.raises(InputError, match=r"mobilenet-v2 must be .*allocate memory for 512") as caught:
         profile(["mobilenet-v2"], **AT, seed=0, batches=(1, 512))
     assert "smaller --batch" in caught.value.hint
+
+
+def test_each_network_is_measured_where_nothing_else_has_run(monkeypatch, tmp_path):
+    """Memory that a process has used makes networks faster: as certificates, profiles are of processes of their own."""
+    monkeypatch.setenv("HWNAS_HOME", str(tmp_path))
+    monkeypatch.setattr("pipelines.profile.stored_reference_ms", lambda *_: 1.0)
+    asked = []
+
+    def in_new_process(fn, models, *args):
+        asked.append((fn, len(models)))
+        return fn(models, *args)
+
+    monkeypatch.setattr(runtime, "in_new_process", in_new_process)
+    profile(["mobilenet-v2", "proxyless@w0.25:" + "-".join("0" * 22)], **AT, seed=0)
+    assert asked == [(runtime.measured_once, 1)] * 6
 
 
 def test_a_negative_seed_is_refused():
@@ -210,6 +226,15 @@ def test_a_machine_that_drifted_since_its_reference_was_stored_says_so_once():
     assert "this machine now runs" not in printed(steady, width=200)
     slower = {"device": known_device(), "networks": [row_of("a", now_ms=2.6), row_of("b", now_ms=2.6)]}
     assert printed(slower, width=200).count("this machine now runs 30% slower than when its reference latency") == 1
+
+
+def test_an_accelerator_that_nobody_names_is_said():
+    device = {**known_device(), "provider": "CUDAExecutionProvider", "accelerator": "unknown"}
+    said = "what CUDAExecutionProvider computes on is unknown"
+    assert said in printed({"device": device, "networks": [row_of("a")]}, width=300)
+    named = printed({"device": {**device, "accelerator": "NVIDIA H100"}, "networks": [row_of("a")]}, width=300)
+    assert said not in named
+    assert "CUDAExecutionProvider on NVIDIA H100" in named
 
 
 def test_of_several_settings_it_is_said_which_one_drifted():

@@ -133,7 +133,7 @@ def make_run(
         }
     chosen = next(iter(models))
     models[chosen] |= {
-        "latency_of": "model.onnx, in a process of its own",
+        "latency_of": "model.onnx, in processes of its own",
         "device": str(device),
         "class_names": list(class_names),
         "checks": {"parity_images": 256, "largest_difference": 3.1e-6, "largest_logit": 11.2, "agreement": 1.0},

@@ -61,7 +61,7 @@ def test_samples_are_exactly_the_rows_that_meet_all_limits(every_row, case):
     for limit in limits:
         worst = values[limit.name] if limit.name != "latency_ms" else None
         if worst is None:
-            worst = values["latency_ms_estimated"] * (1.05 if limit.op == "<=" else 0.95)
+            worst = values["latency_ms_estimated"] * np.exp(0.05 if limit.op == "<=" else -0.05)
         meets &= limit.holds(worst)
     np.testing.assert_array_equal(feasible.holds(every_row), meets)
     allowed = {tuple(row) for row in every_row[meets]}
