@@ -16,7 +16,7 @@ from spaces import Network, Population, Task
 from .onnx_graph import build_onnx
 from .rounds import in_new_process, pieces, run_rounds
 
-PLAN_VISITS, LEAST_PLAN_VISITS, PLAN_ROUNDS = 6, 2, 5
+PLAN_VISITS, LEAST_PLAN_VISITS, PLAN_ROUNDS = 6, 2, 6
 LogRatios = Mapping[
     str, NDArray[np.float64]
 ]  # by `network_name`: (visits,) logarithms of the time over the reference's

@@ -4,7 +4,8 @@ This file stands alone (numpy, ONNX Runtime and the standard library), since a k
 else of this project is.
 
 Networks run in rounds, each once a round in random order, with the caches flushed before every run: a buffer of 64 MiB
-is written. A few rounds make a visit: for each visit every network is loaded anew. Where its weights and maps happen to
+is written. A few rounds make a visit: for each visit every network is loaded anew, and half-way once more, in opposite
+order, since what is loaded later runs faster. Where its weights and maps happen to
 lie in memory moves a small network's time by some percent, as much as another process does, and no number of runs of
 one loaded network averages that out; visits do.
 """
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 CPU_PROVIDER = "CPUExecutionProvider"
 FLUSH_BYTES = 64 * 2**20  # a larger buffer makes runs of tiny networks twice as long
 QUANTILE = 0.25
-ROUNDS_A_VISIT = 8
+ROUNDS_A_VISIT = 12
 PATIENCE = 3  # visits that are made again before it is waited
 LEAST_RUNS = 3  # of a network in a visit that were not interrupted, for those that were to be left out
 SLOW_ROUND = 1.2  # the reference, times its lower quartile of the visit; on a quiet or a fully busy machine 1.1
@@ -112,7 +113,7 @@ class Rounds:
     """Raw times of several networks in the same rounds, in ms. The first network is the reference.
 
     Attributes:
-        cpu, wall: (networks, visits, rounds a visit), caches flushed before each run.
+        cpu, wall: (networks, loadings, rounds of each), caches flushed before each run; two loadings make a visit.
         warm: (networks, visits, warm runs), or an empty last axis where none were asked for.
         on_cpu_clock: whether a run's time is its CPU time; else it is wall clock.
         repeated: visits that were left out because the machine was disturbed, and made again.
@@ -130,16 +131,17 @@ class Rounds:
         return self.cpu if self.on_cpu_clock else self.wall
 
     def slow_rounds(self) -> NDArray[np.bool_]:
-        """(visits, rounds): where the reference took much longer than in the other rounds of its visit."""
-        reference = self.times[0]
-        return np.asarray(reference > SLOW_ROUND * np.quantile(reference, QUANTILE, axis=1, keepdims=True))
+        """(loadings, rounds): where the reference took much longer than in the other rounds of its visit."""
+        of_visits = self.times[0].reshape(len(self.times[0]) // 2, -1)
+        slow = of_visits > SLOW_ROUND * np.quantile(of_visits, QUANTILE, axis=1, keepdims=True)
+        return np.asarray(slow.reshape(self.times[0].shape))
 
     def interrupted(self) -> NDArray[np.bool_]:
-        """(networks, visits, rounds): where another process had the core during the run; on the CPU clock only."""
+        """(networks, loadings, rounds): where another process had the core during the run; on the CPU clock only."""
         return np.asarray(self.wall > INTERRUPTED * self.cpu) & self.on_cpu_clock
 
     def kept(self) -> NDArray[np.bool_]:
-        """(networks, visits, rounds): the runs that count.
+        """(networks, loadings, rounds): the runs that count.
 
         Slow rounds never do. Interrupted runs do where fewer than 3 others are left: CPU time does not hold the
         interruption, only what it did to the caches, which are flushed anyway.
@@ -150,8 +152,9 @@ class Rounds:
         return np.asarray(np.where(enough, whole, steady))
 
     def quartiles_ms(self) -> NDArray[np.float64]:
-        """(networks, visits): lower quartile of the runs that count."""
-        return np.asarray(np.nanquantile(np.where(self.kept(), self.times, np.nan), QUANTILE, axis=2))
+        """(networks, visits): lower quartile of the runs that count, the geometric mean of both loadings."""
+        of_loadings = np.nanquantile(np.where(self.kept(), self.times, np.nan), QUANTILE, axis=2)
+        return np.asarray(np.exp(np.log(of_loadings).reshape(len(of_loadings), -1, 2).mean(axis=2)))
 
     def log_ratios(self) -> NDArray[np.float64]:
         """(networks - 1, visits): logarithm of each network's time over that of the first, one for each visit."""
@@ -168,14 +171,17 @@ def run_rounds(
     warm_runs: int = 0,
     setting: Setting = DEFAULT_SETTING,
 ) -> Rounds:
-    """Load every network `visits` times, and run it once in each of the visit's rounds, caches flushed.
+    """For each visit load every network, and run it once in each of the visit's rounds, caches flushed.
 
-    A visit of which more than half the rounds are slow is made again, at last after pauses of half a minute in all.
+    A visit is made again where more than half the rounds after one of its loadings are slow, at last after pauses of
+    half a minute in all.
 
     Raises:
         DisturbedError: if two visits are disturbed for each that is not, or the CPU clock goes in steps too large.
         ProviderError: see `open_session`.
     """
+    if rounds % 2 or warm_runs % 2:
+        raise ValueError(f"half of a visit's runs follow each of two loadings, got {rounds} and {warm_runs}")
     step_ms = clock_step_ms() if setting.on_cpu_clock else 0.0
     made: list[tuple[NDArray[np.float64], ...]] = []
     repeated = 0
@@ -188,7 +194,7 @@ def run_rounds(
                 f"the CPU time of this system is too coarse to measure: it goes in steps of {step_ms:.3g} ms, and a "
                 f"run takes {alone.times.min():.3g} ms"
             )
-        if alone.slow_rounds().mean() <= 0.5:
+        if alone.slow_rounds().mean(axis=1).max() <= 0.5:
             made.append(visit)
             continue
         repeated += 1
@@ -216,18 +222,40 @@ def clock_step_ms() -> float:
 
 
 def _joined(visits: Sequence[tuple[NDArray[np.float64], ...]], on_cpu_clock: bool, repeated: int) -> Rounds:
-    cpu, wall, warm = (np.stack(times, axis=1) for times in zip(*visits, strict=True))
-    return Rounds(cpu, wall, warm, on_cpu_clock, repeated)
+    cpu, wall, warm = zip(*visits, strict=True)
+    return Rounds(
+        np.concatenate(cpu, axis=1), np.concatenate(wall, axis=1), np.stack(warm, axis=1), on_cpu_clock, repeated
+    )
 
 
 def _visit(
     models: Sequence[bytes | Path], rounds: int, warm_runs: int, rng: np.random.Generator, setting: Setting
 ) -> tuple[NDArray[np.float64], ...]:
-    """cpu, wall and warm times of networks loaded for this visit, each (networks, runs)."""
-    sessions = [open_session(model, setting) for model in models]
+    """cpu and wall (networks, loadings, runs), and warm (networks, runs), of networks loaded for this visit.
+
+    They are loaded twice, the second time in opposite order, for half of the runs each: of two small networks the one
+    that is loaded later runs 2 to 3 % faster.
+    """
+    order = rng.permutation(len(models)).tolist()
+    loadings = [_run_loaded(models, each, rounds // 2, warm_runs // 2, rng, setting) for each in (order, order[::-1])]
+    cpu, wall, warm = zip(*loadings, strict=True)
+    return np.stack(cpu, axis=1), np.stack(wall, axis=1), np.concatenate(warm, axis=1)
+
+
+def _run_loaded(
+    models: Sequence[bytes | Path],
+    order: Sequence[int],
+    rounds: int,
+    warm_runs: int,
+    rng: np.random.Generator,
+    setting: Setting,
+) -> tuple[NDArray[np.float64], ...]:
+    """cpu, wall and warm times (networks, runs) of networks that are loaded in this order."""
+    loaded = {i: open_session(models[i], setting) for i in order}
+    sessions = [loaded[i] for i in range(len(models))]
     feeds = [_feed(session, rng, setting.batch) for session in sessions]
-    for session, feed in zip(sessions, feeds, strict=True):
-        _warm_up(session, feed)
+    for i in order:
+        _warm_up(sessions[i], feeds[i])
     flush = np.zeros(FLUSH_BYTES // 8)
     cpu, wall = np.empty((2, len(models), rounds))
     for r in range(rounds):

@@ -33,7 +33,7 @@ from .rounds import DEFAULT_SETTING, QUANTILE, Rounds, Setting, in_new_process, 
 WARM_RUNS = 4
 PRECISION = 0.015
 FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 6, 12, 3
-VISITS = 3  # of each process: to start one takes as long as some visits
+VISITS = 2  # of each process: to start one takes as long as some visits
 UNSTEADY = 0.1  # half of an interval from which on a number is none
 NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
 VAGUE_REFERENCE = 0.1  # half of the interval of a stored reference latency

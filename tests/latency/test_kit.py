@@ -139,7 +139,7 @@ def test_what_a_kit_measures_gives_the_model_that_measuring_here_gives(tmp_path,
 
     def run_rounds(models, *, visits, rng, rounds=8, **_):
         times = np.array([ms.setdefault(nodes_of(model), 0.1 + 0.013 * len(ms)) for model in models])
-        times = np.broadcast_to(times[:, None, None], (len(models), visits, rounds))
+        times = np.broadcast_to(times[:, None, None], (len(models), 2 * visits, rounds))
         return Rounds(times, times, times[:, :, :0])
 
     def nodes_of(model):

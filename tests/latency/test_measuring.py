@@ -44,7 +44,7 @@ def slowing(monkeypatch):
         slower = 0.1 * state["runs"] / state["all"] + state["process"]
         ms = np.exp(slower + 0.02 * rng.standard_normal((len(models), 1, 1)))
         ms[0] = 1.0
-        times = np.tile(ms, (1, 1, rounds))
+        times = np.tile(ms, (1, 2, rounds))
         return Rounds(times, times, times)
 
     def in_process(fn, *args):

@@ -41,7 +41,7 @@ def known_machine(monkeypatch):
 
     def run_rounds(models, *, visits, rng, rounds=8):
         ms = np.array([REFERENCE_MS, *map(true_ms, models[1:])])
-        times = np.broadcast_to(ms[:, None, None], (len(ms), visits, rounds))
+        times = np.broadcast_to(ms[:, None, None], (len(ms), 2 * visits, rounds))
         return Rounds(times, times, times)
 
     monkeypatch.setattr(measuring, "run_rounds", run_rounds)

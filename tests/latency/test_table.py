@@ -38,7 +38,7 @@ def additive_machine(monkeypatch):
 
     def run_rounds(models, *, visits, rng, rounds=8):
         ms = np.array([OVERHEAD_MS + MS_PER_FLOP * flops_of(model) for model in models])
-        times = np.tile(ms[:, None, None], (1, visits, rounds))
+        times = np.tile(ms[:, None, None], (1, 2 * visits, rounds))
         return Rounds(times, times, times)
 
     monkeypatch.setattr(measuring, "run_rounds", run_rounds)
@@ -101,7 +101,7 @@ def crooked_machine(monkeypatch):
                 OVERHEAD_MS + MS_PER_FLOP * sum(n * (k if whole else 1) for (_, n), k in zip(nodes, by, strict=True))
             )
         scatter = np.exp(0.03 * rng.standard_normal((len(ms), visits, 1)))
-        times = np.tile(np.array(ms)[:, None, None] * scatter, (1, 1, rounds))
+        times = np.repeat(np.array(ms)[:, None, None] * scatter, 2, axis=1) * np.ones(rounds)
         return Rounds(times, times, times)
 
     monkeypatch.setattr(measuring, "run_rounds", run_rounds)
