@@ -25,6 +25,7 @@ from hwnas.predictors.surrogate import ProcessAndTrees
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.search_loop import evaluation_seed
 from hwnas.strategies import (
+    EPNAS,
     PNAS,
     IteratedPredictor,
     LocalSearch,
@@ -180,6 +181,7 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
     "optuna-nsga2": lambda c: OptunaSampler("nsga2", c.objectives, population=10),
     "optuna-gp": lambda c: OptunaSampler("gp", c.objectives),
     "neural-predictor-paper": _one_shot_of_the_paper,
+    "epnas-gcn": lambda c: EPNAS(surrogate=GraphSurrogate(GCNPredictor()), focus=1.0 if c.aim == "accuracy" else 0.0),
     "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
     "pnas-trees": lambda c: PNAS(surrogate=ProcessAndTrees(), **_growth(c)),
     "pnas-mlp": lambda c: PNAS(surrogate=SequenceSurrogate("mlp"), **_growth(c)),

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from latency import DeviceCosts
+from latency.counts import COUNTED
 from spaces import InputError, Population, SearchSpace, Task, get_space
 from spaces.nasbench101 import rows_from_bits
 
@@ -72,9 +73,19 @@ class TabularBenchmark:
     def known_costs(self) -> DeviceCosts:
         """What is known of networks before they are trained: by the table's own columns, and counted what it lacks."""
         rows = RestrictedSpace(self.space, self.table.rows)
-        columns = {name: column for name, column in self.costs.items() if name not in TRAINING_TELLS}
-        told = {name: partial(self._read, rows, column) for name, column in columns.items()}
+        told = {
+            name: partial(self._read, rows, column)
+            for name, column in self.costs.items()
+            if name not in TRAINING_TELLS and not self._is_as_counted(name, column)
+        }
         return DeviceCosts(self.space, self.task, told=told)
+
+    def _is_as_counted(self, name: str, column: str) -> bool:
+        """Whether the table says of all networks what we count: counts are known to grow with a network."""
+        if name not in COUNTED:
+            return False
+        counted = DeviceCosts(self.space, self.task).one(name, self.table.rows)
+        return bool((counted == self.table.read(column, np.arange(len(counted)))).all())
 
     def _read(self, rows: RestrictedSpace, column: str, population: Population) -> Floats:
         places = rows.places(population)

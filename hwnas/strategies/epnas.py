@@ -109,7 +109,7 @@ class EPNAS(SurrogateSearch):
         self._learn_from_trained()
         fitted = self.fitted(first)
         if fitted is None:
-            return self.draw_after(first, self.batch, rng)
+            return self.draw_hopeful(first, self.batch, rng)
         parents = np.repeat(self._going_on(first, fitted), self._few(self.rollouts))
         grown = self._stacked([self._told_rows[i] for i in parents])
         walks = []

@@ -87,7 +87,7 @@ class IteratedPredictor(SurrogateSearch):
             return self.rows_before(first + self.batch)[first:]
         fitted = self.fitted(first)
         if fitted is None:
-            return self.draw_after(first, self.batch, rng)
+            return self.draw_hopeful(first, self.batch, rng)
         rows = in_any_order(self._candidates(first, rng), rng)
         picks = rows[self._picks(first, rows, fitted.believe(rows), rng)] if len(rows) else rows
         lacking = self.batch - len(picks)  # a whole batch always, so that a search that goes on knows where each began

@@ -18,6 +18,7 @@ from .surrogate_search import SurrogateSearch
 
 Floats = NDArray[np.float64]
 WALKED = 1000  # children of a level whose latency is estimated, where that takes 2 to 5 ms each
+GROWN_OUT = "no network of the last level grows any further: all networks trained so far are grown instead"
 COUNTED_SIMPLEST = 1000  # of a first level larger than that it is said to be larger
 
 
@@ -26,7 +27,8 @@ class PNAS(SurrogateSearch):
 
     The first level are the `n_simplest` simplest networks of the space, of which `first` are trained. A surrogate of
     all that was trained ranks all different children of a level, and the `K` of the highest mean are trained; they are
-    the next level. Where a level has fewer children than K, all are trained. When nothing is left to grow, or after
+    the next level, but for those that failed. Where a level has fewer children than K, all are trained. When nothing is
+    left to grow, or after
     `levels` steps, the parents are all networks trained so far, and again the K best of their children that were not
     trained follow.
 
@@ -111,7 +113,9 @@ class PNAS(SurrogateSearch):
                 self._families[first] = _Family(rows, self._by_mean(parents, fitted))
                 return rows
             self._grows = False
-        rows = self._best(np.concatenate([self._simplest, known]), known, fitted, rng, self.K).rows
+            self._remarks.append(GROWN_OUT)
+        grown = known[self._succeeded(first)]  # what failed would grow into more that fails
+        rows = self._best(np.concatenate([self._simplest, grown]), known, fitted, rng, self.K).rows
         if not len(rows):
             return self.draw_after(first, self.K, rng)
         self._families[first] = _Family(rows, self._by_mean(range(first), fitted))
@@ -179,7 +183,8 @@ class PNAS(SurrogateSearch):
         return rows
 
     def _next_level(self, known: Population, fitted: FittedSurrogate | None, rng: np.random.Generator) -> Population:
-        parents = np.concatenate([known[self._phase :], self._others])
+        last = known[self._phase :][self._succeeded(len(known))[self._phase :]]
+        parents = np.concatenate([last, self._others])
         found = Children(known[:0], known[:0])
         while len(parents) and not len(found.rows) and (self.levels is None or self._steps < self.levels):
             self._steps += 1

@@ -23,6 +23,10 @@ Floats = NDArray[np.float64]
 FITTING, REFERENCE = 1, 2
 LEAST_TO_FIT = 5  # as many as an ensemble of 5 needs
 LEAST_TO_DOUBT = 20  # below, a rank correlation says too little
+STOOD_IN = (  # of no number, so that a run that goes on says it no second time
+    "flops stand in for the model for a while: it ranks the networks, each predicted from the others, no better"
+)
+OF_HOPEFUL = 20  # networks are drawn for each that is taken, while only failures tell anything
 DOUBTED_FOR = 5  # trials: without the last of them the surrogate must be no better either, since ranks are noisy
 
 
@@ -53,11 +57,20 @@ class SurrogateSearch(PhasedStrategy):
         fitted, judgement = self._used(first)
         if judgement is not None and judgement.name != self.surrogate.name and not self._doubted:
             self._doubted = True
-            self._remarks.append(f"after {first} trials: {judgement.warning}")
+            self._remarks.append(STOOD_IN)
         if succeeded.all():
             return fitted
         chance = SuccessChance.of(self.feasible, self.rows_before(first), succeeded)
         return FittedWithFailures(fitted, chance, float(self.told_accuracies()[:first][succeeded].min()))
+
+    def draw_hopeful(self, first: int, n: int, rng: np.random.Generator) -> Population:
+        """As `draw_after`; where trials before `first` failed and some did not, those likeliest to train to the end."""
+        succeeded = self._succeeded(first)
+        if succeeded.all() or not succeeded.any():
+            return self.draw_after(first, n, rng)
+        rows = self.draw_after(first, OF_HOPEFUL * n, rng)
+        chance = SuccessChance.of(self.feasible, self.rows_before(first), succeeded)(rows)
+        return rows[np.argsort(-chance, kind="stable")[:n]]
 
     @property
     def remarks(self) -> Sequence[str]:

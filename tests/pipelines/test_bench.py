@@ -22,6 +22,7 @@ from hwnas import FeasibleSet, hypervolume, search
 from hwnas.evaluation import TabularBenchmark, TabularEvaluator
 from hwnas.evaluation.table import Table, table_of
 from hwnas.evaluation.table_files import MACRO_RUNS, Question
+from hwnas.growth import never_falls
 from hwnas.predictors import GCNPredictor, RidgePredictor
 from hwnas.predictors.features import describe
 from hwnas.predictors.surrogate_adapter import GraphSurrogate
@@ -452,6 +453,14 @@ def test_predictors_are_given_the_costs_that_the_table_tells(measured):
     outside = next(row for row in SPACE.canonical(EVERY) if not restricted.is_valid(row[None])[0])
     with pytest.raises(InputError, match="is not in the table, and nothing tells its 'ms'"):
         benchmark.known_costs.one("latency_ms", outside[None])
+
+
+@needs(MACRO)
+def test_limits_prune_growth_where_the_table_tells_what_is_counted(measured):
+    as_counted, twice = open_table("nasbench_macro", str(TABLES), False), open_table(measured, "data", False)
+    for benchmark, grows in ((as_counted, True), (twice, False)):
+        feasible = FeasibleSet(benchmark.evaluator(0).restricted, benchmark.known_costs)
+        assert never_falls(feasible, "flops") is grows
 
 
 def test_what_is_measured_against_is_what_meets_the_limits(measured):

@@ -193,7 +193,8 @@ def test_epnas_searches_with_soft_limits_and_warm_starts(tmp_path):
         params = [float(row["params"]) for row in csv.DictReader(file)]
     assert len(params) == 14
     assert max(params) <= 20_000
-    # The reward of a network of 20,000 parameters is a fifth of its accuracy.
+    # The reward of a network of 20,000 parameters is a fifth of its accuracy. Which networks are drawn depends on the
+    # latencies that were measured just now, so that some runs find none of 6,000.
     assert outcome["chosen"]["params"] <= 12_000
     assert sorted(int(file.stem) for file in (run / "weights").iterdir()) == list(range(14))
     _check_warm(run)

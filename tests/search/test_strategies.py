@@ -17,6 +17,7 @@ from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surroga
 from hwnas.strategies import (
     EPNAS,
     NSGA2,
+    PNAS,
     IteratedPredictor,
     LocalSearch,
     NeuralPredictor,
@@ -177,7 +178,8 @@ def test_flops_stand_in_for_a_surrogate_that_is_no_better():
     assert strategy.judgement.name == "flops"
     assert not strategy.remarks
     assert strategy.fitted(24).predict(rows)[0] == pytest.approx(seen, rel=0.3)
-    assert strategy.remarks == [f"after 24 trials: {strategy.judgement.warning}"]
+    assert len(strategy.remarks) == 1
+    assert "flops stand in" in strategy.remarks[0]
     assert strategy.scores() == pytest.approx(seen)
 
 
@@ -205,6 +207,18 @@ def test_flops_do_not_stand_in_at_the_first_doubt():
     assert strategy.judgement.name == "flops"
 
 
+def test_what_is_remarked_in_one_part_of_a_run_is_what_the_next_part_remarks(tmp_path):
+    """A run trains its random networks and the others with a strategy each; the second need not see the first doubt."""
+    remarks = []
+    for n in (30, 42):
+        strategy = IteratedPredictor(n_random=10, surrogate=Opposite())
+        study = Study(tmp_path / "s.db", MACRO, cost="flops")
+        list(search(MACRO, Weighted(), strategy, n_trials=n, seed=0, costs=COSTS, study=study))
+        remarks.append(list(strategy.remarks))
+    assert remarks[0] == remarks[1]
+    assert len(remarks[0]) == 1
+
+
 def test_a_surrogate_of_small_errors_is_only_warned_of():
     rows = MACRO.sample(24, np.random.default_rng(0))
     random = np.random.default_rng(1).random(24)
@@ -219,22 +233,58 @@ def test_a_surrogate_of_small_errors_is_only_warned_of():
 
 
 class TooLarge(Weighted):
-    """As `Weighted`, but the largest networks do not fit, though they would be the best."""
+    """As `Weighted`, but networks of more flops do not fit, though they would be the best."""
 
-    def __init__(self, share):
-        flops = COSTS.one("flops", np.array(list(itertools.product(range(3), repeat=8))))
-        self.most = np.quantile(flops, 1 - share)
+    def __init__(self, costs, most):
+        self.costs, self.most = costs, most
 
     def evaluate(self, arch, *, epochs, seed):
-        if COSTS.one("flops", MACRO.row(arch)[None])[0] > self.most:
+        if self.costs.one("flops", self.costs.space.row(arch)[None])[0] > self.most:
             raise MemoryError("too large")
         return super().evaluate(arch, epochs=epochs, seed=seed)
 
 
+def most_flops(costs, rows, share):
+    return np.quantile(costs.one("flops", rows), share)
+
+
 @pytest.mark.parametrize("name", ["iterated", "thompson", "iterated front", "epnas"])
 def test_networks_of_a_kind_that_fails_are_soon_left_alone(name):
-    trials = list(search(MACRO, TooLarge(0.3), MAKERS[name](), n_trials=48, seed=1, costs=COSTS))
-    assert sum(trial.state == "failed" for trial in trials[24:]) <= 6
+    most = most_flops(COSTS, np.array(list(itertools.product(range(3), repeat=8))), 0.7)
+    trials = list(search(MACRO, TooLarge(COSTS, most), MAKERS[name](), n_trials=48, seed=1, costs=COSTS))
+    assert sum(trial.state == "failed" for trial in trials[24:]) <= 8
+
+
+def test_pnas_grows_what_trained_to_the_end():
+    """On a long chain whose smallest networks alone fit; grown from those that failed, all that follow would fail."""
+    space = get_space("proxyless@w0.25")
+    costs = DeviceCosts(space, Task(32, 10))
+    grown = space.simplest(1, np.random.default_rng(0))
+    for _ in range(3):  # the middle child of the middle child ...
+        grown = space.grow(grown)
+        grown = grown[np.argsort(costs.one("flops", grown), kind="stable")[[len(grown) // 2]]]
+    evaluator = TooLarge(costs, costs.one("flops", grown)[0])
+    trials = list(search(space, evaluator, PNAS(K=3, first=10), n_trials=48, seed=0, costs=costs))
+    failed = [trial.state == "failed" for trial in trials]
+    assert any(failed)
+    assert sum(failed[24:]) <= 12
+
+
+def test_where_most_of_a_space_fails_the_few_that_trained_show_the_way():
+    rows = np.array(list(itertools.product(range(3), repeat=8)))
+    evaluator, found = TooLarge(COSTS, most_flops(COSTS, rows, 0.05)), []
+    for seed in range(3):
+        strategy = started(IteratedPredictor(n_random=12, batch=4), seed=seed)
+        first = strategy.ask(12)
+        for number, row in enumerate(first):
+            try:
+                told = ("complete", evaluator.evaluate(MACRO.arch(row), epochs=1, seed=0), None)
+            except MemoryError as error:
+                told = ("failed", {}, str(error))
+            strategy.tell([Trial(number, MACRO.arch(row), 1, 0, *told)])
+        assert 1 <= sum(trial.state == "complete" for trial in strategy.told) < 5
+        found.extend(COSTS.one("flops", strategy.ask(4)) <= evaluator.most)
+    assert np.mean(found) > 0.75  # of drawn ones 0.25
 
 
 def test_a_search_whose_first_networks_all_failed_draws_others():
