@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hwnas.strategies import Strategy
 
 NEURAL_PREDICTOR = "neural-predictor"  # the only one that plans random networks first and picks afterwards
-DEFAULT = "iterated"  # ahead of the others after 14 trainings, level with the best of them after 40: docs/guide.md
+DEFAULT = "iterated"  # no other is ahead of it after 14 or after 40 trainings: docs/guide.md
 FIRST = 10  # networks that strategies start from which go on after few
 EVOLVED = 20  # the population of evolution; with 5 in a sample it is the better one for budgets of some 100 trainings
 GENERATION = 10  # of NSGA-II, the best of 10 to 50 within 100 trainings
