@@ -113,6 +113,18 @@ def test_the_first_level_of_the_paper_are_all_cells_of_one_block():
     assert len(np.unique(space.canonical(rows), axis=0)) == 136
 
 
+def test_the_beam_of_the_paper_are_256_children_of_136_cells():
+    space = get_space("pnas@2x24")
+    strategy = PNAS(first=136, surrogate=Known())
+    strategy.start(FeasibleSet(space), 0)
+    rows = strategy.ask(1000)
+    values = {"accuracy_val": 0.5}
+    strategy.tell([Trial(i, space.arch(row), 1, 0, "complete", values) for i, row in enumerate(rows)])
+    beam = strategy.ask(1000)
+    assert (len(rows), len(beam)) == (136, 256)
+    assert (space.n_blocks(beam) == 2).all()
+
+
 def test_parts_of_children_change_nothing(monkeypatch):
     """Many parts instead of one: memory is bounded, and what is chosen is the same, ties included."""
 
