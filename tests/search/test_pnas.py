@@ -12,6 +12,7 @@ from hwnas import FeasibleSet, InfeasibleError, Limit, Study, search
 from hwnas.evaluation import RestrictedSpace
 from hwnas.evaluation.evaluator import Evaluator
 from hwnas.growth import PARENTS_AT_ONCE, GrowthLimits, children_in_parts, first_of_each, never_falls
+from hwnas.predictors.sequence import SequenceSurrogate
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
 from hwnas.strategies import PNAS
 from hwnas.strategies import pnas as module
@@ -546,3 +547,12 @@ def test_a_cost_that_is_not_known_is_refused():
         first_ask(PNAS(K=2, first=7, cost="flops"), MACRO)
     with pytest.raises(InputError, match="speed is not known before training"):
         first_ask(PNAS(K=2, first=7, cost="speed"), MACRO, COSTS)
+
+
+def test_the_predictors_of_the_paper_are_judged_in_a_search():
+    """Members say what they left out, so that flops are set beside it, as beside other surrogates."""
+    strategy = PNAS(K=5, first=10, surrogate=SequenceSurrogate("mlp", width=8, epochs=10))
+    list(search(MACRO, Weighted(), strategy, n_trials=25, seed=0, costs=COSTS))
+    judgement = strategy.judgement
+    assert judgement is not None
+    assert set(judgement.qualities) == {"sequences", "flops"}
