@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from spaces import InputError
 from .benchmark import open_table, with_interval
 from .predictor_quality import PREDICTORS, surrogate_named
 from .progress import Listener
-from .seeds import check_asked, done
+from .seeds import check_asked, done, origin, record, recorded, settings_of
 
 MEASURES = ("spearman_trained", "kendall_trained", "spearman_larger", "kendall_larger")
 LEAST_OF_LEVEL = 100  # networks; levels of fewer are taken together with the next
@@ -109,26 +110,36 @@ def rank_levels(
     workers: int,
     listener: Listener,
 ) -> dict[str, Any]:
-    """All predictors on all levels and seeds.
+    """All predictors on all levels and seeds; a folder that holds some fits is gone on with.
+
+    `levels.csv` there is of what was asked for last; the fits of all are kept beside it.
 
     Returns:
         {"table", "networks", "levels"}: of each predictor and level the number of networks learned from and the
         rank correlations on them and one level further, each with the 95 % interval over seeds (None of one seed).
     Raises:
-        InputError: if something is not there, or the table has one level only.
+        InputError: if something is not there, the table has one level only, or the folder is of another table, code
+            or setting.
     """
     check_asked("predictor", names, PREDICTORS, seeds)
     if test.trained < 10:
         raise InputError(f"levels need at least 10 trained networks, got {test.trained}")
+    if "flops" in names and not test.with_costs:
+        raise InputError("the predictor flops needs the flops that --no-costs hides", hint="leave out one of the two")
     benchmark = open_table(test.table, test.data, test.noisy)
     levels = levels_of(benchmark.space.complexity(benchmark.table.rows))
     if len(levels) < 2:
         raise InputError(f"{benchmark.name} has networks of one size only: nothing is larger")
     wanted = [(name, seed) for name in dict.fromkeys(names) for seed in seeds]
-    found: dict[tuple[str, int], list[list[float]]] = {}
+    of = _sources(test, benchmark, names)
+    found = {} if out is None else _found_before(out, wanted, of)
     with listener.steps("fits", len(wanted)) as steps:
-        for key, ranks in done(partial(_ranks, test), wanted, workers):
+        for _ in found:
+            steps.advance()
+        for key, ranks in done(partial(_ranks, test), [key for key in wanted if key not in found], workers):
             found[key] = ranks
+            if out is not None:
+                record(_file(out, key), of[key[0]], {"ranks": ranks})
             steps.advance(key[0])
     rows = [
         _summary(name, levels[i], levels[i + 1], test, np.array([found[name, seed][i] for seed in seeds]))
@@ -136,9 +147,34 @@ def rank_levels(
         for i in range(len(levels) - 1)
     ]
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         write_csv(out / "levels.csv", rows)
     return {"table": benchmark.name, "networks": len(benchmark.table.rows), "levels": rows}
+
+
+def _sources(test: LevelTest, benchmark: TabularBenchmark, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the fits of each predictor are of: table, code and settings, wherever the files of the table lie."""
+    asked = {name: value for name, value in asdict(test).items() if name != "data"}
+    source = asked | {"table": benchmark.name, "origin": origin(benchmark)}
+    made = {name: settings_of(PREDICTORS[name](test.trained)) for name in names}
+    return {name: source | {"predictor": json.loads(json.dumps(each))} for name, each in made.items()}
+
+
+def _file(out: Path, key: tuple[str, int]) -> Path:
+    return out / "levels" / f"{key[0]}-{key[1]}.json"
+
+
+def _found_before(
+    out: Path, wanted: Sequence[tuple[str, int]], of: Mapping[str, Mapping[str, Any]]
+) -> dict[tuple[str, int], list[list[float]]]:
+    """The fits that the folder holds; none of another table, code or setting may lie there, of any predictor."""
+    files = sorted((out / "levels").glob("*.json"))
+    if not files and (out / "levels.csv").exists():
+        raise InputError(f"{out} holds a levels.csv that does not say what it is of", hint="give another --out")
+    source = {name: value for name, value in next(iter(of.values())).items() if name != "predictor"}
+    for file in files:
+        recorded(file, source)
+    stored = {key: recorded(_file(out, key), of[key[0]]) for key in wanted}
+    return {key: each["ranks"] for key, each in stored.items() if each}
 
 
 def _ranks(test: LevelTest, key: tuple[str, int]) -> list[list[float]]:
@@ -164,12 +200,12 @@ def _summary(name: str, level: Level, larger: Level, test: LevelTest, ranks: NDA
 def print_levels(outcome: Mapping[str, Any]) -> None:
     """The same for people."""
     print(f"{outcome['table']}: {outcome['networks']:,} networks; Spearman (Kendall) of predicted and true accuracy")
-    print(f"{'predictor':<12}{'learned from':>20}{'on those':>16}{'one larger':>14}{'':>4}")
+    print(f"{'predictor':<12}{'learned from':>20}{'on those':>16}{'one larger':>16}{'':>4}")
     for row in outcome["levels"]:
         low = row["spearman_larger_low"]
         reach = "" if low is None else f" +- {row['spearman_larger'] - low:.3f}"
         print(
             f"{row['predictor']:<12}{row['trained']:>6} of size {row['level']:<8}"
             f"{row['spearman_trained']:>7.3f} ({row['kendall_trained']:.3f})"
-            f"{row['larger']:>8}: {row['spearman_larger']:.3f} ({row['kendall_larger']:.3f}){reach}"
+            f"{row['larger']:>10}: {row['spearman_larger']:.3f} ({row['kendall_larger']:.3f}){reach}"
         )

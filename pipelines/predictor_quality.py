@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from spaces import InputError
 
 from .benchmark import open_table
 from .progress import Listener
-from .seeds import check_asked, differing, done, origin, settings_of, what_to_do
+from .seeds import check_asked, done, origin, record, recorded, settings_of
 
 Floats = NDArray[np.float64]
 
@@ -229,8 +228,8 @@ def judge_all(
         for name in names
         for n in sizes
     }
-    recorded = {asked: _recorded(out, asked, of[asked.predictor, asked.n]) for asked in wanted}
-    judged: dict[Asked, Judged | Failed] = {asked: found for asked, found in recorded.items() if found is not None}
+    before = {asked: _recorded(out, asked, of[asked.predictor, asked.n]) for asked in wanted}
+    judged: dict[Asked, Judged | Failed] = {asked: found for asked, found in before.items() if found is not None}
     with listener.steps("fits", len(wanted)) as steps:
         for _ in judged:
             steps.advance()
@@ -256,26 +255,14 @@ def _recorded(out: Path | None, asked: Asked, of: Mapping[str, Any]) -> Judged |
     Raises:
         InputError: if the folder is of another table, code or setting, or does not say of which.
     """
-    if out is None or not (file := _file(out, asked)).exists():
-        return None
-    stored = json.loads(file.read_text())
-    if differ := differing(stored.get("of", {}), of):
-        raise InputError(
-            f"{out} holds other fits, see {file}: they differ in, or do not say, {', '.join(differ)}",
-            hint=what_to_do(differ),
-        )
+    stored = {} if out is None else recorded(_file(out, asked), of)
     return Judged(**stored["judged"]) if "judged" in stored else None
 
 
 def _record(out: Path | None, asked: Asked, of: Mapping[str, Any], found: Judged | Failed) -> None:
     if out is None:
         return
-    file = _file(out, asked)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    kind = "failed" if isinstance(found, Failed) else "judged"
-    part.write_text(json.dumps({"of": of, kind: asdict(found)}))
-    part.replace(file)
+    record(_file(out, asked), of, {"failed" if isinstance(found, Failed) else "judged": asdict(found)})
 
 
 def _summary(judged: Sequence[Judged | Failed]) -> list[dict[str, Any]]:

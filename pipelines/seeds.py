@@ -7,6 +7,8 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import inspect
+import json
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,14 @@ from hwnas.evaluation import TabularBenchmark
 from hwnas.execution import WorkerPool, use_one_thread
 from spaces import InputError
 
-PIPELINES = ("benchmark.py", "plan.py", "predictor_quality.py", "seeds.py", "strategies.py")  # that make results
+PIPELINES = (
+    "benchmark.py",
+    "levels.py",
+    "plan.py",
+    "predictor_quality.py",
+    "seeds.py",
+    "strategies.py",
+)  # that make results
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -113,6 +122,31 @@ def what_to_do(differ: Collection[str]) -> str:
             "the version that began it"
         )
     return "give another --out"
+
+
+def recorded(file: Path, of: Mapping[str, Any]) -> dict[str, Any]:
+    """What `record` wrote; nothing where the file is not there.
+
+    Raises:
+        InputError: if it is of another table, code or setting, or does not say of which.
+    """
+    if not file.exists():
+        return {}
+    stored: dict[str, Any] = json.loads(file.read_text())
+    if differ := differing(stored.get("of", {}), of):
+        raise InputError(
+            f"{file.parents[1]} holds other fits, see {file}: they differ in, or do not say, {', '.join(differ)}",
+            hint=what_to_do(differ),
+        )
+    return stored
+
+
+def record(file: Path, of: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Write a result with what it is of, in one go: a break leaves the whole file or none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    part.write_text(json.dumps({"of": of, **found}))
+    part.replace(file)
 
 
 def settings_of(value: object) -> Any:

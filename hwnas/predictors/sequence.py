@@ -86,7 +86,9 @@ class SequenceSurrogate(Surrogate):
         with one_thread():
             self._train(parameters, kind.inputs(tokens, population), y, left_out, generator)
         fitted = FittedSequence(self.kind, tokens, tuple(each.detach() for each in parameters), centre, scale)
-        return replace(fitted, noise=_noise(fitted.predict_members(population), values, left_out.numpy()))
+        members = fitted.predict_members(population)
+        noise = _noise(members, values, left_out.numpy())
+        return replace(fitted, noise=noise, unseen=_unseen(members, values, left_out.numpy()))
 
     def _check(self, population: Population, values: Floats) -> None:
         if values.shape != (len(population),) or not np.isfinite(values).all():
@@ -138,6 +140,8 @@ class FittedSequence(FittedSurrogate):
 
     Attributes:
         noise: std of what one value has beyond that, from the errors of members on networks that they left out.
+        unseen: of each network that was learned, what the member predicts that left it out, and the root mean squared
+            error of the other members on those that they left out.
     """
 
     kind: Literal["mlp", "lstm"]
@@ -146,6 +150,7 @@ class FittedSequence(FittedSurrogate):
     centre: float
     scale: float
     noise: float = 0.0
+    unseen: tuple[Floats, Floats] | None = None
 
     def predict(self, population: Population) -> tuple[Floats, Floats]:
         members = self.predict_members(population)
@@ -154,6 +159,9 @@ class FittedSequence(FittedSurrogate):
     def foretell(self, population: Population) -> Belief:
         mean, std = self.predict(population)
         return NormalBelief(mean, np.hypot(std, self.noise))
+
+    def left_out(self) -> Belief | None:
+        return None if self.unseen is None else NormalBelief(*self.unseen)
 
     def predict_members(self, population: Population) -> Floats:
         """(n, genes) -> (members, n)."""
@@ -172,6 +180,15 @@ def _noise(members: Floats, values: Floats, left_out: NDArray[np.bool_]) -> floa
     """What the spread of members does not explain of their errors on the networks that each left out."""
     error = ((members - values)[left_out] ** 2).mean()
     return math.sqrt(max(0.0, float(error - members.var(axis=0, ddof=1).mean())))
+
+
+def _unseen(members: Floats, values: Floats, left_out: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    own = left_out.argmax(axis=0)
+    mean = members[own, np.arange(len(values))]
+    squares = (mean - values) ** 2
+    # What is said of a part's errors may not know them: the other parts' say it.
+    of_others = np.array([math.sqrt(squares[own != fold].mean()) for fold in range(len(members))])
+    return mean, of_others[own]
 
 
 class MLP:

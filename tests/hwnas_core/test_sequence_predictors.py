@@ -236,6 +236,90 @@ def test_a_member_never_sees_the_part_that_it_leaves_out():
     assert sum(same) == 1
 
 
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_each_network_is_told_left_out_by_the_member_that_never_saw_it(kind):
+    """That member is the one which a wild value of the network does not reach; stds are of the others' errors."""
+    rows = np.unique(MACRO.canonical(MACRO.sample(60, np.random.default_rng(0))), axis=0)[:15]
+    values = 0.5 + rows.sum(axis=1) / 50
+    model, feasible = replace(QUICK[kind], members=3, epochs=5), FeasibleSet(MACRO)
+    fitted = model.fit(rows, values, feasible=feasible, seed=3)
+    members, left_out = fitted.predict_members(rows), fitted.left_out()
+    own = []
+    for place in range(len(rows)):
+        wild = values.copy()
+        wild[place] = 1.0
+        other = model.fit(rows, wild, feasible=feasible, seed=3).predict_members(rows)
+        (member,) = np.flatnonzero((other == members).all(axis=1))
+        own.append(member)
+    own = np.array(own)
+    mean = members[own, np.arange(15)]
+    assert left_out.at(0.0).tolist() == mean.tolist()
+    stds = [np.sqrt(np.mean((mean - values)[own != member] ** 2)) for member in own]
+    assert left_out.at(1.0) - left_out.at(0.0) == pytest.approx(stds)
+
+
+def test_what_is_left_out_says_how_good_a_model_is():
+    """Values that nothing explains are not known left out, however well members learn them."""
+    rng = np.random.default_rng(0)
+    rows = np.unique(MACRO.canonical(MACRO.sample(200, rng)), axis=0)[:100]
+    for values, least, most in ((0.5 + rows.sum(axis=1) / 50, 0.9, 1.0), (rng.uniform(0.4, 0.6, 100), -0.4, 0.4)):
+        fitted = QUICK["mlp"].fit(rows, values, feasible=FeasibleSet(MACRO), seed=0)
+        assert least < spearmanr(fitted.left_out().at(0.0), values).statistic < most
+        assert spearmanr(fitted.predict(rows)[0], values).statistic > most - 0.1
+
+
+# --- settings of the paper (section 3.4 and supplement) ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes"),
+    [
+        ("mlp", [(100,), (4 * 100, 100), (1, 100), (100, 100), (1, 100), (100, 1), (1, 1)]),
+        ("lstm", [(100,), (100, 4 * 100), (100, 4 * 100), (1, 4 * 100), (100, 1), (1, 1)]),
+    ],
+)
+def test_five_members_of_the_papers_sizes_learn_at_its_two_rates(kind, shapes, monkeypatch):
+    rates, step = [], torch.optim.Adam.step
+
+    def watched(self, *arguments):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    rows = PNAS.simplest(30, np.random.default_rng(0))
+    model = SequenceSurrogate(kind, epochs=3)
+    fitted = model.fit(rows, np.linspace(0.4, 0.6, 30), feasible=FeasibleSet(PNAS), seed=0)
+    tokens = Tokens.of_space(PNAS)
+    expected = [(5, *shape) for shape in shapes]
+    expected[0] = (5, tokens.vocabulary, 100)
+    assert [tuple(each.shape) for each in fitted.parameters] == expected
+    assert rates == [0.01] * 3 + [0.002] * 3  # a pass is one step of 24
+    assert model.output_bias == 1.8
+
+
+def test_each_of_the_papers_five_members_learns_from_four_fifths(monkeypatch):
+    seen, forward = [], MLP.forward
+
+    def watched(parameters, inputs):
+        seen.append(inputs.shape[:2])
+        return forward(parameters, inputs)
+
+    monkeypatch.setattr(MLP, "forward", staticmethod(watched))
+    rows = PNAS.simplest(50, np.random.default_rng(0))
+    model = SequenceSurrogate("mlp", epochs=1, learning_rates=(0.01,), batch=100)
+    model.fit(rows, np.linspace(0.4, 0.6, 50), feasible=FeasibleSet(PNAS), seed=0)
+    assert seen[0] == (5, 40)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm"])
+def test_the_loss_of_the_paper_is_the_absolute_error(kind):
+    """Of one network with many values the median is learned, 0.3, not the mean, 0.54."""
+    rows = np.repeat(MACRO.sample(1, np.random.default_rng(0)), 50, axis=0)
+    values = np.repeat([0.3, 0.9], [30, 20])
+    mean, _ = QUICK[kind].fit(rows, values, feasible=FeasibleSet(MACRO), seed=0).predict(rows[:1])
+    assert mean[0] == pytest.approx(0.3, abs=0.05)
+
+
 def test_mean_and_std_are_those_of_the_members_and_the_size_of_a_batch_changes_nothing():
     rows = CELLS.sample(1500, np.random.default_rng(0))
     values = np.linspace(0.4, 0.6, 30)

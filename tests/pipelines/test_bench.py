@@ -1,5 +1,6 @@
 """`hwnas bench`: what it prints and writes, what strategies may read, and figures on real tables."""
 
+import contextlib
 import csv
 import importlib.metadata
 import itertools
@@ -29,6 +30,7 @@ from hwnas.predictors.surrogate_adapter import GraphSurrogate
 from hwnas.strategies import IteratedPredictor
 from latency import DeviceCosts
 from pipelines import benchmark as bench
+from pipelines import levels as by_levels
 from pipelines import seeds
 from pipelines.benchmark import STRATEGIES, Comparison, Yardstick, compare, look_up, open_table, run_seed, summary
 from pipelines.cli import app
@@ -678,12 +680,53 @@ def test_levels_print_and_write_what_they_found(described, tmp_path):
     assert "one larger" in out
 
 
+def test_levels_go_on_where_they_were_and_refuse_what_is_of_something_else(described, tmp_path, monkeypatch):
+    arguments = (described, "--levels", "--predictor", "ridge", "--n", 40, "--out", tmp_path)
+    assert invoked(*arguments, "--seeds", 2)[0] == 0
+    kept = (tmp_path / "levels.csv").read_text()
+    # A break at the last of four fits: the three before are kept, and not fitted again.
+    asked, fit = [], by_levels.ranks_of_seed
+
+    def breaks(test, name, seed):
+        asked.append(seed)
+        if seed == 3:
+            raise KeyboardInterrupt
+        return fit(test, name, seed)
+
+    monkeypatch.setattr(by_levels, "ranks_of_seed", breaks)
+    with contextlib.suppress(KeyboardInterrupt):
+        invoked(*arguments, "--seeds", 4)
+    assert asked == [2, 3]
+    monkeypatch.setattr(by_levels, "ranks_of_seed", lambda *key: asked.append(key[2]) or fit(*key))
+    code, gone_on, _ = invoked(*arguments, "--seeds", 4, "--json")
+    assert (code, asked) == (0, [2, 3, 3])
+    whole = invoked(*arguments[:-2], "--seeds", 4, "--json")[1]
+    assert json.loads(gone_on) == json.loads(whole)
+    assert invoked(*arguments, "--seeds", 2)[0] == 0
+    assert (tmp_path / "levels.csv").read_text() == kept
+    for other, word in (
+        ((described, "--levels", "--predictor", "ridge", "--n", 50, "--out", tmp_path), "trained"),
+        ((described, "--levels", "--predictor", "gp", "--n", 50, "--out", tmp_path), "trained"),
+        ((*arguments, "--no-costs"), "with_costs"),
+    ):
+        code, _, error = invoked(*other, "--seeds", 2)
+        assert (code, f"they differ in, or do not say, {word}" in " ".join(error.split())) == (2, True)
+    monkeypatch.setattr(seeds, "code_digest", lambda: "changed")
+    code, _, error = invoked(*arguments, "--seeds", 2)
+    assert (code, "the code has changed since" in " ".join(error.split())) == (2, True)
+    assert (tmp_path / "levels.csv").read_text() == kept
+    shutil.rmtree(tmp_path / "levels")
+    code, _, error = invoked(*arguments, "--seeds", 2)
+    assert (code, "does not say what it is of" in " ".join(error.split())) == (2, True)
+
+
 def test_levels_that_cannot_be_compared_are_refused(described):
     for arguments, words in (
         (("--levels", "--predictor", "gru"), "there is no predictor gru"),
         (("--levels", "--strategy", "random"), "compares predictors"),
         (("--levels",), "name them"),
         (("--predictor", "mlp", "--strategy", "random"), "strategies or of predictors"),
+        (("--levels", "--no-costs", "--predictor", "ridge", "--predictor", "flops"), "flops that --no-costs hides"),
         (("--levels", "--predictor", "mlp", "--n", 5), "10 trained networks"),
         (("--levels", "--predictor", "mlp", "--n", 50, "--n", 60), "one number"),
     ):

@@ -1,6 +1,8 @@
 """EPNAS: which edits there are, what the policy learns, and the course of a search."""
 
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from hwnas import FeasibleSet, Limit, SoftLimit, search
 from hwnas.evaluation import RestrictedSpace
 from hwnas.evaluation.evaluator import Evaluator
+from hwnas.predictors.surrogate import FittedSurrogate, Surrogate
 from hwnas.strategies import EPNAS, RandomSearch
 from hwnas.strategies.edit_policy import Choices, EditPolicy
 from hwnas.strategies.edits import Edits
@@ -29,6 +32,35 @@ class Weighted(Evaluator):
 
     def evaluate(self, arch, *, epochs, seed):
         return {"accuracy_val": 0.5 + float(np.dot(arch.genes, 1.7 ** np.arange(len(arch.genes)))) / 1000}
+
+
+@dataclass(frozen=True)
+class MadeUp(Surrogate, FittedSurrogate):
+    """Predictions that are given, whatever the trainings say."""
+
+    mean: Callable
+    std: Callable = lambda rows: np.zeros(len(rows))
+    name = "made up"
+
+    def fit(self, population, values, *, feasible, seed):
+        return self
+
+    def predict(self, population):
+        return self.mean(population), self.std(population)
+
+
+def nothing_known(rows):
+    return np.full(len(rows), 0.5)
+
+
+def size(rows):
+    return 0.5 + np.asarray(rows).sum(axis=-1) / 100
+
+
+def told(strategy, rows, accuracies):
+    first = len(strategy.told)
+    for number, (row, accuracy) in enumerate(zip(rows, accuracies, strict=True), start=first):
+        strategy.tell([Trial(number, MACRO.arch(row), 1, 0, "complete", {"accuracy_val": float(accuracy)})])
 
 
 def rows_of(space, children, legal, row):
@@ -330,3 +362,178 @@ def test_in_small_parts_every_row_has_an_edit_of_its_own(name, monkeypatch):
                 assert legal[0, edit]
                 assert np.array_equal(children[0, edit], made)
     assert (walk.choices[0].chosen >= 0).mean() > 0.9
+
+
+# --- what the policy learns in a search ---
+
+
+def mass_of(strategy, rows, wanted):
+    """Mean probability that the policy makes an edit of the wanted kind: (n, edits, genes) -> (n, edits)."""
+    children, legal = strategy._edits.of(rows, np.random.default_rng(9))
+    return float((strategy._policy.probabilities(rows, legal) * wanted(children)).sum(axis=1).mean())
+
+
+def larger_than(rows):
+    return lambda children: children.sum(axis=2) > rows.sum(axis=1)[:, None]
+
+
+def searched(strategy, phases, accuracy, limits=()):
+    strategy.start(FeasibleSet(MACRO, COSTS, [Limit.parse(text) for text in limits]), 0)
+    for _ in range(1 + phases):
+        rows = strategy.ask(1000)
+        told(strategy, rows, accuracy(rows))
+    return strategy
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "settings"),
+    [(size, nothing_known, {"updates": 30}), (nothing_known, size, {"updates": 1, "batch": 40})],
+    ids=["predicted", "true"],
+)
+def test_a_search_teaches_its_policy_what_is_rewarded(predicted, true, settings):
+    """Larger networks are better, by predictions alone or by trainings alone: what enlarges is made more often."""
+    strategy = EPNAS(networks=5, rollouts=8, fresh=40, steps=1, surrogate=MadeUp(predicted), **settings)
+    rows = MACRO.canonical(MACRO.sample(50, np.random.default_rng(1)))
+    strategy.start(FeasibleSet(MACRO, COSTS), 0)
+    before = mass_of(strategy, rows, larger_than(rows))
+    phases = 5 if predicted is size else 30
+    after = mass_of(searched(strategy, phases, true), rows, larger_than(rows))
+    assert after > before + 0.1
+
+
+def test_where_no_edit_is_better_the_policy_stays_even():
+    strategy = EPNAS(networks=5, rollouts=8, fresh=40, steps=1, updates=30, surrogate=MadeUp(nothing_known))
+    rows = MACRO.canonical(MACRO.sample(50, np.random.default_rng(1)))
+    strategy.start(FeasibleSet(MACRO, COSTS), 0)
+    before = mass_of(strategy, rows, larger_than(rows))
+    assert mass_of(searched(strategy, 5, nothing_known), rows, larger_than(rows)) == pytest.approx(before, abs=0.05)
+
+
+def test_edits_that_leave_the_limits_are_worth_nothing_and_are_made_less_often():
+    """All networks are predicted alike, so that only void edits differ in reward."""
+    limits = ["flops<=30M"]
+    holds = FeasibleSet(MACRO, COSTS, [Limit.parse(text) for text in limits]).holds
+    rows = MACRO.canonical(MACRO.sample(400, np.random.default_rng(1)))
+    rows = rows[holds(rows)][:50]
+
+    def outside(children):
+        return ~holds(children.reshape(-1, 8)).reshape(children.shape[:2])
+
+    strategy = EPNAS(networks=5, rollouts=8, fresh=40, steps=2, updates=30, surrogate=MadeUp(nothing_known))
+    strategy.start(FeasibleSet(MACRO, COSTS), 0)
+    before = mass_of(strategy, rows, outside)
+    after = mass_of(searched(strategy, 5, nothing_known, limits), rows, outside)
+    assert before > 0.2
+    assert after < 0.5 * before
+
+
+def test_every_edit_of_a_walk_is_taught_the_reward_of_its_end_a_void_one_0():
+    strategy, heard = EPNAS(steps=3), []
+    feasible = FeasibleSet(MACRO, COSTS, [Limit.parse("flops<=30M")])
+    strategy.start(feasible, 0)
+    walk = strategy._walk(feasible.sample(40, np.random.default_rng(0)), np.random.default_rng(1))
+    listener = SimpleNamespace(learn=lambda choices, rewards, source: heard.append((choices, rewards, source)))
+    walk.teach(listener, np.arange(1.0, 41.0))
+    ((choices, rewards, source),) = heard
+    assert source == "predicted"
+    expected = []
+    for step in walk.choices:
+        children, _ = strategy._edits.of(step.rows, np.random.default_rng(2))  # of chains nothing is drawn
+        for row, edit in enumerate(step.chosen):
+            expected.append(row + 1 if feasible.holds(children[row, edit][None])[0] else 0)
+    assert rewards.tolist() == expected
+    assert 10 < expected.count(0) < 110
+    assert np.array_equal(choices.chosen, np.concatenate([step.chosen for step in walk.choices]))
+
+
+def test_rewards_are_compared_with_a_moving_average():
+    """By hand: 0.5 at first, then 0.9 * 0.5 + 0.1 * 0.9 = 0.54; a scale is the spread or the distance of the mean."""
+    policy = policy_of()
+    assert policy._advantage(np.array([0.4, 0.6]), "trained") == pytest.approx([-1, 1])
+    assert policy._advantage(np.array([0.8, 1.0]), "trained") == pytest.approx([0.3 / 0.4, 0.5 / 0.4])
+    assert policy._advantage(np.array([0.8, 1.0]), "trained") == pytest.approx([0.26 / 0.36, 0.46 / 0.36])
+    assert policy._advantage(np.array([0.54] * 99 + [0.9]), "trained")[-1] == 3.0  # as much as one may count
+
+
+@pytest.mark.parametrize(("later", "sign"), [(0.9, 1), (0.1, -1)])
+def test_a_batch_that_is_better_as_a_whole_than_those_before_makes_all_its_edits_likelier(later, sign):
+    rows, legal, policy = np.zeros((20, 8), dtype=np.int64), np.ones((20, 26), dtype=bool), policy_of()
+    policy.learn(Choices(rows, legal, np.full(20, 3)), np.full(20, 0.5), source="trained")
+    before = policy.probabilities(rows[:1], legal[:1])[0, 5]
+    for _ in range(5):
+        policy.learn(Choices(rows, legal, np.full(20, 5)), np.full(20, later), source="trained")
+    change = policy.probabilities(rows[:1], legal[:1])[0, 5] / before
+    assert change > 2 if sign > 0 else change < 0.7, change
+
+
+def test_a_policy_that_decided_returns_to_even_odds_where_nothing_is_rewarded():
+    """By entropy alone, and not without it."""
+    rows, legal = np.zeros((30, 8), dtype=np.int64), np.ones((30, 26), dtype=bool)
+    rng = np.random.default_rng(0)
+
+    def after(entropy):
+        policy = policy_of(entropy=entropy)
+        for _ in range(15):
+            chosen = policy.choose(rows, legal, rng)
+            policy.learn(Choices(rows, legal, chosen), 0.5 + 0.1 * (chosen == 4), source="predicted")
+        policy = policy_started_from(policy, entropy)
+        before = policy.probabilities(rows[:1], legal[:1])[0, 4]
+        for _ in range(20):
+            policy.learn(Choices(rows, legal, policy.choose(rows, legal, rng)), np.full(30, 0.5), source="other")
+        return policy.probabilities(rows[:1], legal[:1])[0, 4] / before
+
+    assert after(0.5) < 0.8
+    assert after(0.0) == pytest.approx(1.0)
+
+
+def policy_started_from(policy, entropy):
+    """The same weights; the optimiser's momentum is forgotten, which would go on for a while."""
+    new = policy_of(entropy=entropy)
+    new._network.load_state_dict(policy._network.state_dict())
+    return new
+
+
+# --- which networks go on, and which are trained ---
+
+
+def after_first(strategy, accuracy=nothing_known):
+    strategy.start(FeasibleSet(MACRO, COSTS), 0)
+    rows = strategy.ask(1000)
+    told(strategy, rows, accuracy(rows))
+    return rows, strategy.ask(1000)
+
+
+def test_the_networks_of_the_highest_reward_go_on():
+    """By predictions, and by what soft limits leave of them: others stand out than those that were trained first."""
+    for soft in ((), (SoftLimit.parse("flops<=15M@0.2"),)):
+        strategy = EPNAS(n_simple=5, n_random=25, networks=4, fresh=0, steps=1, batch=60, soft=soft)
+        strategy.surrogate = MadeUp(size)
+        first, second = after_first(strategy)
+        rewards = size(first) * 0.2 ** np.maximum(0, COSTS.one("flops", first) / 15e6 - 1)
+        best = np.argsort(-(rewards if soft else size(first)), kind="stable")[:4]
+        parents = {strategy.parent(number) for number in range(30, 30 + len(second))} - {None}
+        assert parents == set(best.tolist())
+
+
+def test_fresh_networks_are_edited_too():
+    """One edit of one trained network gives few; what is trained beside them is better than what is drawn."""
+    strategy = EPNAS(networks=1, rollouts=1, updates=1, fresh=200, steps=1, batch=20, surrogate=MadeUp(size))
+    _, rows = after_first(strategy)
+    every = np.array(list(itertools.product(range(3), repeat=8)))
+    assert np.sum([strategy.parent(10 + i) is None for i in range(20)]) >= 18
+    assert size(rows).min() > np.quantile(size(every), 0.85)
+
+
+def test_with_a_high_beta_what_is_uncertain_is_trained():
+    """The means favour large layers in the first stage, the stds such as are not."""
+    early = list(MACRO.stages[0])
+
+    def large(rows):
+        return 0.01 * (rows[:, early] == 2).sum(axis=1)
+
+    surrogate = MadeUp(lambda rows: 0.5 + large(rows), lambda rows: 0.01 * len(early) - large(rows))
+    shares = {}
+    for beta in (0.0, 0.5, 2.0, 20.0):
+        _, rows = after_first(EPNAS(beta=beta, surrogate=surrogate))
+        shares[beta] = (rows[:, early] == 2).mean()
+    assert shares == {0.0: 1.0, 0.5: 1.0, 2.0: 0.0, 20.0: 0.0}  # at 1, all have the same bound

@@ -12,6 +12,7 @@ from hwnas import FeasibleSet, InfeasibleError, Limit, Study, search
 from hwnas.evaluation import RestrictedSpace
 from hwnas.evaluation.evaluator import Evaluator
 from hwnas.growth import PARENTS_AT_ONCE, GrowthLimits, children_in_parts, first_of_each, never_falls
+from hwnas.predictors.sequence import SequenceSurrogate
 from hwnas.predictors.surrogate import FittedSurrogate, GaussianProcess, Surrogate
 from hwnas.strategies import PNAS
 from hwnas.strategies import pnas as module
@@ -111,6 +112,18 @@ def test_the_first_level_of_the_paper_are_all_cells_of_one_block():
     assert len(rows) == 136  # and then it waits for their accuracies
     assert (space.n_blocks(rows) == 1).all()
     assert len(np.unique(space.canonical(rows), axis=0)) == 136
+
+
+def test_the_beam_of_the_paper_are_256_children_of_136_cells():
+    space = get_space("pnas@2x24")
+    strategy = PNAS(first=136, surrogate=Known())
+    strategy.start(FeasibleSet(space), 0)
+    rows = strategy.ask(1000)
+    values = {"accuracy_val": 0.5}
+    strategy.tell([Trial(i, space.arch(row), 1, 0, "complete", values) for i, row in enumerate(rows)])
+    beam = strategy.ask(1000)
+    assert (len(rows), len(beam)) == (136, 256)
+    assert (space.n_blocks(beam) == 2).all()
 
 
 def test_parts_of_children_change_nothing(monkeypatch):
@@ -534,3 +547,12 @@ def test_a_cost_that_is_not_known_is_refused():
         first_ask(PNAS(K=2, first=7, cost="flops"), MACRO)
     with pytest.raises(InputError, match="speed is not known before training"):
         first_ask(PNAS(K=2, first=7, cost="speed"), MACRO, COSTS)
+
+
+def test_the_predictors_of_the_paper_are_judged_in_a_search():
+    """Members say what they left out, so that flops are set beside it, as beside other surrogates."""
+    strategy = PNAS(K=5, first=10, surrogate=SequenceSurrogate("mlp", width=8, epochs=10))
+    list(search(MACRO, Weighted(), strategy, n_trials=25, seed=0, costs=COSTS))
+    judgement = strategy.judgement
+    assert judgement is not None
+    assert set(judgement.qualities) == {"sequences", "flops"}
