@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 CPU_PROVIDER = "CPUExecutionProvider"
 FLUSH_BYTES = 64 * 2**20  # a larger buffer makes runs of tiny networks twice as long
 QUANTILE = 0.25
-ROUNDS_A_VISIT = 12
-PATIENCE = 3  # visits that are made again before it is waited
+ROUNDS_A_VISIT = 16
+PATIENCE = 6  # visits that are made again before it is waited
 LEAST_RUNS = 3  # of a network in a visit that were not interrupted, for those that were to be left out
 SLOW_ROUND = 1.2  # the reference, times its lower quartile of the visit; on a quiet or a fully busy machine 1.1
 INTERRUPTED = 1.1  # wall clock over CPU time of a run
@@ -131,10 +131,9 @@ class Rounds:
         return self.cpu if self.on_cpu_clock else self.wall
 
     def slow_rounds(self) -> NDArray[np.bool_]:
-        """(loadings, rounds): where the reference took much longer than in the other rounds of its visit."""
-        of_visits = self.times[0].reshape(len(self.times[0]) // 2, -1)
-        slow = of_visits > SLOW_ROUND * np.quantile(of_visits, QUANTILE, axis=1, keepdims=True)
-        return np.asarray(slow.reshape(self.times[0].shape))
+        """(loadings, rounds): where the reference took much longer than in other rounds after the same loading."""
+        reference = self.times[0]
+        return np.asarray(reference > SLOW_ROUND * np.quantile(reference, QUANTILE, axis=1, keepdims=True))
 
     def interrupted(self) -> NDArray[np.bool_]:
         """(networks, loadings, rounds): where another process had the core during the run; on the CPU clock only."""

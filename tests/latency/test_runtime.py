@@ -178,7 +178,7 @@ def test_runs_that_were_interrupted_or_shared_a_round_with_a_slow_reference_do_n
 
 
 def test_a_visit_in_which_the_machine_changes_its_speed_is_made_again(disturbed):
-    disturbed.phases = 0.03
+    disturbed.phases = 0.015
     raw = rounds.run_rounds([b"reference", b"b"], visits=30, rng=np.random.default_rng(0))
     assert raw.repeated > 0
     assert raw.cpu.shape[1] == 2 * 30
@@ -189,8 +189,8 @@ def test_a_visit_in_which_the_machine_changes_its_speed_is_made_again(disturbed)
 def test_a_machine_too_disturbed_gives_no_number(disturbed, monkeypatch):
     paused: list[float] = []
     monkeypatch.setattr(rounds.time, "sleep", paused.append)
-    disturbed.speed = lambda call: 1.0 if call % 24 < 10 else 0.5  # fast for 5 of the 12 rounds of each visit
-    with pytest.raises(rounds.DisturbedError, match="too disturbed to measure: its speed changed within 8 of 10"):
+    disturbed.speed = lambda call: 1.0 if call % 16 < 6 else 0.5  # fast for 3 of the 8 rounds after each loading
+    with pytest.raises(rounds.DisturbedError, match="too disturbed to measure: its speed changed within 11 of 14"):
         rounds.run_rounds([b"reference", b"b"], visits=6, rng=np.random.default_rng(0))
     assert paused == [1, 2, 4, 8, 16]
     disturbed.speed, disturbed.by_process = (lambda call: 1.0), 0.4
@@ -201,9 +201,9 @@ def test_a_machine_too_disturbed_gives_no_number(disturbed, monkeypatch):
 def test_what_disturbs_for_some_seconds_is_waited_for(disturbed, monkeypatch):
     paused: list[float] = []
     monkeypatch.setattr(rounds.time, "sleep", paused.append)
-    disturbed.speed = lambda call: 1.0 if call % 24 < 10 or sum(paused) > 5 else 0.5
+    disturbed.speed = lambda call: 1.0 if call % 16 < 6 or sum(paused) > 5 else 0.5
     raw = rounds.run_rounds([b"reference", b"b"], visits=6, rng=np.random.default_rng(0))
-    assert (raw.cpu.shape[1], raw.repeated) == (12, 6)
+    assert (raw.cpu.shape[1], raw.repeated) == (12, 8)
     assert paused == [1, 2, 4]
 
 
