@@ -12,7 +12,7 @@ from hwnas.belief import RiskyBelief
 
 from .features import describe
 from .gaussian_process import FittedProcess, Floats
-from .surrogate import FittedSurrogate, in_chunks
+from .surrogate import FittedByBelief, FittedSurrogate, in_chunks
 
 if TYPE_CHECKING:
     from hwnas.feasible import FeasibleSet
@@ -56,7 +56,7 @@ class SuccessChance:
 
 
 @dataclass(frozen=True, eq=False)
-class FittedWithFailures(FittedSurrogate):
+class FittedWithFailures(FittedByBelief):
     """What a surrogate learned, where networks may fail.
 
     Attributes:
@@ -66,11 +66,6 @@ class FittedWithFailures(FittedSurrogate):
     of_success: FittedSurrogate
     chance: SuccessChance
     failed: float
-
-    def predict(self, population: Population) -> tuple[Floats, Floats]:
-        belief = self.believe(population)
-        median = belief.at(0.0)
-        return median, belief.at(1.0) - median
 
     def believe(self, population: Population) -> RiskyBelief:
         return RiskyBelief(self.of_success.believe(population), self.chance(population), self.failed)

@@ -10,7 +10,7 @@ import numpy as np
 from hwnas.belief import Belief
 from spaces.errors import InputError
 
-from .surrogate import FittedSurrogate, Floats, Surrogate, Warp, checked_values
+from .surrogate import FittedByBelief, Floats, Surrogate, Warp, checked_values
 
 if TYPE_CHECKING:
     from hwnas.feasible import FeasibleSet
@@ -38,7 +38,7 @@ class FlopsLine(Surrogate):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedFlopsLine(FittedSurrogate):
+class FittedFlopsLine(FittedByBelief):
     """A line on the warped scale.
 
     Attributes:
@@ -52,11 +52,6 @@ class FittedFlopsLine(FittedSurrogate):
     intercept: float
     std: float
     median_left_out: Floats
-
-    def predict(self, population: Population) -> tuple[Floats, Floats]:
-        belief = self.believe(population)
-        median = belief.at(0.0)
-        return median, belief.at(1.0) - median
 
     def believe(self, population: Population) -> Belief:
         return self._belief(self.intercept + self.slope * log_flops(self.feasible, population))

@@ -54,6 +54,18 @@ class FittedSurrogate(ABC):
         return None
 
 
+class FittedByBelief(FittedSurrogate):
+    """What a surrogate has learned that tells its belief first."""
+
+    def predict(self, population: Population) -> tuple[Floats, Floats]:
+        belief = self.believe(population)
+        median = belief.at(0.0)
+        return median, belief.at(1.0) - median
+
+    @abstractmethod
+    def believe(self, population: Population) -> Belief: ...
+
+
 class Surrogate(ABC):
     """A way to learn values of networks. Settings are fields; `fit` leaves the surrogate as it is.
 
@@ -157,7 +169,7 @@ class ProcessAndTrees(Surrogate):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedOnFeatures(FittedSurrogate):
+class FittedOnFeatures(FittedByBelief):
     """A process of warped values, and where there are any, trees.
 
     Attributes:
@@ -171,11 +183,6 @@ class FittedOnFeatures(FittedSurrogate):
     median_left_out: Floats
     forest: ExtraTreesRegressor | None = None
     weight: float = 1.0
-
-    def predict(self, population: Population) -> tuple[Floats, Floats]:
-        belief = self.believe(population)
-        median = belief.at(0.0)
-        return median, belief.at(1.0) - median
 
     def believe(self, population: Population) -> Belief:
         return self.warp.belief(*in_chunks(population, self._warped))

@@ -42,7 +42,6 @@ class SurrogateSearch(PhasedStrategy):
     def start(self, feasible: FeasibleSet, seed: int) -> None:
         super().start(feasible, seed)
         self._remarks: list[str] = []
-        self._doubted = False
         self._learned: tuple[int, FittedSurrogate, PredictorJudgement | None] | None = None
 
     def fitted(self, first: int) -> FittedSurrogate | None:
@@ -55,8 +54,7 @@ class SurrogateSearch(PhasedStrategy):
         if succeeded.sum() < LEAST_TO_FIT:
             return None
         fitted, judgement = self._used(first)
-        if judgement is not None and judgement.name != self.surrogate.name and not self._doubted:
-            self._doubted = True
+        if judgement is not None and judgement.name != self.surrogate.name and STOOD_IN not in self._remarks:
             self._remarks.append(STOOD_IN)
         if succeeded.all():
             return fitted
