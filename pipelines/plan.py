@@ -33,7 +33,7 @@ class TrainingSpeed:
 
     train: tuple[float, float]  # constant, slope
     validate: tuple[float, float]
-    setup_s: float  # of a training: building the network, opening the data
+    setup_s: float  # of a training: building the network, its slower first steps
 
     @classmethod
     def fit(

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TrialTime:
-    """Seconds for one image in training and in validation, and for what a training does before its first step."""
+    """Seconds for one image in training and in validation, and for what comes once: building, slower first steps."""
 
     train_s_per_image: float
     validation_s_per_image: float
@@ -135,7 +135,7 @@ class TrainingEvaluator(Evaluator):
             timed = time_training(
                 module, data, self.recipe, device=device, batches=batches, seed=seed, auxiliary=auxiliary
             )
-        return TrialTime(timed.train_s_per_image, timed.validation_s_per_image, setup_s)
+        return TrialTime(timed.train_s_per_image, timed.validation_s_per_image, setup_s + timed.start_s)
 
     def _train(
         self, arch: Arch, epochs: float, seed: int, *, start_from: Callable[[nn.Module], int] | None = None

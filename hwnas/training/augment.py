@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from .device import on_device
+
 LEAST_AREA = 0.4  # of a crop, as a share of the image
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 
@@ -44,7 +46,7 @@ def shifted(images: Tensor, offsets: Tensor, mirrored: Tensor, reach: int) -> Te
         mirrored: (n,) bool.
     """
     n, _, height, width = images.shape
-    offsets, mirrored = offsets.to(images.device), mirrored.to(images.device)
+    offsets, mirrored = on_device(offsets, images.device), on_device(mirrored, images.device)
     padded = F.pad(images, (reach, reach, reach, reach))
     rows = offsets[:, :1] + torch.arange(height, device=images.device)
     columns = offsets[:, 1:] + torch.arange(width, device=images.device)
@@ -73,10 +75,10 @@ def random_boxes(n: int, size: int, generator: torch.Generator) -> Tensor:
 def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, resolution: int) -> Tensor:
     """Each box resized to `resolution` by bilinear interpolation without antialiasing, then mirrored; float32."""
     size = images.shape[-1]
-    top, left, height, width = boxes.to(images.device, torch.float32).T[:, :, None]
+    top, left, height, width = on_device(boxes.float(), images.device).T[:, :, None]
     y = _sample_points(top, height, resolution, size)
     x = _sample_points(left, width, resolution, size)
-    x = torch.where(mirrored.to(images.device)[:, None], x.flip(1), x)
+    x = torch.where(on_device(mirrored, images.device)[:, None], x.flip(1), x)
     shape = (len(images), resolution, resolution)
     grid = torch.stack((x[:, None, :].expand(shape), y[:, :, None].expand(shape)), dim=-1)
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -32,3 +32,8 @@ def resolve_device(name: str) -> torch.device:
     if full not in available:
         raise InputError(f"this machine has no device {name!r} that torch can use", hint=hint)
     return torch.device(full)
+
+
+def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on a device; a copy to a GPU does not wait for what the GPU still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -18,11 +18,13 @@ from spaces.torch_network import DropPath, TorchNetwork, TrainingNetwork, initia
 
 from .augment import augment
 from .data import ImageData
+from .device import on_device
 from .recipe import Recipe
 from .sources import Images, Labels
 
 SCORING_BATCH = 128
 DEVICE_SHARE = 3  # a split is kept on the GPU if so many times its size is free there
+UNRECORDED = 3  # steps: in them kernels are chosen and loaded, and gradients get their memory
 OUT_OF_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "alloc_failed")
 
 
@@ -63,10 +65,14 @@ class TrainResult:
 
 @dataclass(frozen=True, slots=True)
 class TrainingTime:
-    """Seconds for one image in training and in validation."""
+    """Seconds for one image in training and in validation, and how much longer the first steps take.
+
+    On a GPU the first steps choose, and compile, kernels for every shape that a process has not met before.
+    """
 
     train_s_per_image: float
     validation_s_per_image: float
+    start_s: float
 
 
 def train(
@@ -175,31 +181,32 @@ def time_training(
     with _failures(), _own_randomness(seed, device):
         module = copy.deepcopy(module)
         run = _Training(module, data, recipe, epochs=1, seed=seed, device=device, auxiliary=auxiliary)
-        run.steps = 3 * batches + 2  # the schedule has to last, whatever the size of an epoch
-        seconds, images = [], []
+        first = 2 if run.recorded is None else UNRECORDED + 2
+        run.steps = 3 * batches + first  # the schedule has to last, whatever the size of an epoch
         groups = run.groups()
-        for step in range(batches + 2):
-            group = groups[step % len(groups)]
-            _synchronise(device)
-            began = time.perf_counter()
-            run.step(group)
-            _synchronise(device)
-            if step >= 2:
-                seconds.append(time.perf_counter() - began)
-                images.append(len(group))
-        train_s = sum(seconds) / sum(images)
+        steps = [groups[step % len(groups)] for step in range(batches + first)]
+        seconds = [_seconds(device, run.step, group) for group in steps]
+        train_s = sum(seconds[first:]) / sum(map(len, steps[first:]))
+        start_s = sum(seconds[:first]) - train_s * sum(map(len, steps[:first]))
 
-        size = min(SCORING_BATCH, len(run.val))
+        index = np.arange(min(SCORING_BATCH, len(run.val)))
         run.module.eval()
-        seconds = []
-        with torch.inference_mode():
-            for _ in range(max(1, batches // 2) + 1):
-                _synchronise(device)
-                began = time.perf_counter()
-                run.module(run.val.batch(np.arange(size))[0])
-                _synchronise(device)
-                seconds.append(time.perf_counter() - began)
-        return TrainingTime(train_s, sum(seconds[1:]) / len(seconds[1:]) / size)
+        with torch.inference_mode(), _exact():
+            scoring = [
+                _seconds(device, lambda: run.module(run.val.batch(index)[0])) for _ in range(max(1, batches // 2) + 1)
+            ]
+        validation_s = sum(scoring[1:]) / len(scoring[1:])
+        start_s += scoring[0] - validation_s
+        return TrainingTime(train_s, validation_s / len(index), max(0.0, start_s))
+
+
+def _seconds(device: torch.device, fn: Callable[..., object], *args: object) -> float:
+    """What a call takes, until the device has done it."""
+    _synchronise(device)
+    began = time.perf_counter()
+    fn(*args)
+    _synchronise(device)
+    return time.perf_counter() - began
 
 
 class _Feed:
@@ -213,7 +220,7 @@ class _Feed:
         std: Sequence[float] | NDArray[np.float32],
         device: torch.device,
     ) -> None:
-        self._images, self._device = images, device
+        self._images, self.device = images, device
         self._labels = torch.from_numpy(np.array(labels)).to(device)
         self._mean = torch.tensor(np.array(mean, dtype=np.float32), device=device).reshape(1, -1, 1, 1)
         self._std = torch.tensor(np.array(std, dtype=np.float32), device=device).reshape(1, -1, 1, 1)
@@ -226,10 +233,10 @@ class _Feed:
 
     def raw(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The uint8 images and the labels at `index`."""
-        where = torch.from_numpy(index).to(self._device)
+        where = on_device(torch.from_numpy(index), self.device)
         if self._resident is not None:
             return self._resident[where], self._labels[where]
-        return torch.from_numpy(self._images[index]).to(self._device), self._labels[where]
+        return on_device(torch.from_numpy(self._images[index]), self.device), self._labels[where]
 
     def batch(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         images, labels = self.raw(index)
@@ -259,7 +266,7 @@ class _Training:
     ) -> None:
         # New purposes come last, so that the draws of the others stay what they are.
         weights_seed, order_seed, augment_seed, head_seed, paths_seed = np.random.SeedSequence(seed).spawn(5)
-        initialise(module, _generator(weights_seed))  # on the CPU, so that a device does not change the weights
+        initialise(module.cpu(), _generator(weights_seed))  # so that a device does not change the weights
         trained = _with_head(module, auxiliary if recipe.auxiliary_weight > 0 else None, _generator(head_seed))
         self.module = module
         self.trained = trained.to(device).to(memory_format=torch.channels_last)
@@ -276,11 +283,17 @@ class _Training:
         half = device.type == "cuda"
         self.half = torch.bfloat16 if half and torch.cuda.is_bf16_supported(False) else torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=half and self.half == torch.float16)
+        # A probability that grows, and what modules of others do, cannot be replayed.
+        recordable = half and recipe.drop_path == 0 and isinstance(module, TorchNetwork)
+        self.recorded = _RecordedPass() if recordable else None
 
     def groups(self) -> list[NDArray[np.int64]]:
         """The batches of one epoch, in a new order."""
         n = len(self.train)
         groups = np.array_split(self.order.permutation(n), self.recipe.steps_per_epoch(n))
+        if self.recorded is not None:  # for one shape: the smaller batches see one of their images twice
+            most = len(groups[0])
+            groups = [np.resize(group, most) for group in groups]
         # Batch norm over one value has no variance; a set that small sees its image twice a step.
         return [np.repeat(group, 2) if len(group) == 1 else group for group in groups]
 
@@ -313,14 +326,20 @@ class _Training:
         else:
             margin = (images.shape[-1] - resolution) // 2
             images = images[:, :, margin : margin + resolution, margin : margin + resolution]
-        with self._precision():
-            loss = self._loss(self.train.normalised(images), labels)
-        self.optimiser.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        images = self.train.normalised(images)
+        loss = self._pass(images, labels) if self.recorded is None else self.recorded(self._pass, images, labels)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.done += 1
         self.seen += len(group)
+        return loss
+
+    def _pass(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of a batch; its gradients are left in the parameters."""
+        with self._precision():
+            loss = self._loss(images, labels)
+        self.optimiser.zero_grad(set_to_none=self.recorded is None)  # what is replayed writes to the same memory
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -338,17 +357,52 @@ class _Training:
         return torch.autocast("cuda", dtype=self.half) if self.device.type == "cuda" else nullcontext()
 
 
+class _RecordedPass:
+    """Forward and backward pass of a batch on a CUDA device, recorded once and then replayed.
+
+    The kernels of small networks are so short that a GPU waits for the processor to launch them. Batches must be of
+    one shape, and what is passed must always be the same computation.
+    """
+
+    def __init__(self) -> None:
+        self._passes = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, compute: Callable[[Tensor, Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        """What `compute` gives, and does, for the batch."""
+        self._passes += 1
+        if self._passes <= UNRECORDED:
+            return compute(images, labels)
+        if self._graph is None:
+            self._images, self._labels = images.clone(), labels.clone()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._loss = compute(self._images, self._labels)
+        self._images.copy_(images)
+        self._labels.copy_(labels)
+        self._graph.replay()
+        return self._loss.clone()
+
+
 def _score(module: nn.Module, feed: _Feed, batch_size: int) -> tuple[float, NDArray[np.bool_]]:
-    if not len(feed):
+    n = len(feed)
+    if not n:
         raise ValueError("there are no images to score")
     module.eval()
     right = []
-    with torch.inference_mode():
-        for start in range(0, len(feed), batch_size):
-            images, labels = feed.batch(np.arange(start, min(start + batch_size, len(feed))))
-            right.append(module(images).argmax(dim=1) == labels)
+    with torch.inference_mode(), _exact():
+        for start in range(0, n, batch_size):
+            index = np.arange(start, start + batch_size)
+            # On a GPU kernels are chosen anew for every shape: the last batch is filled up with the first images.
+            images, labels = feed.batch(index % n if feed.device.type == "cuda" else index[index < n])
+            right.append((module(images).argmax(dim=1) == labels)[: n - start])
     correct = torch.cat(right).cpu().numpy()
     return float(correct.mean()), correct
+
+
+def _exact() -> AbstractContextManager[object]:
+    """Convolutions on a GPU in float32, not in the shorter TF32 that torch takes for it by default."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -420,6 +420,7 @@ def test_timing_leaves_the_module_as_it_was(digits):
     timed = time_training(module, digits, Recipe(), device="cpu", batches=3, seed=0)
     assert same(weights(module), before)
     assert 0 < timed.validation_s_per_image < timed.train_s_per_image < 1
+    assert 0 <= timed.start_s < 60
     assert time_training(module, subset(digits, 1), Recipe(), device="cpu", batches=2, seed=0).train_s_per_image > 0
 
 
@@ -446,9 +447,67 @@ def test_devices_that_are_there(monkeypatch):
             resolve_device(name)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+@on_gpu
 def test_training_on_a_gpu_agrees_with_the_cpu(digits):
     results = [
         train(network(digits), digits, Recipe(lr=0.2), epochs=8, seed=0, device=d).accuracy_val for d in ("cpu", "cuda")
     ]
     assert abs(results[0] - results[1]) < 0.05
+
+
+@on_gpu
+@pytest.mark.parametrize("name", [SMALL, *CELLS])
+def test_what_is_recorded_on_a_gpu_trains_as_what_is_launched_step_by_step(digits, name):
+    space = get_space(name)
+    arch = space.arch(space.sample(1, np.random.default_rng(0))[0])
+    deterministic = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        found = []
+        for recorded in (True, False):
+            module = space.build(arch, digits.task)
+            run = _Training(
+                module,
+                digits,
+                Recipe(),
+                epochs=2,
+                seed=0,
+                device=torch.device("cuda:0"),
+                auxiliary=space.auxiliary(arch, digits.task),
+            )
+            groups = run.groups()
+            assert len({len(group) for group in groups}) == 1
+            if not recorded:
+                run.recorded = None
+            found.append(([float(run.step(group)) for group in groups[:12]], weights(module)))
+    finally:
+        torch.backends.cudnn.deterministic = deterministic
+    assert len(set(found[0][0])) > 1
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-3)
+    for key, value in found[0][1].items():
+        torch.testing.assert_close(value, found[1][1][key], rtol=1e-2, atol=1e-3)
+
+
+@on_gpu
+def test_a_gpu_scores_as_the_cpu_does(digits):
+    """In float32 to the last images, whose batch is filled up; and training begins anew wherever the module lies."""
+    module = network(digits)
+    first = train(module, digits, Recipe(), epochs=1, seed=0, device="cuda")
+    assert train(module, digits, Recipe(), epochs=1, seed=0, device="cuda").accuracy_val == pytest.approx(
+        first.accuracy_val, abs=0.03
+    )
+    found = [
+        evaluate(module.to(d), digits.val_images, digits.val_labels, mean=digits.mean, std=digits.std, device=d)
+        for d in ("cuda", "cpu")
+    ]
+    assert len(found[0][1]) == len(digits.val_labels) == len(found[1][1])
+    assert (found[0][1] != found[1][1]).sum() <= 1
+
+
+def test_on_the_cpu_nothing_is_recorded_and_no_image_is_seen_twice(digits):
+    run = _Training(network(digits), digits, Recipe(), epochs=1, seed=0, device=torch.device("cpu"))
+    assert run.recorded is None
+    assert sorted(np.concatenate(run.groups())) == list(range(len(digits.train_images)))
