@@ -107,18 +107,46 @@ def test_the_interval_of_a_reference_holds_the_median_as_often_as_it_says():
     assert all(each.ms == np.median(processes) for each, processes in zip(found, drawn, strict=True))
 
 
-def test_a_reference_is_found_in_as_many_processes(monkeypatch):
-    asked = []
+def references(monkeypatch, tries):
+    """What `measure_reference` finds where processes find these; how long it waited, and all that was asked."""
+    answers, asked, waited = iter(np.ravel(tries).tolist()), [], []
 
     def in_new_process(fn, model, rng, setting):
         asked.append((fn, model, setting, rng.random()))
-        return float(len(asked))
+        return next(answers)
 
     monkeypatch.setattr(runtime, "in_new_process", in_new_process)
+    monkeypatch.setattr(runtime.time, "sleep", waited.append)
     found = runtime.measure_reference(b"model", np.random.default_rng(0), setting=rounds.Setting(threads=2))
-    assert (found.ms, found.interval) == (3.5, (1.0, 6.0))
     assert {each[:3] for each in asked} == {(runtime.reference_once, b"model", rounds.Setting(threads=2))}
-    assert len({each[3] for each in asked}) == 6
+    assert len({each[3] for each in asked}) == len(asked)
+    return found, waited, len(asked)
+
+
+QUIET, SLOWER, WILD = np.array(
+    [[2.0, 2.04, 1.98, 2.02, 2.1, 1.96], [2.6, 2.2, 2.4, 2.3, 2.5, 2.1], [3, 2, 5, 4, 3.5, 2.5]]
+)
+
+
+def test_a_reference_is_found_in_as_many_processes(monkeypatch):
+    found, waited, asked = references(monkeypatch, [QUIET, WILD])
+    assert (found.ms, found.interval) == (pytest.approx(2.01), (1.96, 2.1))
+    assert found.vagueness == pytest.approx(2.1 / 2.01 - 1)
+    assert (sum(waited), asked) == (0, 6)
+
+
+def test_a_machine_that_is_disturbed_just_now_is_given_time(monkeypatch):
+    found, waited, asked = references(monkeypatch, [WILD, QUIET, WILD])
+    assert (found.ms, asked) == (pytest.approx(2.01), 12)
+    assert waited == [0, runtime.REFERENCE_PAUSES_S[1]]
+    assert runtime.vague_remark(found.ms, found.interval) == ""
+
+
+def test_of_a_machine_that_stays_disturbed_the_least_vague_is_kept_and_said_to_be_vague(monkeypatch):
+    found, waited, asked = references(monkeypatch, [WILD, SLOWER, WILD])
+    assert (found.ms, found.interval, asked) == (pytest.approx(2.35), (2.1, 2.6), 18)
+    assert waited == list(runtime.REFERENCE_PAUSES_S)
+    assert "known within 12% only" in runtime.vague_remark(found.ms, found.interval)
 
 
 def test_a_vague_reference_is_said_to_be_one():
