@@ -7,9 +7,10 @@ reference, so that drift of the clock cancels; the ratio is then multiplied by t
 are stored with the device.
 
 A process is about a percent faster or slower than the next one, whatever it runs. So each network is measured in
-several, and their scatter alone gives the interval, of whatever size it is. From that of the first ones it is
-decided, once, how many more there are to be; adding them one by one until the interval looks narrow would make it hold
-less often than it says.
+several, and their scatter gives the interval, of whatever size it is. From that of the first ones it is decided, once,
+how many more there are to be; adding them one by one until the interval looks narrow would make it hold less often than
+it says. Processes that follow each other at once are a little too much alike: what another time makes of a network
+(`BETWEEN_TIMES`) is added, as squares add.
 
 Source: Stein, A two-sample test for a linear hypothesis whose power is independent of the variance, Annals of
 Mathematical Statistics 16, 1945.
@@ -35,12 +36,15 @@ WARM_RUNS = 4
 PRECISION = 0.015
 FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 6, 12, 3
 VISITS = 2  # of each process: to start one takes as long as some visits
+# Deviation of a network's ratio to the reference from one measurement to the next, minutes later, beyond what the
+# processes of each scatter: 0.5 to 0.6 % in benchmarks/latency_repeat.py.
+BETWEEN_TIMES = 0.006
 UNSTEADY = 0.1  # half of an interval from which on a number is none
 NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
 VAGUE_REFERENCE = 0.1  # half of the interval of a stored reference latency
 REFERENCE_PROCESSES, REFERENCE_VISITS, REFERENCE_ROUNDS = 6, 3, 12
 REFERENCE_PAUSES_S = (0.0, 4.0, 16.0)  # before each try, until one is no longer vague
-# 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
+NORMAL = 1.96  # 97.5 % quantile; below it those of Student's t with 1, 2, ... degrees of freedom
 STUDENT_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010)
 
 
@@ -50,7 +54,7 @@ class Timing:
 
     Attributes:
         latency_ms: caches flushed before every run, by the protocol of this module.
-        latency_ms_interval: 95 %, of what the mean of many processes would be.
+        latency_ms_interval: 95 %, of what the mean of many processes would be, at this time or another.
         warm_ms: the same quartile of runs that follow each other at once.
         wall_p50_ms, wall_p90_ms: wall clock of all flushed runs, disturbances of the machine included.
         processes: in how many it was measured.
@@ -250,7 +254,7 @@ def _process_means(found: Sequence[Rounds]) -> NDArray[np.float64]:
 def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
     """Of the second network of the rounds of each process; the first is the reference."""
     means = _process_means(found)
-    latency_ms, half = reference_ms * np.exp(means.mean()), half_interval(means, first)
+    latency_ms, half = reference_ms * np.exp(means.mean()), math.hypot(half_interval(means, first), NORMAL * BETWEEN_TIMES)
     now_ms = np.concatenate([raw.quartiles_ms()[0] for raw in found])
     warm = np.concatenate([raw.warm[1] for raw in found])
     wall_p50_ms, wall_p90_ms = np.quantile(np.concatenate([raw.wall[1] for raw in found]), (0.5, 0.9))
