@@ -37,8 +37,8 @@ PRECISION = 0.015
 FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 6, 12, 3
 VISITS = 2  # of each process: to start one takes as long as some visits
 # Deviation of a network's ratio to the reference from one measurement to the next, minutes later, beyond what the
-# processes of each scatter: 0.5 to 0.6 % in benchmarks/latency_repeat.py.
-BETWEEN_TIMES = 0.006
+# processes of each scatter: with 0.5 % intervals hold 96 % of benchmarks/latency_repeat.py.
+BETWEEN_TIMES = 0.005
 UNSTEADY = 0.1  # half of an interval from which on a number is none
 NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
 VAGUE_REFERENCE = 0.1  # half of the interval of a stored reference latency
@@ -254,7 +254,10 @@ def _process_means(found: Sequence[Rounds]) -> NDArray[np.float64]:
 def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
     """Of the second network of the rounds of each process; the first is the reference."""
     means = _process_means(found)
-    latency_ms, half = reference_ms * np.exp(means.mean()), math.hypot(half_interval(means, first), NORMAL * BETWEEN_TIMES)
+    latency_ms, half = (
+        reference_ms * np.exp(means.mean()),
+        math.hypot(half_interval(means, first), NORMAL * BETWEEN_TIMES),
+    )
     now_ms = np.concatenate([raw.quartiles_ms()[0] for raw in found])
     warm = np.concatenate([raw.warm[1] for raw in found])
     wall_p50_ms, wall_p90_ms = np.quantile(np.concatenate([raw.wall[1] for raw in found]), (0.5, 0.9))

@@ -161,7 +161,7 @@ def test_intervals_hold_the_truth_where_processes_differ(disturbed):
 
 
 def test_intervals_hold_what_another_time_makes_of_a_network(disturbed):
-    """Processes that follow each other agree within 0.3 %, while the network is 0.6 % faster or slower that hour."""
+    """Processes that follow each other agree within 0.3 %, while the network is 0.5 % faster or slower that hour."""
     inside, rng = [], np.random.default_rng(1)
     disturbed.by_place, disturbed.by_process = 0.001, 0.003
     for _ in range(150):
