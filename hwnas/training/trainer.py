@@ -402,7 +402,7 @@ def _score(module: nn.Module, feed: _Feed, batch_size: int) -> tuple[float, NDAr
 
 def _exact() -> AbstractContextManager[object]:
     """Convolutions on a GPU in float32, not in the shorter TF32 that torch takes for it by default."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # type: ignore[no-any-return,no-untyped-call]
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def _optimiser(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
