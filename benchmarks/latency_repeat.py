@@ -119,11 +119,12 @@ def main() -> None:
     with busy(asked.busy):
         timings = measured(space, task, rows, asked.times)
     seconds = (time.monotonic() - started) / asked.times / asked.networks
-    ms = np.array([[timing.latency_ms for timing in each] for each in timings])  # (measurements, networks)
+    logs, halves = logs_and_halves(timings)
+    ms = np.exp(logs)
     print(f"{asked.space} at {asked.resolution} px on {Device.here()}, {asked.busy} busy processes beside it")
     lines: list[dict[str, object]] = []
     for i in range(asked.networks):
-        half = np.mean([each[i].latency_ms_interval[1] / each[i].latency_ms - 1 for each in timings])
+        half = np.expm1(halves[:, i]).mean()
         spread = ms[:, i].std(ddof=1) / ms[:, i].mean()
         print(f"{i:3d}  {' '.join(f'{x:7.3f}' for x in ms[:, i])} ms  std {spread:5.1%}  stated +-{half:.1%}")
         lines += [
@@ -145,7 +146,7 @@ def main() -> None:
             for number, timing in enumerate(each[i] for each in timings)
         ]
     wall = np.array([[timing.wall_p50_ms for timing in each] for each in timings])
-    held, _ = coverage(*logs_and_halves(timings))
+    held, _ = coverage(logs, halves)
     print(f"range x{ms.mean(axis=0).max() / ms.mean(axis=0).min():.2f}, {seconds:.1f} s a network")
     print(f"stated 95 % hold {held:.0%}")
     print(f"latency_ms between measurements: {repeats(ms)}")

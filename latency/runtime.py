@@ -254,10 +254,8 @@ def _process_means(found: Sequence[Rounds]) -> NDArray[np.float64]:
 def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
     """Of the second network of the rounds of each process; the first is the reference."""
     means = _process_means(found)
-    latency_ms, half = (
-        reference_ms * np.exp(means.mean()),
-        math.hypot(half_interval(means, first), NORMAL * BETWEEN_TIMES),
-    )
+    latency_ms = reference_ms * np.exp(means.mean())
+    half = math.hypot(half_interval(means, first), NORMAL * BETWEEN_TIMES)
     now_ms = np.concatenate([raw.quartiles_ms()[0] for raw in found])
     warm = np.concatenate([raw.warm[1] for raw in found])
     wall_p50_ms, wall_p90_ms = np.quantile(np.concatenate([raw.wall[1] for raw in found]), (0.5, 0.9))

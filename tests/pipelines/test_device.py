@@ -366,9 +366,8 @@ def test_no_table_is_replaced_by_one_of_something_else(elsewhere, tmp_path, monk
 
 
 @pytest.mark.parametrize("kind", ["table", "learned"])
-def test_a_table_of_this_device_is_in_times_of_the_reference_that_is_stored_now(tmp_path, monkeypatch, kind):
+def test_a_table_of_this_device_is_in_times_of_the_reference_that_is_stored_now(tmp_path, kind):
     """It was measured before that was removed and stored anew; all that a run says must have one."""
-    monkeypatch.setenv("HWNAS_HOME", str(tmp_path / "home"))
     space, here = (SPACE if kind == "table" else get_space("pnas@1x4,b1")), Device.here()
     rows = np.unique(space.canonical(space.sample(60, np.random.default_rng(0))), axis=0)[:20]
     if kind == "table":
