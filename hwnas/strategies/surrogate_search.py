@@ -11,7 +11,7 @@ from hwnas.belief import Belief
 from hwnas.feasible import FeasibleSet
 from hwnas.predictors import PredictorJudgement, quality, spearman
 from hwnas.predictors.failures import FittedWithFailures, SuccessChance
-from hwnas.predictors.flops_line import FlopsLine, log_flops
+from hwnas.predictors.flops_line import FittedFlopsLine, FlopsLine, log_flops
 from hwnas.predictors.surrogate import FittedSurrogate, Surrogate, Warp
 from spaces import Population
 
@@ -84,47 +84,49 @@ class SurrogateSearch(PhasedStrategy):
     def _used(self, first: int) -> tuple[FittedSurrogate, PredictorJudgement | None]:
         """What the networks before `first` that succeeded teach, and how good it is."""
         if self._learned is None or self._learned[0] != first:
-            fitted = self._fit(self.surrogate, first)
-            judgement = self._judged(fitted, first)
-            if judgement is not None and judgement.name != self.surrogate.name:
-                fitted = self._fit(FlopsLine(), first)
+            fitted, judgement = self._fit(first), None
+            left_out = fitted.left_out()
+            if left_out is not None and self.feasible.costs is not None:
+                line = self._line(first)
+                judgement = self._judged(left_out, line.left_out(), first)
+                fitted = line if judgement.name == FlopsLine.name else fitted
             self._learned = first, fitted, judgement
         return self._learned[1:]
 
-    def _fit(self, surrogate: Surrogate, first: int) -> FittedSurrogate:
+    def _fit(self, first: int) -> FittedSurrogate:
         seed = int(self.seeds(first, FITTING).generate_state(1)[0])
-        return surrogate.fit(*self._of_succeeded(first), feasible=self.feasible, seed=seed)
+        return self.surrogate.fit(*self._of_succeeded(first), feasible=self.feasible, seed=seed)
 
-    def _judged(self, fitted: FittedSurrogate, first: int) -> PredictorJudgement | None:
-        """Beside flops; None where the surrogate does not tell what the others say of each network.
+    def _line(self, first: int) -> FittedFlopsLine:
+        return FlopsLine().fit(*self._of_succeeded(first), feasible=self.feasible, seed=0)  # nothing random in it
+
+    def _judged(self, left_out: Belief, line: Belief, first: int) -> PredictorJudgement:
+        """The surrogate beside a line on flops, by what each says of every network from the others.
 
         A search trains networks that are alike, whose order is mostly noise, so that a low rank correlation alone
         is but a warning: for flops to stand in, the errors must be as large as theirs too, and were before.
         """
-        left_out = fitted.left_out()
-        if left_out is None or self.feasible.costs is None:
-            return None
         rows, accuracies = self._of_succeeded(first)
-        line = self._fit(FlopsLine(), first).left_out()
-        assert line is not None
-        own, of_flops = quality(left_out, accuracies), quality(line, accuracies)
-        by_flops = spearman(log_flops(self.feasible, rows), accuracies)
+        own, by_flops = quality(left_out, accuracies), spearman(log_flops(self.feasible, rows), accuracies)
         warning, name = None, self.surrogate.name
         if own.spearman <= by_flops and len(rows) >= LEAST_TO_DOUBT:
             warning = (
                 f"each of {len(rows)} networks predicted from the others, the model ranks no better than flops alone "
                 f"(Spearman {own.spearman:.2f} and {by_flops:.2f})"
             )
-            if _error(left_out, accuracies) >= _error(line, accuracies) and self._was_no_better(first - DOUBTED_FOR):
+            if self._no_better(left_out, line, first) and self._was_no_better(first - DOUBTED_FOR):
                 warning, name = f"{warning}, which stand in for it", FlopsLine.name
-        qualities = {self.surrogate.name: own, FlopsLine.name: of_flops}
+        qualities = {self.surrogate.name: own, FlopsLine.name: quality(line, accuracies)}
         return PredictorJudgement(name, qualities, by_flops, warning)
 
     def _was_no_better(self, first: int) -> bool:
-        rows, accuracies = self._of_succeeded(first)
-        left_out, line = (self._fit(each, first).left_out() for each in (self.surrogate, FlopsLine()))
+        left_out = self._fit(first).left_out()
         assert left_out is not None
-        assert line is not None
+        return self._no_better(left_out, self._line(first).left_out(), first)
+
+    def _no_better(self, left_out: Belief, line: Belief, first: int) -> bool:
+        """Neither in rank nor in error."""
+        rows, accuracies = self._of_succeeded(first)
         ranks = spearman(left_out.at(0.0), accuracies), spearman(log_flops(self.feasible, rows), accuracies)
         return ranks[0] <= ranks[1] and _error(left_out, accuracies) >= _error(line, accuracies)
 
