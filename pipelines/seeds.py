@@ -32,6 +32,8 @@ PIPELINES = (
     "strategies.py",
 )  # that make results
 
+LIBRARIES = ("moocore", "numpy", "optuna", "pymoo", "scikit-learn", "scipy", "torch")  # that make results too
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -69,7 +71,7 @@ def origin(benchmark: TabularBenchmark) -> dict[str, str]:
 
     Returns:
         {"table": digest of the table and of what is asked of it, "code": digest of the code that makes results,
-        "hwnas": version}. Where the files lie is no part of it.
+        "hwnas": version, "libraries": their versions}. Where the files lie is no part of it.
     """
     table = benchmark.table
     asked = (
@@ -90,6 +92,7 @@ def origin(benchmark: TabularBenchmark) -> dict[str, str]:
         "table": digest.hexdigest(),
         "code": code.hexdigest(),
         "hwnas": importlib.metadata.version("hwnas"),
+        "libraries": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES),
     }
 
 
@@ -116,10 +119,10 @@ def differing(stored: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
 
 def what_to_do(differ: Collection[str]) -> str:
     """A hint for a folder that `differing` says is of another origin."""
-    if set(differ) <= {"origin: code", "origin: hwnas"}:
+    if set(differ) <= {"origin: code", "origin: hwnas", "origin: libraries"}:
         return (
-            "the code has changed since, and results of two versions are not mixed: give another --out, or go on with "
-            "the version that began it"
+            "the code or a library has changed since, and results of two versions are not mixed: give another --out, "
+            "or go on with the versions that began it"
         )
     return "give another --out"
 

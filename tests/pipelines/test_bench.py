@@ -278,15 +278,21 @@ def test_a_folder_says_what_it_comes_from_and_is_gone_on_with_for_that_alone(des
     assert refused("origin: code")
     assert "results of two versions are not mixed" in " ".join(invoked(*arguments)[2].split())
     monkeypatch.undo()
+    own = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "scikit-learn" else own(name))
+    assert refused("origin: libraries")
+    monkeypatch.undo()
 
     monkeypatch.setitem(STRATEGIES, "iterated", lambda c: IteratedPredictor(c.objectives, beta=2.0))
     assert refused("iterated")
     monkeypatch.undo()
     old = {name: value for name, value in record.items() if name not in ("origin", "strategies")}
     file.write_text(json.dumps(old))
-    assert refused("origin: table, origin: code, origin: hwnas")
+    assert refused("origin: table, origin: code, origin: hwnas, origin: libraries")
     file.unlink()
-    assert refused("table, noisy, trials, aim, costs, limits, origin: table, origin: code, origin: hwnas")
+    assert refused(
+        "table, noisy, trials, aim, costs, limits, origin: table, origin: code, origin: hwnas, origin: libraries"
+    )
     file.write_text(json.dumps(record))
     assert not refused("")
     open_table.cache_clear()
@@ -713,7 +719,7 @@ def test_levels_go_on_where_they_were_and_refuse_what_is_of_something_else(descr
         assert (code, f"they differ in, or do not say, {word}" in " ".join(error.split())) == (2, True)
     monkeypatch.setattr(seeds, "code_digest", lambda: "changed")
     code, _, error = invoked(*arguments, "--seeds", 2)
-    assert (code, "the code has changed since" in " ".join(error.split())) == (2, True)
+    assert (code, "the code or a library has changed since" in " ".join(error.split())) == (2, True)
     assert (tmp_path / "levels.csv").read_text() == kept
     shutil.rmtree(tmp_path / "levels")
     code, _, error = invoked(*arguments, "--seeds", 2)
