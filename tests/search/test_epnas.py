@@ -325,17 +325,21 @@ def test_failed_trainings_teach_that_their_edits_are_worth_nothing():
 
 
 def test_failures_are_borne_and_avoided():
-    """Networks that end in the largest layer fail: they are tried, but less and less."""
-    strategy = EPNAS(networks=3, rollouts=4, fresh=0)
-    strategy.start(FeasibleSet(MACRO, COSTS), 0)
-    for number in range(30):
-        (row,) = strategy.ask(1)
-        fails = row[7] == 2
-        values = {} if fails else {"accuracy_val": 0.5 + row.sum() / 100}
-        state = "failed" if fails else "complete"
-        strategy.tell([Trial(number, MACRO.arch(row), 1, 0, state, values)])
-    assert {trial.state for trial in strategy.told} == {"complete", "failed"}
-    assert strategy.chosen().state == "complete"
+    """Networks that end in the largest layer fail, a third of all: they are tried, but less often than that."""
+    failed = 0
+    for seed in range(4):
+        strategy = EPNAS(networks=3, rollouts=4, fresh=0)
+        strategy.start(FeasibleSet(MACRO, COSTS), seed)
+        for number in range(30):
+            (row,) = strategy.ask(1)
+            fails = row[7] == 2
+            values = {} if fails else {"accuracy_val": 0.5 + row.sum() / 100}
+            state = "failed" if fails else "complete"
+            strategy.tell([Trial(number, MACRO.arch(row), 1, 0, state, values)])
+        assert {trial.state for trial in strategy.told} == {"complete", "failed"}
+        assert strategy.chosen().state == "complete"
+        failed += sum(trial.state == "failed" for trial in strategy.told)
+    assert failed < 0.25 * 4 * 30
 
 
 @pytest.mark.parametrize("name", ["nasbench_macro", "nasbench101"])
