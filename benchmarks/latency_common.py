@@ -28,6 +28,11 @@ def wide_sample(space: SearchSpace, task: Task, n: int, rng: np.random.Generator
     return AdditiveSampler(space.allowed, [Interval(flops)]).sample(n, rng, spread=True)
 
 
+def described(device: Device) -> str:
+    """For people, and the fingerprint, which tells the measuring protocol too."""
+    return f"{device}, fingerprint {device.fingerprint}"
+
+
 def reference_ms(task: Task) -> float:
     """What is stored of this device."""
     return stored_reference_ms(task, Device.here(), np.random.default_rng(0))

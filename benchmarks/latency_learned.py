@@ -9,8 +9,8 @@ as a search measures what it learns from. Prices of layers are learned from n ne
 from n random ones. Beside them, from the same random ones: flops, scaled, and a table with an entry for each value of
 each gene (ridge). The truth's own error is that of the mean of a network's visits, as they scatter. What was kept
 without networks to judge by is split at random, two thirds to learn from. Prints means over draws, with the 95 %
-interval of the mean where draws differ. The rows of a space and resolution in results/latency_learned.csv are replaced
-by those of the same; all others stay. `--all` measures every space that the file tells of.
+interval of the mean where draws differ. The rows of a space, resolution, load and device in results/latency_learned.csv
+are replaced by those of the same; all others stay. `--all` measures every space that the file tells of.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from latency_common import wide_sample, write_some
+from latency_common import busy, described, wide_sample, write_some
 from latency_help import averaged, half_interval
 from numpy.typing import NDArray
 from scipy import stats
@@ -37,7 +37,7 @@ from spaces import Population, Task, get_space
 from spaces.tally import LayerForm
 
 RESULTS = Path(__file__).with_name("results")
-BY = ("space", "resolution", "device", "noise", "judged", "model", "networks")
+BY = ("space", "resolution", "busy", "device", "noise", "judged", "model", "networks")
 SIZES = (10, 30, 100)
 EVERY = (  # that results/latency_learned.csv tells of: space, resolution, classes
     ("darts@8x16", 32, 10),
@@ -67,11 +67,13 @@ def visit(space_name: str, task: Task, rows: Population, seed: int) -> list[tupl
 
 @dataclass(frozen=True)
 class Measured:
-    """Networks of one space and task, times as shares of the reference's."""
+    """Networks of one space and task, times as shares of the reference's, with so many busy processes beside."""
 
     space: str
     task: Task
     rows: Population
+    device: str
+    busy: int
     tags: NDArray[np.str_]
     log_ratios: tuple[Floats, ...]  # of each network, one a visit
 
@@ -83,6 +85,8 @@ class Measured:
             space=str(kept[0]["space"]),
             task=Task(resolution, classes),
             rows=np.array([each["row"] for each in kept], dtype=np.int64),
+            device=str(kept[0]["device"]),
+            busy=int(kept[0]["busy"]),  # type: ignore[call-overload]
             tags=np.array([each["tag"] for each in kept]),
             log_ratios=tuple(np.array(each["lr"], dtype=float) for each in kept),
         )
@@ -93,8 +97,10 @@ class Measured:
 
     @property
     def noise(self) -> float:
-        """Relative standard error of a network's mean, as its visits scatter, root mean square."""
-        return float(np.sqrt(np.mean([values.var(ddof=1) / len(values) for values in self.log_ratios])))
+        """Relative standard error of the mean of a network to judge by, as its visits scatter, root mean square."""
+        judges = self.tags == "test" if (self.tags == "test").any() else np.ones(len(self.tags), dtype=np.bool_)
+        of_judges = [values for values, judge in zip(self.log_ratios, judges, strict=True) if judge]
+        return float(np.sqrt(np.mean([values.var(ddof=1) / len(values) for values in of_judges])))
 
     @cached_property
     def counted(self) -> tuple[Floats, tuple[LayerForm, ...]]:
@@ -151,8 +157,8 @@ MODELS: dict[str, Callable[[Measured, Integers], Guess]] = {
 
 def judge(data: Measured) -> list[dict[str, object]]:
     found = []
-    about: dict[str, object] = {"space": data.space, "resolution": data.task.resolution, "device": str(Device.here())}
-    about["noise"] = round(data.noise, 5)
+    about: dict[str, object] = {"space": data.space, "resolution": data.task.resolution, "busy": data.busy}
+    about |= {"device": data.device, "noise": round(data.noise, 5)}
     counts, forms = data.counted
     for n in SIZES:
         for draw, pool, judges in data.splits(n):
@@ -174,7 +180,11 @@ def judge(data: Measured) -> list[dict[str, object]]:
 
 
 def show(found: Sequence[Mapping[str, object]]) -> None:
-    print(f"{found[0]['space']} at {found[0]['resolution']} px; the truth's own error {found[0]['noise']:.1%}")
+    first = found[0]
+    print(
+        f"{first['space']} at {first['resolution']} px, {first['busy']} busy processes beside; "
+        f"the truth's own error {first['noise']:.1%}"
+    )
     for n in SIZES:
         for model in ("learned, chosen", *MODELS):
             mine = [row for row in found if (row["model"], row["networks"]) == (model, n)]
@@ -188,15 +198,17 @@ def show(found: Sequence[Mapping[str, object]]) -> None:
                 print(f"{n:4d} {model:16s} {', '.join(text)}")
 
 
-def measured(name: str, task: Task, train: int, test: int, seed: int) -> list[dict[str, object]]:
+def measured(name: str, task: Task, train: int, test: int, seed: int, beside: int) -> list[dict[str, object]]:
     """What is kept of networks to learn from and of others to judge by."""
     space, rng = get_space(name), np.random.default_rng(seed)
     rows = {"train": spread_rows(space, task, train, rng), "test": wide_sample(space, task, test, rng)}
     kept: list[dict[str, object]] = []
     for number, (tag, some) in enumerate(rows.items()):
         seeds = (100 * number + i for i in range(VISITS[tag]))
-        visits = np.array([in_new_process(visit, space.name, task, some, each) for each in seeds])
+        with busy(beside):
+            visits = np.array([in_new_process(visit, space.name, task, some, each) for each in seeds])
         what = {"space": space.name, "res": task.resolution, "classes": task.classes, "tag": tag}
+        what |= {"device": described(Device.here()), "busy": beside}
         ratios, reference_ms = visits.transpose(2, 1, 0).tolist()
         kept += [
             {**what, "row": row.tolist(), "lr": lr, "ref": ms}
@@ -206,11 +218,15 @@ def measured(name: str, task: Task, train: int, test: int, seed: int) -> list[di
 
 
 def conclude(kept: Sequence[Mapping[str, object]]) -> None:
-    """Judge, show and store what was kept, each space and resolution for itself."""
-    for place in dict.fromkeys((each["space"], each["res"]) for each in kept):
-        found = judge(Measured.of([each for each in kept if (each["space"], each["res"]) == place]))
+    """Judge, show and store what was kept, each space, resolution, device and load for itself."""
+
+    def place_of(each: Mapping[str, object]) -> tuple[object, ...]:
+        return each["space"], each["res"], each["device"], each["busy"]
+
+    for place in dict.fromkeys(map(place_of, kept)):
+        found = judge(Measured.of([each for each in kept if place_of(each) == place]))
         show(found)
-        write_some(RESULTS / "latency_learned.csv", averaged(found, BY), by=("space", "resolution"))
+        write_some(RESULTS / "latency_learned.csv", averaged(found, BY), by=("space", "resolution", "busy", "device"))
 
 
 def main() -> None:
@@ -221,6 +237,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=100)
     parser.add_argument("--test", type=int, default=50)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--busy", type=int, default=0, help="processes beside it that never rest")
     parser.add_argument("--all", action="store_true", help="every space of EVERY, instead of --space")
     parser.add_argument("--keep", type=Path, help="a file to append what is measured to, one JSON object a network")
     parser.add_argument("--from", dest="kept", type=Path, nargs="+", help="what was kept before; nothing is measured")
@@ -230,7 +247,7 @@ def main() -> None:
             conclude([json.loads(line) for line in path.read_text().splitlines()])
         return
     for name, resolution, classes in EVERY if asked.all else [(asked.space, asked.resolution, asked.classes)]:
-        kept = measured(name, Task(resolution, classes), asked.train, asked.test, asked.seed)
+        kept = measured(name, Task(resolution, classes), asked.train, asked.test, asked.seed, asked.busy)
         if asked.keep:
             with asked.keep.open("a") as file:
                 file.writelines(json.dumps(each) + "\n" for each in kept)

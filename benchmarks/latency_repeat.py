@@ -24,7 +24,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from latency_common import busy, measure_rows, reference_ms, wide_sample, write_some
+from latency_common import busy, described, measure_rows, reference_ms, wide_sample, write_some
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -91,7 +91,7 @@ def report_coverage(names: Sequence[str], task: Task, n: int, times: int, beside
             "held": share,
             "factor_for_95": factor,
             "between_measurements": between,
-            "device": str(Device.here()),
+            "device": described(Device.here()),
         }
         write_some(RESULTS / "latency_coverage.csv", [line], by=("space", "resolution", "busy", "seed"))
 
@@ -141,7 +141,7 @@ def main() -> None:
                 "processes": timing.processes,
                 "rounds": timing.rounds,
                 "dropped": timing.dropped,
-                "device": str(Device.here()),
+                "device": described(Device.here()),
             }
             for number, timing in enumerate(each[i] for each in timings)
         ]

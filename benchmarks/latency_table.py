@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from latency_common import busy, measure_rows, reference_ms, wide_sample
+from latency_common import busy, described, measure_rows, reference_ms, wide_sample
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -104,7 +104,7 @@ def main() -> None:
                 "latency_ms_estimated": estimate,
                 "stated_error": table.relative_error,
                 "flops_scaled_ms": scaled,
-                "device": str(Device.here()),
+                "device": described(Device.here()),
             }
             for row, timing, estimate, scaled in zip(rows, timings, estimated, by_flops, strict=True)
         ],

@@ -214,7 +214,11 @@ class Begun:
             self.stored = {**said_of(BEGUN, self.kit, self.device), "reference_ms": found.ms, "visits": []}
             self.stored["reference_ms_interval"] = list(found.interval)
             self._write()
-        return float(self.stored["reference_ms"])
+        reference_ms = float(self.stored["reference_ms"])
+        vague = vague_remark(reference_ms, self.stored["reference_ms_interval"])
+        if vague:
+            print(f"{MAIN_FILE}: {vague}", file=sys.stderr)
+        return reference_ms
 
     def add(self, visit: Mapping[str, float]) -> None:
         """Log ratios of all networks, by name."""
@@ -235,9 +239,8 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     seed, setting = kit.plan["seed"], Setting(device.threads, device.provider)
     check_runs(kit.model(REFERENCE), "the kit's reference network")
     done = len(begun.stored.get("visits", []))
-    progress = Progress((visits - done) * runs_of(kit.plan, groups) + REFERENCE_RUNS)
     reference_ms = begun.reference_ms(np.random.default_rng(seed))
-    progress.advance(REFERENCE_RUNS)
+    progress = Progress((visits - done) * runs_of(kit.plan, groups))
     for number in range(done, visits):
         rng = np.random.default_rng([seed, number])  # its own: going on must not repeat the orders of earlier visits
         visit: dict[str, float] = {}
@@ -274,10 +277,6 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
     device = begun.device
     rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
     reference, reference_ms = kit.model(REFERENCE), begun.reference_ms(rng)
-    interval = begun.stored["reference_ms_interval"]
-    vague = vague_remark(reference_ms, interval)
-    if vague:
-        print(f"{MAIN_FILE}: {vague}", file=sys.stderr)
     rows = []
     for path in files:
         (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
@@ -292,7 +291,7 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
             print(f"{path}: {remark}", file=sys.stderr)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         rows.append({"file": str(path), "sha256": sha256, **timing.record()})
-    known = {"reference_ms": reference_ms, "reference_ms_interval": interval}
+    known = {"reference_ms": reference_ms, "reference_ms_interval": begun.stored["reference_ms_interval"]}
     return {**said_of(MODELS_RESULT, kit, device), **known, "models": rows}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from latency.device import last_level_cache_bytes
 from latency.kit import import_result, read_result, write_kit
 from latency.kit_main import MAIN_FILE, MODELS_RESULT, RESULT
 from latency.onnx_graph import write_atomically
-from latency.reference import home, stored_references
+from latency.reference import home, reference_interval, stored_references
+from latency.runtime import vague_remark
 from spaces import InputError, Task, get_space
 from spaces.own_file import SpaceFile
 
@@ -65,6 +66,7 @@ def show_file(path: Path) -> dict[str, Any]:
         "task": stored["task"],
         "relative_error": stored["relative_error"],
         "reference_ms": stored["reference_ms"],
+        "reference_ms_interval": stored.get("reference_ms_interval"),
         "calibration": stored["calibration"],
         "range_ms": [min(measured), max(measured)],
     }
@@ -90,7 +92,8 @@ def measure_device(
         out.parent.mkdir(parents=True, exist_ok=True)
     of = (FROM_HERE, opened.name, asdict(task))
     _check_out(out, lambda stored: (stored.get("origin", FROM_HERE), stored["space"], stored["task"]) == of)
-    made = _write(out, measure_model(opened, task, device, seed=seed, budget_s=budget_s), FROM_HERE)
+    model = measure_model(opened, task, device, seed=seed, budget_s=budget_s)
+    made = _write(out, model, FROM_HERE, reference_interval(task, device, model.reference_ms))
     return {**made, "budget_s": budget_s, "seconds": time.monotonic() - started}
 
 
@@ -131,7 +134,10 @@ def import_kit(result: Path, out: Path, *, kit: Path | None = None, space: str |
         read.kit.task.model_dump(),
     )
     _check_out(out, lambda stored: _what_it_is_of(stored) == of)
-    return _write(out, import_result(read, space=space), FROM_KIT)
+    model = import_result(read, space=space)
+    same = model.reference_ms == read.reference_ms  # on this very device the stored one holds
+    interval = read.reference_ms_interval if same else reference_interval(model.task, model.device, model.reference_ms)
+    return _write(out, model, FROM_KIT, interval)
 
 
 def _what_it_is_of(stored: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -159,9 +165,10 @@ def _check_out(out: Path, may_be_replaced: Callable[[Mapping[str, Any]], bool]) 
             )
 
 
-def _write(out: Path, model: LatencyModel, origin: str) -> dict[str, Any]:
+def _write(out: Path, model: LatencyModel, origin: str, reference_interval: Sequence[float] | None) -> dict[str, Any]:
+    more = {"origin": origin, "reference_ms_interval": reference_interval}
     try:
-        text = json.dumps({**json.loads(model.to_json()), "origin": origin}, indent=1, allow_nan=False)
+        text = json.dumps({**json.loads(model.to_json()), **more}, indent=1, allow_nan=False)
     except ValueError:
         raise InputError("what was measured gives no latency model: not all its numbers are finite") from None
     write_atomically(out, text.encode())
@@ -199,6 +206,8 @@ def print_file(outcome: Mapping[str, Any]) -> None:
     print(f"task           {task['resolution']} px, {task['channels']} channel(s), {task['classes']} classes")
     print(f"error          {outcome['relative_error']:.1%} (95 %, from {len(outcome['calibration'])} whole networks)")
     print(f"measured       {low:.4g} to {high:.4g} ms; the reference {outcome['reference_ms']:.4g} ms")
+    if vague := vague_remark(outcome["reference_ms"], outcome["reference_ms_interval"]):
+        print(f"               {vague}")
 
 
 def print_measured(outcome: Mapping[str, Any]) -> None:

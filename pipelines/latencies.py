@@ -123,24 +123,35 @@ class MeasuredHere(Latencies):
 
 @dataclass(frozen=True)
 class EstimatedElsewhere(Latencies):
-    """Nothing is measured: the run is for another device, of which this is the model."""
+    """Nothing is measured: the run is for another device, of which this is the model.
+
+    Attributes:
+        reference_ms_interval: 95 %, of the reference latency that the model's milliseconds are times of, where known.
+    """
 
     space: SearchSpace
     model: LatencyModel
+    reference_ms_interval: tuple[float, float] | None
 
     def of_archs(self, archs: Sequence[Arch], rng: np.random.Generator) -> list[Latency]:
         return [self._of(arch) for arch in archs]
 
     def of_file(self, path: Path, arch: Arch) -> Latency:
         known = self._of(arch)
-        more = {"reference_ms": self.model.reference_ms, "reference_ms_interval": None, "reference_now_ms": None}
-        return Latency(known.ms, known.interval, {**known.record, **more})
+        of_reference = {
+            "reference_ms": self.model.reference_ms,
+            "reference_ms_interval": self.reference_ms_interval,
+            "reference_now_ms": None,
+        }
+        return Latency(known.ms, known.interval, {**known.record, **of_reference})
 
     def remark(self, record: Mapping[str, Any]) -> str:
-        return (
+        estimated = (
             f"latencies are estimates of the table of {self.model.device}: copy model.onnx to the kit there, "
             f"and measure it by `{self.to_measure()['command']}`"
         )
+        vague = vague_remark(self.model.reference_ms, self.reference_ms_interval)
+        return "; ".join(filter(None, (estimated, vague)))
 
     def to_measure(self) -> dict[str, str]:
         threads = self.model.device.threads
@@ -207,7 +218,8 @@ def latencies_of(config: RunConfig, run: RunFolder, space: SearchSpace, task: Ta
     """How a run gets its latencies, by what is stored with it."""
     table = read_any_table(run.table)
     if not _is_of(table, Device.here()) and table.get("origin") == FROM_KIT:
-        return EstimatedElsewhere(space, open_model(config, run, space, task))
+        interval = table.get("reference_ms_interval")
+        return EstimatedElsewhere(space, open_model(config, run, space, task), interval and tuple(interval))
     return MeasuredHere(space, task, float(table["reference_ms"]) if _is_of(table, Device.here()) else None)
 
 
@@ -285,7 +297,8 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
     known = stored_references(device).get(task_key(task)) if device == Device.here() else None
     if known is None or known.ms == model.reference_ms:
         return text
-    return json.dumps({**json.loads(model.with_reference(known.ms).to_json()), "origin": origin}, indent=1)
+    more = {"origin": origin, "reference_ms_interval": known.interval}
+    return json.dumps({**json.loads(model.with_reference(known.ms).to_json()), **more}, indent=1)
 
 
 def check_estimates(model: LatencyModel, space: SearchSpace) -> None:

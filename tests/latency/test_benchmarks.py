@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spaces import get_space
+
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -38,3 +40,33 @@ def test_rows_of_other_spaces_stay(benchmark, tmp_path):
     with path.open() as file:
         found = sorted((row["space"], row["px"], row["x"]) for row in csv.DictReader(file))
     assert found == [("a", "32", "4"), ("a", "96", "2"), ("b", "32", "3")]
+
+
+def kept_line(number, tag, scatter, **about):
+    rng = np.random.default_rng(number)
+    row = get_space("proxyless@w0.25").sample(1, rng)[0].tolist()
+    log_ratios = (0.1 * number + scatter * rng.standard_normal(6 if tag == "test" else 4)).tolist()
+    place = {"space": "proxyless@w0.25", "res": 32, "classes": 10, "device": "a", "busy": 0}
+    return {**place, "tag": tag, "row": row, "lr": log_ratios, **about}
+
+
+def test_the_truths_own_error_is_that_of_the_networks_that_judge(benchmark):
+    kept = [kept_line(i, "test" if i < 400 else "train", 0.03 if i < 400 else 0.3) for i in range(500)]
+    assert benchmark("latency_learned").Measured.of(kept).noise == pytest.approx(0.03 / np.sqrt(6), rel=0.05)
+
+
+def test_devices_and_loads_are_learned_apart_and_keep_their_names(benchmark, monkeypatch, tmp_path):
+    learned = benchmark("latency_learned")
+    monkeypatch.setattr(learned, "RESULTS", tmp_path)
+    monkeypatch.setattr(
+        learned, "judge", lambda data: [{"device": data.device, "busy": data.busy, "n": len(data.rows)}]
+    )
+    monkeypatch.setattr(learned, "show", lambda found: None)
+    monkeypatch.setattr(learned, "averaged", lambda found, by: [{"space": "s", "resolution": 32, **found[0]}])
+    kept = [kept_line(i, "test", 0.01, device="ab"[i % 2], busy=i % 3) for i in range(60)]
+    learned.conclude(kept)
+    with (tmp_path / "latency_learned.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted((row["device"], row["busy"], row["n"]) for row in rows) == [
+        (device, str(busy), "10") for device in "ab" for busy in range(3)
+    ]

@@ -113,7 +113,10 @@ def references(monkeypatch, tries):
 
     def in_new_process(fn, model, rng, setting):
         asked.append((fn, model, setting, rng.random()))
-        return next(answers)
+        found = next(answers)
+        if np.isnan(found):
+            raise rounds.DisturbedError("too disturbed")
+        return found
 
     monkeypatch.setattr(runtime, "in_new_process", in_new_process)
     monkeypatch.setattr(runtime.time, "sleep", waited.append)
@@ -147,6 +150,16 @@ def test_of_a_machine_that_stays_disturbed_the_least_vague_is_kept_and_said_to_b
     assert (found.ms, found.interval, asked) == (pytest.approx(2.35), (2.1, 2.6), 18)
     assert waited == list(runtime.REFERENCE_PAUSES_S)
     assert "known within 12% only" in runtime.vague_remark(found.ms, found.interval)
+
+
+def test_what_an_earlier_try_found_is_not_lost_where_a_later_one_finds_nothing(monkeypatch):
+    found, waited, asked = references(monkeypatch, [*WILD, 2.0, np.nan, *QUIET])
+    assert (found.ms, asked) == (pytest.approx(2.01), 14)
+    found, waited, asked = references(monkeypatch, [*SLOWER, np.nan, np.nan])
+    assert (found.ms, found.interval, asked) == (pytest.approx(2.35), (2.1, 2.6), 8)
+    assert waited == list(runtime.REFERENCE_PAUSES_S)
+    with pytest.raises(rounds.DisturbedError):
+        references(monkeypatch, [2.0, np.nan])
 
 
 def test_a_vague_reference_is_said_to_be_one():

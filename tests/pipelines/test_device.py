@@ -95,7 +95,7 @@ def table_of(place: Path):
     return read_latency_model(text, space=SPACE, task=TASK, device=Device(**json.loads(text)["device"]))
 
 
-def test_the_kit_and_its_table_say_what_they_are(elsewhere, monkeypatch):
+def test_the_kit_and_its_table_say_what_they_are(elsewhere, monkeypatch, capsys):
     place, kit, table, _, _ = elsewhere
     assert kit["networks"] == len({n for g in json.loads((place / "kit/kit.json").read_text())["groups"] for n in g})
     assert kit["bytes"] == sum(
@@ -107,6 +107,12 @@ def test_the_kit_and_its_table_say_what_they_are(elsewhere, monkeypatch):
     text, _ = device("show", "pi.json", monkeypatch=monkeypatch, cwd=place)
     assert f"{OTHER_CPU}, {os.cpu_count()} cores, 1 thread(s)" in text
     assert "8 px, 1 channel(s), 10 classes" in text
+    result = json.loads((place / "kit" / "result.json").read_text())
+    assert table["reference_ms_interval"] == result["reference_ms_interval"]
+    devices.print_file({**table, "reference_ms": 2.0, "reference_ms_interval": [1.9, 3.0]})
+    assert "is known within 50% only" in capsys.readouterr().out
+    devices.print_file({**table, "reference_ms": 2.0, "reference_ms_interval": [1.9, 2.1]})
+    assert "is known within" not in capsys.readouterr().out
 
 
 def test_a_search_for_another_device_estimates_and_measures_nothing(elsewhere):
@@ -118,6 +124,11 @@ def test_a_search_for_another_device_estimates_and_measures_nothing(elsewhere):
         "command": "python measure.py --models model.onnx",
     }
     assert f"estimates of the table of {table.device}" in err
+    stored = json.loads((place / "pi.json").read_text())
+    records = [json.loads(file.read_text()) for file in (place / "run").rglob("model.json")]
+    handed_over = [each for each in records if "certificate" in each]
+    assert handed_over
+    assert all(each["reference_ms_interval"] == stored["reference_ms_interval"] for each in handed_over)
     for model in (outcome["chosen"], *outcome["frontier"]):
         row = SPACE.row(SPACE.parse(model["arch"]))[None]
         assert (model["latency_ms"], model["latency_ms_interval"]) == (None, None)
@@ -329,7 +340,7 @@ def test_the_damaged_table_of_a_run_is_said_to_be_damaged(tmp_path):
 def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(stored(Device.here(), protocol=2))
-    with pytest.raises(InputError, match="must be measured by protocol 4, but was by 2") as caught:
+    with pytest.raises(InputError, match="must be measured by protocol 5, but was by 2") as caught:
         read_device_table(path, SPACE, TASK)
     assert f"hwnas device measure --space {SPACE.name} --resolution 8 --classes 10" in caught.value.hint
     devices._check_out(path, lambda known: known["space"] == SPACE.name)
@@ -380,11 +391,19 @@ def test_a_table_of_this_device_is_in_times_of_the_reference_that_is_stored_now(
     assert read_device_table(path, space, TASK) == path.read_text()
     keep_reference(TASK, here, ReferenceTime(0.75, (0.7, 0.8)))
     text = read_device_table(path, space, TASK)
+    assert json.loads(text)["reference_ms_interval"] == [0.7, 0.8]
     read = read_latency_model(text, space=space, task=TASK, device=here)
     assert (read.reference_ms, json.loads(text)["origin"]) == (0.75, "here")
     np.testing.assert_allclose(read.estimate_ms(rows), 1.5 * model.estimate_ms(rows))
     np.testing.assert_allclose(read.interval_ms(rows), 1.5 * np.array(model.interval_ms(rows)))
     np.testing.assert_allclose(read.calibration, 1.5 * np.array(model.calibration))
+
+
+def test_of_another_device_whose_reference_is_vague_it_is_said(elsewhere):
+    latencies = EstimatedElsewhere(SPACE, table_of(elsewhere[0]), None)
+    assert "is known within" not in latencies.remark({})
+    ms = latencies.model.reference_ms
+    assert "is known within 50% only" in replace(latencies, reference_ms_interval=(ms, 1.5 * ms)).remark({})
 
 
 class MeasuringError(Exception):
@@ -446,6 +465,7 @@ def test_this_device_is_shown_and_measured(tmp_path, monkeypatch, capsys):
     assert shown["reference_ms"] == {"1x8x8-10": made["reference_ms"]}
     low, high = shown["reference_ms_interval"]["1x8x8-10"]
     assert 0 < low <= made["reference_ms"] <= high
+    assert made["reference_ms_interval"] == [low, high]
     assert read_device_table(Path(made["file"]), SPACE, TASK)
     assert made["device"]["fingerprint"] in device("show", **place)[0]
 
