@@ -358,7 +358,11 @@ def device_measure_command(
 
         budget_s = None if budget is None else parse_duration(budget)
         task = Task(resolution, classes, channels)
-        outcome = measure_device(space, task, seed=seed, budget_s=budget_s, out=out)
+
+        def say(text: str) -> None:
+            print(text, file=sys.stderr)
+
+        outcome = measure_device(space, task, seed=seed, budget_s=budget_s, out=out, say=say)
         if not as_json:
             print_measured(outcome)
         return outcome
@@ -384,6 +388,7 @@ def device_kit_command(
         outcome = make_kit(out, space, Task(resolution, classes, channels), seed=seed)
         if not as_json:
             print(f"{outcome['folder']}: {outcome['networks']} networks, {outcome['bytes'] / 1e6:.1f} MB")
+            print("for: {resolution} px, {channels} channel(s), {classes} classes".format(**outcome["task"]))
             print(f"next: {outcome['next']}")
         return outcome
 

@@ -73,12 +73,19 @@ def show_file(path: Path) -> dict[str, Any]:
 
 
 def measure_device(
-    space: str, task: Task, *, seed: int, budget_s: float | None = None, out: Path | None = None
+    space: str,
+    task: Task,
+    *,
+    seed: int,
+    budget_s: float | None = None,
+    out: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measure a latency model of this device, and write it to a file.
 
     Args:
         out: by default a file under $HWNAS_HOME/tables, named for space, task and device.
+        say: tells a person what takes so long.
     Raises:
         InputError: if `out` is something else than a latency model of this space and task, or one that a kit measured.
     """
@@ -92,6 +99,7 @@ def measure_device(
         out.parent.mkdir(parents=True, exist_ok=True)
     of = (FROM_HERE, opened.name, asdict(task))
     _check_out(out, lambda stored: (stored.get("origin", FROM_HERE), stored["space"], stored["task"]) == of)
+    say(f"measuring {opened.name} on {device}, which takes a minute or two")
     model = measure_model(opened, task, device, seed=seed, budget_s=budget_s)
     made = _write(out, model, FROM_HERE, reference_interval(task, device, model.reference_ms))
     return {**made, "budget_s": budget_s, "seconds": time.monotonic() - started}

@@ -450,7 +450,9 @@ def test_this_device_is_shown_and_measured(tmp_path, monkeypatch, capsys):
     assert shown["device"]["fingerprint"] == Device.here().fingerprint
     assert "CPUExecutionProvider" in shown["providers"]
     assert (shown["reference_ms"], shown["tables"]) == ({}, [])
-    made = json.loads(device("measure", "--space", SPACE.name, *TASK_OPTIONS, "--budget", "1s", "--json", **place)[0])
+    stdout, stderr = device("measure", "--space", SPACE.name, *TASK_OPTIONS, "--budget", "1s", "--json", **place)
+    made = json.loads(stdout)
+    assert f"measuring {SPACE.name} on {Device.here()}" in stderr
     assert made["of_this_device"] is True
     assert made["seconds"] > made["budget_s"] == 1
     devices.print_measured(made)
