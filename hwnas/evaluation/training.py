@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import pickle
@@ -189,12 +190,14 @@ def _threads(number: int) -> Iterator[None]:
 
 def _save_weights(module: nn.Module, path: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    weights = io.BytesIO()  # into a file on a full disk torch.save would raise what a failed candidate raises
+    torch.save(state, weights)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                torch.save(state, file)
+                file.write(weights.getbuffer())
             Path(temporary).chmod(0o644)
             os.replace(temporary, path)
         except BaseException:
