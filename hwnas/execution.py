@@ -9,6 +9,7 @@ import os
 import queue
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -136,7 +137,20 @@ class _Call:
         self.fn, self.args, self.kwargs = fn, args, kwargs
 
     def __call__(self) -> Any:
-        return self.fn(*self.args, **self.kwargs)
+        try:
+            return self.fn(*self.args, **self.kwargs)
+        except BaseException as error:
+            # The process keeps its last error, and with the frames of what led to it all that a training held.
+            for each in _with_causes(error):
+                traceback.clear_frames(each.__traceback__)
+            raise
+
+
+def _with_causes(error: BaseException) -> list[BaseException]:
+    found = [error]
+    for each in found:
+        found += [one for one in (each.__cause__, each.__context__) if one is not None and one not in found]
+    return found
 
 
 def _prepare_worker(threads: int, stopped: Connection) -> None:
