@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from spaces.layers import AuxiliaryHead
 from spaces.torch_network import DropPath, TorchNetwork, TrainingNetwork, initialise
 
+from ..execution import is_out_of_memory
 from .augment import augment
 from .data import ImageData
 from .device import on_device
@@ -25,7 +26,6 @@ from .sources import Images, Labels
 SCORING_BATCH = 128
 DEVICE_SHARE = 3  # a split is kept on the GPU if so many times its size is free there
 UNRECORDED = 3  # steps: in them kernels are chosen and loaded, and gradients get their memory
-OUT_OF_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "alloc_failed")
 
 
 class TrainingFailed(RuntimeError):  # noqa: N818  it names what became of a candidate, as trials do
@@ -462,7 +462,7 @@ def _failures() -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingFailed(f"out of memory: {_first_line(error)}") from error
     except RuntimeError as error:
-        if not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
         raise TrainingFailed(f"out of memory: {_first_line(error)}") from error
 

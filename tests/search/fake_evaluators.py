@@ -75,3 +75,7 @@ def fail_with_large() -> None:
 
 def is_large_held() -> bool:
     return Large.latest() is not None
+
+
+def fail(error: Exception, cause: Exception | None = None) -> None:
+    raise error from cause
