@@ -110,7 +110,7 @@ def train(
     if not epochs > 0:
         raise ValueError(f"a training lasts more than 0 epochs, got {epochs}")
     device = torch.device(device)
-    with _failures(), _own_randomness(seed, device):
+    with _failures(), _current(device), _own_randomness(seed, device):
         start = time.perf_counter()
         run = _Training(module, data, recipe, epochs=epochs, seed=seed, device=device, auxiliary=auxiliary)
         if start_from is not None:
@@ -154,8 +154,9 @@ def evaluate(
     Raises:
         TrainingFailed: if memory does not suffice.
     """
-    with _failures():
-        feed = _Feed(images, labels, mean, std, torch.device(device))
+    device = torch.device(device)
+    with _failures(), _current(device):
+        feed = _Feed(images, labels, mean, std, device)
         return _score(module, feed, batch_size)
 
 
@@ -178,7 +179,7 @@ def time_training(
         TrainingFailed: if memory does not suffice.
     """
     device = torch.device(device)
-    with _failures(), _own_randomness(seed, device):
+    with _failures(), _current(device), _own_randomness(seed, device):
         module = copy.deepcopy(module)
         run = _Training(module, data, recipe, epochs=1, seed=seed, device=device, auxiliary=auxiliary)
         first = 2 if run.recorded is None else UNRECORDED + 2
@@ -443,6 +444,11 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Of several GPUs torch records, pins memory, and tells its kinds of numbers, for the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

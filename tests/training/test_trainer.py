@@ -507,6 +507,20 @@ def test_a_gpu_scores_as_the_cpu_does(digits):
     assert (found[0][1] != found[1][1]).sum() <= 1
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices")
+def test_a_gpu_that_is_not_the_current_one_trains_as_the_cpu_does(digits):
+    recipe, other = Recipe(lr=0.2), torch.device("cuda:1")
+    module = network(digits)
+    assert time_training(module, digits, recipe, device=other, batches=4, seed=0).train_s_per_image > 0
+    there = train(module, digits, recipe, epochs=8, seed=0, device=other)
+    assert {tensor.device for tensor in module.state_dict().values()} == {other}
+    assert torch.cuda.current_device() == 0
+    here = train(network(digits), digits, recipe, epochs=8, seed=0, device="cpu")
+    assert abs(there.accuracy_val - here.accuracy_val) < 0.05
+    accuracy, _ = evaluate(module, digits.val_images, digits.val_labels, mean=digits.mean, std=digits.std, device=other)
+    assert accuracy == pytest.approx(there.accuracy_val, abs=1.5 / len(digits.val_labels))
+
+
 def test_on_the_cpu_nothing_is_recorded_and_no_image_is_seen_twice(digits):
     run = _Training(network(digits), digits, Recipe(), epochs=1, seed=0, device=torch.device("cpu"))
     assert run.recorded is None
