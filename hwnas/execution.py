@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures as cf
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import queue
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -16,6 +18,14 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+OUT_OF_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "alloc_failed")
+
+log = logging.getLogger(__name__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is one of torch's ways of saying that memory, of the CPU or a GPU, does not suffice."""
+    return any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
 
 
 def use_one_thread() -> None:
@@ -49,7 +59,8 @@ class WorkerPool(cf.Executor):
     """Processes that each run one task at a time, with `threads` threads in every numeric library.
 
     Unlike a plain process pool it survives the death of a worker: the task that the worker ran gets
-    `WorkerDiedError`, the other tasks are not disturbed, and a new process takes the place.
+    `WorkerDiedError`, the other tasks are not disturbed, and a new process takes the place. So it is too after an
+    error of CUDA, other than a lack of memory: no later task could use the GPU in that process.
     """
 
     def __init__(self, workers: int, *, threads: int = 1) -> None:
@@ -136,7 +147,31 @@ class _Call:
         self.fn, self.args, self.kwargs = fn, args, kwargs
 
     def __call__(self) -> Any:
-        return self.fn(*self.args, **self.kwargs)
+        try:
+            return self.fn(*self.args, **self.kwargs)
+        except BaseException as error:
+            errors = _with_causes(error)
+            lasting = next(filter(_lasts, errors), None)
+            if lasting is not None:
+                what = str(lasting).partition("\n")[0]
+                log.error("a worker process ends, since its GPU would answer it no more: %s", what)
+                os._exit(1)
+            # The process keeps its last error, and with the frames of what led to it all that a training held.
+            for each in errors:
+                traceback.clear_frames(each.__traceback__)
+            raise
+
+
+def _with_causes(error: BaseException) -> list[BaseException]:
+    found = [error]
+    for each in found:
+        found += [one for one in (each.__cause__, each.__context__) if one is not None and one not in found]
+    return found
+
+
+def _lasts(error: BaseException) -> bool:
+    """Whether every later call of CUDA in this process fails too, as after an access to a wrong address."""
+    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error") and not is_out_of_memory(error)
 
 
 def _prepare_worker(threads: int, stopped: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import pickle
@@ -111,7 +112,7 @@ class TrainingEvaluator(Evaluator):
         """
         data = _open(self.data_folder)
         module = self.space.build(arch, data.task)
-        _load_weights(module, weights, arch)
+        load_weights(module, weights, arch)
         device = resolve_device(self.device)
         images, labels = data.test()
         with _threads(self.threads):
@@ -189,12 +190,14 @@ def _threads(number: int) -> Iterator[None]:
 
 def _save_weights(module: nn.Module, path: Path) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    weights = io.BytesIO()  # into a file on a full disk torch.save would raise what a failed candidate raises
+    torch.save(state, weights)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                torch.save(state, file)
+                file.write(weights.getbuffer())
             Path(temporary).chmod(0o644)
             os.replace(temporary, path)
         except BaseException:
@@ -216,7 +219,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _load_weights(module: nn.Module, path: Path, arch: Arch) -> None:
+def load_weights(module: nn.Module, path: Path, arch: Arch) -> None:
+    """Give `module`, which was built of `arch`, the weights that `train_final` saved to `path`.
+
+    Raises:
+        InputError: if the weights are not there, cannot be read, or are not of this architecture.
+    """
     hint = "train this architecture again"
     try:
         module.load_state_dict(_read_weights(path))

@@ -26,6 +26,7 @@ RESOLUTIONS = (8, 1024)
 TRAINING_MARGIN = 1.15  # of photographs: training draws crops from the middle of an image resized to this much more
 TEST_SHARE = 0.2  # of each class, where a set has no test split of its own
 FORMAT = 1
+COUNTED = 128  # images at a time whose pixels are counted: numpy makes eight bytes of each
 SAMPLED = 64  # images of a split whose pixels enter its digest
 
 log = logging.getLogger(__name__)
@@ -328,7 +329,10 @@ def _prepare(
 def _mean_std(images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Per channel, of pixels scaled to [0, 1]; from histograms, which are exact and need no float copy."""
     values = np.arange(256) / 255
-    counts = np.stack([np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])])
+    counts = np.zeros((images.shape[1], 256), dtype=np.int64)
+    for start in range(0, len(images), COUNTED):
+        some = images[start : start + COUNTED]
+        counts += [np.bincount(some[:, c].ravel(), minlength=256) for c in range(images.shape[1])]
     weights = counts / counts.sum(axis=1, keepdims=True)
     mean = weights @ values
     std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))

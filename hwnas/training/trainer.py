@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from spaces.layers import AuxiliaryHead
 from spaces.torch_network import DropPath, TorchNetwork, TrainingNetwork, initialise
 
+from ..execution import is_out_of_memory
 from .augment import augment
 from .data import ImageData
 from .device import on_device
@@ -25,7 +26,6 @@ from .sources import Images, Labels
 SCORING_BATCH = 128
 DEVICE_SHARE = 3  # a split is kept on the GPU if so many times its size is free there
 UNRECORDED = 3  # steps: in them kernels are chosen and loaded, and gradients get their memory
-OUT_OF_MEMORY = ("not enough memory", "out of memory", "can't allocate memory", "alloc_failed")
 
 
 class TrainingFailed(RuntimeError):  # noqa: N818  it names what became of a candidate, as trials do
@@ -110,7 +110,7 @@ def train(
     if not epochs > 0:
         raise ValueError(f"a training lasts more than 0 epochs, got {epochs}")
     device = torch.device(device)
-    with _failures(), _own_randomness(seed, device):
+    with _failures(), _current(device), _own_randomness(seed, device):
         start = time.perf_counter()
         run = _Training(module, data, recipe, epochs=epochs, seed=seed, device=device, auxiliary=auxiliary)
         if start_from is not None:
@@ -154,8 +154,9 @@ def evaluate(
     Raises:
         TrainingFailed: if memory does not suffice.
     """
-    with _failures():
-        feed = _Feed(images, labels, mean, std, torch.device(device))
+    device = torch.device(device)
+    with _failures(), _current(device):
+        feed = _Feed(images, labels, mean, std, device)
         return _score(module, feed, batch_size)
 
 
@@ -178,7 +179,7 @@ def time_training(
         TrainingFailed: if memory does not suffice.
     """
     device = torch.device(device)
-    with _failures(), _own_randomness(seed, device):
+    with _failures(), _current(device), _own_randomness(seed, device):
         module = copy.deepcopy(module)
         run = _Training(module, data, recipe, epochs=1, seed=seed, device=device, auxiliary=auxiliary)
         first = 2 if run.recorded is None else UNRECORDED + 2
@@ -445,6 +446,11 @@ def _synchronise(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Of several GPUs torch records, pins memory, and tells its kinds of numbers, for the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 @contextmanager
 def _own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Layers that draw (dropout) ask torch's global generators: they are seeded here and restored afterwards."""
@@ -462,7 +468,7 @@ def _failures() -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingFailed(f"out of memory: {_first_line(error)}") from error
     except RuntimeError as error:
-        if not any(sign in str(error).lower() for sign in OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
         raise TrainingFailed(f"out of memory: {_first_line(error)}") from error
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,3 +54,28 @@ def environment(name: str) -> str | None:
 def process_id(delay_s: float) -> int:
     time.sleep(delay_s)
     return os.getpid()
+
+
+class Large:
+    """Memory that a task holds, and of which this process remembers only where the latest was."""
+
+    latest: "weakref.ref[Large]"
+
+    def __init__(self) -> None:
+        Large.latest = weakref.ref(self)
+
+
+def fail_with_large() -> None:
+    large = Large()
+    try:
+        double(None)
+    except TypeError as error:
+        raise MemoryError(f"no room beside {large}") from error
+
+
+def is_large_held() -> bool:
+    return Large.latest() is not None
+
+
+def fail(error: Exception, cause: Exception | None = None) -> None:
+    raise error from cause

@@ -35,6 +35,34 @@ def test_a_task_does_not_pay_for_a_worker_that_died_before_it():
         assert pool.submit(fake_evaluators.double, 4).result(60) == 8
 
 
+def test_what_a_failed_task_held_is_let_go():
+    with WorkerPool(1) as pool:
+        with pytest.raises(MemoryError, match="no room") as caught:
+            pool.submit(fake_evaluators.fail_with_large).result(60)
+        assert "in double" in str(caught.value.__cause__)  # where it happened is still told
+        assert not pool.submit(fake_evaluators.is_large_held).result(60)
+
+
+def test_a_worker_whose_gpu_answers_no_more_is_replaced():
+    lasting = RuntimeError("CUDA error: an illegal memory access was encountered")
+    passing = RuntimeError("CUDA error: out of memory"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when ...")
+    with WorkerPool(1) as pool:
+
+        def after(*errors):
+            failed = pool.submit(fake_evaluators.fail, *errors).exception(60)
+            return type(failed), pool.submit(fake_evaluators.process_id, 0).result(60)
+
+        first = pool.submit(fake_evaluators.process_id, 0).result(60)
+        assert [after(error) for error in passing] == [(RuntimeError, first)] * 2
+        assert after(ValueError("CUDA error: of a file of this name")) == (ValueError, first)
+        kind, second = after(lasting)
+        assert kind is WorkerDiedError
+        assert second != first
+        kind, third = after(ValueError("no answer"), lasting)
+        assert kind is WorkerDiedError
+        assert third != second
+
+
 def test_a_stopped_pool_ends_its_workers_at_once():
     pool = WorkerPool(2)
     workers = {pool.submit(fake_evaluators.process_id, 0.5) for _ in range(2)}

@@ -1,6 +1,7 @@
 """Known data sets: against their sources, and what the splits promise."""
 
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from hwnas.training import ImageData, default_resolution, load_images
+from hwnas.training.data import _mean_std
 from hwnas.training.splits import held_out_test, stratified_split
 from spaces import InputError, Task
 
@@ -73,6 +75,20 @@ def test_mean_and_std_are_numpys_over_the_training_images_only():
     pixels = data.train_images.astype(np.float64) / 255
     np.testing.assert_allclose(data.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-6)
     np.testing.assert_allclose(data.std, pixels.std(axis=(0, 2, 3)), rtol=1e-6)
+
+
+def test_mean_and_std_of_many_images_need_little_memory():
+    images = np.random.default_rng(0).integers(256, size=(2001, 3, 32, 32), dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        mean, std = _mean_std(images)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < images.nbytes / 2
+    pixels = images / 255
+    np.testing.assert_allclose(mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(std, pixels.std(axis=(0, 2, 3)), rtol=1e-6)
 
 
 def test_another_resolution_is_torchvisions_antialiased_resize():
