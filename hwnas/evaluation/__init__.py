@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .table import ArrayTable, Table, table_of
     from .table_files import TabularBenchmark, read_described, read_nasbench101, read_nasbench_macro
     from .tabular import TabularEvaluator
-    from .training import TrainingEvaluator, TrialTime
+    from .training import TrainingEvaluator, TrialTime, load_weights
 
 _HOME = {
     "ArrayTable": "table",
@@ -23,6 +23,7 @@ _HOME = {
     "TabularEvaluator": "tabular",
     "TrainingEvaluator": "training",
     "TrialTime": "training",
+    "load_weights": "training",
     "read_described": "table_files",
     "read_nasbench101": "table_files",
     "read_nasbench_macro": "table_files",
@@ -39,6 +40,7 @@ __all__ = [
     "TabularEvaluator",
     "TrainingEvaluator",
     "TrialTime",
+    "load_weights",
     "read_described",
     "read_nasbench101",
     "read_nasbench_macro",

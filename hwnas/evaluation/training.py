@@ -111,7 +111,7 @@ class TrainingEvaluator(Evaluator):
         """
         data = _open(self.data_folder)
         module = self.space.build(arch, data.task)
-        _load_weights(module, weights, arch)
+        load_weights(module, weights, arch)
         device = resolve_device(self.device)
         images, labels = data.test()
         with _threads(self.threads):
@@ -216,7 +216,12 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _load_weights(module: nn.Module, path: Path, arch: Arch) -> None:
+def load_weights(module: nn.Module, path: Path, arch: Arch) -> None:
+    """Give `module`, which was built of `arch`, the weights that `train_final` saved to `path`.
+
+    Raises:
+        InputError: if the weights are not there, cannot be read, or are not of this architecture.
+    """
     hint = "train this architecture again"
     try:
         module.load_state_dict(_read_weights(path))
