@@ -127,6 +127,11 @@ class Workload:
         constant, slope = self.speed.validate
         return float(self.test_images * (constant + slope * self.flops.mean()))
 
+    def finals_seconds(self, finalists: int, final_epochs: float) -> float:
+        """Of training and scoring all finalists."""
+        rounds = -(-finalists // self.workers)  # how many finalists one worker trains, one after another
+        return rounds * (self.mean_seconds(final_epochs) + self.test_seconds())
+
     def epoch_seconds(self) -> float:
         return self.mean_seconds(1) - self.mean_seconds(0)
 
@@ -152,16 +157,17 @@ def plan_budget(
         InputError: if it is too short for the least that makes sense.
     """
     left_s = budget_s - elapsed_s - CLOSING_S
-    finals_s = 0.0
-    if final_epochs is not None:  # they take what they take; the search has the rest
-        finals_s = -(-finalists // work.workers) * (work.mean_seconds(final_epochs) + work.test_seconds())
-    search_s = min(SEARCH_SHARE * left_s, left_s - finals_s)
+    if final_epochs is None:
+        share, finals_s = SEARCH_SHARE, 0.0
+    else:  # they take what they take; the search has the rest
+        share, finals_s = 1.0, work.finals_seconds(finalists, final_epochs)
+    search_s = share * (left_s - finals_s)
     if epochs is None:
         epochs = _trial_epochs(search_s, work)
     rounds = int(search_s / work.mean_seconds(epochs))
     if rounds < _rounds(LEAST_TRIALS, work):
         least_s = _rounds(LEAST_TRIALS, work) * work.mean_seconds(epochs)
-        needed = elapsed_s + CLOSING_S + max(least_s / SEARCH_SHARE, least_s + finals_s)
+        needed = elapsed_s + CLOSING_S + least_s / share + finals_s
         raise InputError(
             f"a budget of {budget_s / 60:.1f} minutes leaves time for {max(rounds, 0) * work.workers} trainings of "
             f"{epochs:g} epochs, and {_rounds(LEAST_TRIALS, work) * work.workers} are needed",
@@ -196,12 +202,22 @@ def _whole_or_parts(epochs: float) -> float:
     return max(1, int(epochs * parts)) / parts
 
 
-def replan_chosen(plan: Plan, budget_s: float, elapsed_s: float, work: Workload) -> Plan:
-    """Once the random trials have shown the true speed: as many picks as the rest of the search time holds."""
-    left = budget_s - CLOSING_S - elapsed_s
-    # The picks' part of what is left: they and the final trainings were planned in this proportion.
-    picks, finals = SEARCH_SHARE * CHOSEN_SHARE, 1 - SEARCH_SHARE
-    rounds = int(left * picks / (picks + finals) / work.mean_seconds(plan.epochs))
+def replan_chosen(
+    plan: Plan, budget_s: float, elapsed_s: float, work: Workload, *, final_epochs: float | None = None
+) -> Plan:
+    """Once the random trials have shown the true speed: as many picks as the rest of the search time holds.
+
+    Args:
+        final_epochs: where they are given, and do not follow from what is left.
+    """
+    left_s = budget_s - CLOSING_S - elapsed_s
+    if final_epochs is None:
+        # The picks' part of what is left: they and the final trainings were planned in this proportion.
+        picks, finals = SEARCH_SHARE * CHOSEN_SHARE, 1 - SEARCH_SHARE
+        picks_s = left_s * picks / (picks + finals)
+    else:
+        picks_s = left_s - work.finals_seconds(plan.finalists, final_epochs)
+    rounds = int(picks_s / work.mean_seconds(plan.epochs))
     return replace(plan, n_chosen=max(1, rounds) * work.workers)  # whole rounds, so that no worker waits for the others
 
 

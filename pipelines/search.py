@@ -243,7 +243,7 @@ def _search_stages(job: Job) -> tuple[Plan, Workload | None]:
         trained = [trial for trial in job.study.trials() if trial.state == "complete"]
         slowdown = _slowdown(work, plan, trained)
         work = work.faster(slowdown)
-        plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work)
+        plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work, final_epochs=job.config.final_epochs)
         _save_plan(job, plan, chosen_planned=True, slowdown=slowdown)
     plan = _run_trials(job, plan, plan, later())
     return plan, work
