@@ -125,11 +125,12 @@ class RunFolder:
         run = cls.check(path, config)
         if run.config.is_file():
             return run
+        made_here = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             free, needed, mebibyte = shutil.disk_usage(path).free, LEAST_FREE_BYTES + needed_bytes, 2**20
             if free < needed:
-                with suppress(OSError):  # a half-written file of a killed process is there
+                if made_here:
                     path.rmdir()
                 raise InputError(
                     f"a run needs {needed // mebibyte} MiB of disk; {path} has {free // mebibyte} MiB free",
@@ -142,6 +143,21 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"the run folder {path} must be writable: {error.strerror}") from None
         return run
+
+    def clear(self, *, with_folder: bool) -> None:
+        """Remove what a run wrote that is not to be gone on with; what cannot be removed stays.
+
+        Args:
+            with_folder: the folder too, where it was made for this run.
+        """
+        with suppress(OSError):  # why the run ended matters more than what is left of it
+            for inner in self.path.iterdir():
+                if inner.is_dir():
+                    shutil.rmtree(inner)
+                else:
+                    inner.unlink()
+            if with_folder:
+                self.path.rmdir()
 
     def open_space(self, config: RunConfig, task: Task) -> SearchSpace:
         """The space of the run; a person's own one as it was when the run began, whatever became of their file.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -107,14 +106,14 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
     if config.device_table is not None and not RunFolder(path).table.exists():
         space = get_space(config.space, data.task)
         read_device_table(Path(config.device_table), space, data.task, named=config.space)  # before it writes
-    is_new = not RunFolder(path).config.is_file()
+    is_new, made_here = not RunFolder(path).config.is_file(), not path.exists()
     run = RunFolder.prepare(path, config, needed_bytes=_stored_bytes(data))
     with run.locked():
         try:
             return _run_locked(config, run, data, compute, clock, listener)
         except InputError:
             if is_new and not run.plan.exists():  # refused before there was a plan: nothing to go on with
-                shutil.rmtree(path)
+                run.clear(with_folder=made_here)
             raise
 
 
