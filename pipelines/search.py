@@ -108,6 +108,7 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
         read_device_table(Path(config.device_table), space, data.task, named=config.space)  # before it writes
     is_new, made_here = not RunFolder(path).config.is_file(), not path.exists()
     run = RunFolder.prepare(path, config, needed_bytes=_stored_bytes(data))
+    listener.say(f"run {path}")
     with run.locked():
         try:
             return _run_locked(config, run, data, compute, clock, listener)
