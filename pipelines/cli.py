@@ -431,12 +431,16 @@ def _search(job: str, settings: dict[str, Any], run: Path | None, as_json: bool)
     if run is not None and settings["space"] is not None:
         RunFolder.check(run, config)
 
-    from hwnas.training import default_resolution
+    from hwnas.training import ImageData, default_resolution
 
     from .search import run_search
 
     if settings["space"] is None:
-        resolution = config.resolution or default_resolution(config.data)
+        known = None if run is None else RunFolder(run)
+        if known is not None and known.config.is_file() and known.data.exists():  # the source may be gone
+            resolution = ImageData.open(known.data).task.resolution
+        else:
+            resolution = config.resolution or default_resolution(config.data)
         config = config.model_copy(update={"space": default_space(resolution)})
     path = run or new_run_path(Path("runs"), config.data)
     try:

@@ -1,8 +1,11 @@
 """How a search begins, is refused before it trains, and is gone on with."""
 
 import re
+import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hwnas import InfeasibleError
 from pipelines import search
@@ -50,3 +53,22 @@ def test_an_interrupted_search_says_which_folder_to_go_on_with(tmp_path, monkeyp
     path = run.relative_to(tmp_path)
     assert re.search(rf" s  run {path}\n", said)
     assert f"hwnas: interrupted (the same command with --run {path} goes on)" in said
+
+
+def test_a_run_goes_on_without_the_folder_of_its_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search, "_open_job", interrupted)
+    rng = np.random.default_rng(0)
+    for file in (tmp_path / "pictures" / name / f"{i}.png" for name in ("a", "b") for i in range(10)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, size=(40, 40, 3), dtype=np.uint8)).save(file)
+    command = ["search", "--data", "pictures", "--trials", "2", "--device", "cpu", "--run", "run"]
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            app(command)
+        assert "hwnas: interrupted" in capsys.readouterr().err
+        shutil.rmtree(tmp_path / "pictures", ignore_errors=True)
+    assert RunConfig.from_toml(tmp_path / "run" / "config.toml").space == "proxyless@w0.5"
+    with pytest.raises(SystemExit):
+        app([*command, "--resolution", "48"])
+    assert "belongs to a run with other settings (resolution: 48 != None)" in capsys.readouterr().err
