@@ -124,7 +124,7 @@ def _run_locked(
     if not run.data.exists():
         data.save(run.data)
     if run.plan.exists():
-        clock.before = float(read_json(run.plan).get("elapsed_s", 0.0))
+        clock.before = float(read_json(run.plan, "plan").get("elapsed_s", 0.0))
     job = _open_job(config, run, data, compute, clock, listener)
     try:
         plan, work = _search_stages(job)
@@ -306,7 +306,7 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
         _show_plan(job, plan)
         return plan, None
     if run.plan.exists():
-        stored = read_json(run.plan)
+        stored = read_json(run.plan, "plan", "speed")
         plan = Plan(**stored["plan"])
         work = _workload(job, TrainingSpeed(**{k: _pair(v) for k, v in stored["speed"].items()}))
         work = work.faster(stored.get("slowdown", 1.0))

@@ -5,14 +5,18 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hwnas import InfeasibleError
 from pipelines import search
 from pipelines.cli import app
 from pipelines.config import RunConfig
+from pipelines.deploy import deploy
 from pipelines.progress import Listener
+from pipelines.run_folder import MODEL_KEYS, RunFolder, write_json
 from pipelines.search import run_search
+from spaces import InputError, Task, get_space
 
 SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
 
@@ -72,3 +76,46 @@ def test_a_run_goes_on_without_the_folder_of_its_images(tmp_path, monkeypatch, c
     with pytest.raises(SystemExit):
         app([*command, "--resolution", "48"])
     assert "belongs to a run with other settings (resolution: 48 != None)" in capsys.readouterr().err
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A run that was interrupted once it had its images."""
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "_open_job", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_search(config(), tmp_path / "run", Listener())
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{}", "must say 'plan', but does not"), ("[]", "must be a JSON object"), ("{", "must be readable JSON")],
+)
+def test_a_damaged_plan_is_the_users_to_mend(begun, text, says):
+    begun.plan.write_text(text)
+    with pytest.raises(InputError, match=rf"plan\.json {says}"):
+        run_search(config(), begun.path, Listener())
+    assert begun.plan.read_text() == text
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "zeros", "other", "gone"])
+def test_damaged_weights_are_said_and_nothing_is_left(begun, tmp_path, kind):
+    space = get_space(SPACE)
+    first, second = (space.arch(row) for row in space.sample(2, np.random.default_rng(0)))
+    write_json(begun.model("m1") / "model.json", {**dict.fromkeys(MODEL_KEYS), "arch": str(first)})
+    file = begun.model("m1") / "weights.pt"
+    torch.save(space.build(second, Task(8, 10, 1)).state_dict(), file)
+    if kind == "gone":
+        file.unlink()
+    elif kind != "other":
+        file.write_bytes({"cut": file.read_bytes()[:500], "empty": b"", "zeros": bytes(500)}[kind])
+    with pytest.raises(InputError, match=r"weights\.pt (does not hold the weights of|cannot be read)"):
+        deploy(begun, "m1", tmp_path / "handed")
+    assert not list((tmp_path / "handed").iterdir())
+
+
+def test_a_damaged_model_is_said(begun, tmp_path):
+    write_json(begun.model("m1") / "model.json", {})
+    with pytest.raises(InputError, match=r"model\.json must say 'arch', but does not"):
+        deploy(begun, "best", tmp_path / "handed")
