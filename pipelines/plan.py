@@ -15,6 +15,7 @@ from spaces import InputError
 # EXPORT_S exports, checks and measures the chosen model, and writes the report.
 CHOOSING_S, EXPORT_S = 12.0, 30.0
 CLOSING_S = CHOOSING_S + EXPORT_S
+LEAST_TABLE_S = 5.0  # timing the blocks of the smallest chain takes longer than that: 8 s on a slow core
 SEARCH_SHARE = 0.65  # of the time for training; the rest trains the finalists
 CHOSEN_SHARE = 0.3  # of the trials; the rest are random ones that train the predictor
 PREFERRED_TRIALS = 40
@@ -140,6 +141,22 @@ class Workload:
         speed = self.speed
         train, validate = ((factor * a, factor * b) for a, b in (speed.train, speed.validate))
         return replace(self, speed=TrainingSpeed(train, validate, factor * speed.setup_s))
+
+
+def check_budget(budget_s: float, elapsed_s: float, *, table_s: float = 0.0) -> None:
+    """Make sure, before anything is timed for it, that a budget can leave time for trainings.
+
+    Args:
+        table_s: what a latency table that is still to measure takes at least.
+    Raises:
+        InputError: if it cannot.
+    """
+    least_s = elapsed_s + table_s + CLOSING_S
+    if budget_s <= least_s:
+        raise InputError(
+            f"a budget must leave time for trainings, but of {budget_s:.0f} s all else takes {least_s:.0f} s at least",
+            hint=f"give --budget {int(least_s / 60) + 2}m or more",
+        )
 
 
 def plan_budget(

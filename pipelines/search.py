@@ -23,6 +23,7 @@ from hwnas.trial import Trial
 from latency import Device, DeviceCosts, LatencyModel
 from latency.model import LEARNED_NETWORKS
 from latency.onnx_graph import ParityError, write_atomically
+from latency.reference import stored_references, task_key
 from spaces import InputError, SearchSpace, Task, get_space
 from spaces.chain import ChainSpace
 
@@ -39,7 +40,18 @@ from .latencies import (
     open_model,
     read_device_table,
 )
-from .plan import EXPORT_S, Plan, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
+from .plan import (
+    EXPORT_S,
+    LEAST_TABLE_S,
+    Plan,
+    TrainingSpeed,
+    Workload,
+    check_budget,
+    plan_budget,
+    plan_trials,
+    replan_chosen,
+    replan_final,
+)
 from .progress import Listener
 from .run_folder import RunFolder, read_json, write_json
 from .strategies import NEURAL_PREDICTOR, STRATEGIES, Setting
@@ -100,7 +112,10 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
         InputError, InfeasibleError: what the user can mend, before anything was trained where possible.
     """
     clock = Clock(time.monotonic() if started is None else started)
-    RunFolder.check(path, config)
+    known = RunFolder.check(path, config)
+    if config.budget_s is not None and not known.plan.exists():
+        to_measure = config.device_table is None and not known.table.exists()
+        check_budget(config.budget_s, clock.elapsed(), table_s=LEAST_TABLE_S if to_measure else 0.0)
     use_one_thread()
     data, compute = _open_data(config, RunFolder(path)), _compute_device(config)
     if config.device_table is not None and not RunFolder(path).table.exists():
@@ -221,6 +236,8 @@ def _table(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task, li
         listener.say(f"latency table of {table.device}, from {config.device_table}")
     else:
         device = Device.here()
+        if task_key(task) not in stored_references(device):
+            listener.say("timing the reference network first: once for images of this size on this device")
         what = "the blocks" if isinstance(space, ChainSpace) else f"{LEARNED_NETWORKS} networks"
         listener.say(f"timing {what} of {space.name} on {device}")
         budget_s = None if config.budget_s is None else TABLE_BUDGET_SHARE * config.budget_s
@@ -313,6 +330,7 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
         job.listener.say("going on with the recorded plan")
         _show_plan(job, plan)
         return plan, work
+    check_budget(config.budget_s, job.clock.elapsed())
     speed = _time_training(job)
     work = _workload(job, speed)
     plan = plan_budget(

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ import torch
 from PIL import Image
 
 from hwnas import InfeasibleError
+from latency import Device
+from latency.reference import keep_reference
+from latency.runtime import ReferenceTime
 from pipelines import search
 from pipelines.cli import app
 from pipelines.config import RunConfig
@@ -42,7 +46,7 @@ def test_a_refused_search_leaves_the_run_folder_as_it_was(tmp_path, kind):
     assert not any(any(folder.iterdir()) for folder in before)
 
 
-def interrupted(*_):
+def interrupted(*_args, **_kwargs):
     raise KeyboardInterrupt
 
 
@@ -119,3 +123,35 @@ def test_a_damaged_model_is_said(begun, tmp_path):
     write_json(begun.model("m1") / "model.json", {})
     with pytest.raises(InputError, match=r"model\.json must say 'arch', but does not"):
         deploy(begun, "best", tmp_path / "handed")
+
+
+def never(*_args, **_kwargs):
+    pytest.fail("this takes time, and the budget is hopeless")
+
+
+def test_a_hopeless_budget_is_refused_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "measure_model", never)
+    monkeypatch.setattr(search, "_time_training", never)
+    with pytest.raises(InputError, match="a budget must leave time for trainings, but of 20 s") as caught:
+        run_search(config(trials=None, budget_s=20), tmp_path / "run", Listener())
+    assert caught.value.hint == "give --budget 2m or more"
+    assert not (tmp_path / "run").exists()
+    late = SimpleNamespace(  # the table took longer than was thought
+        config=config(trials=None, budget_s=60),
+        run=RunFolder(tmp_path / "run"),
+        pool=SimpleNamespace(workers=2),
+        clock=SimpleNamespace(elapsed=lambda: 30.0),
+    )
+    with pytest.raises(InputError, match="of 60 s all else takes 72 s at least"):
+        search._first_plan(late)
+
+
+def test_that_the_reference_is_timed_first_is_said_where_it_is_not_known(begun, monkeypatch):
+    monkeypatch.setattr(search, "measure_model", interrupted)
+    task, said = Task(8, 10, 1), []
+    listener = SimpleNamespace(say=said.append)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            search._table(config(), begun, get_space(SPACE), task, listener)
+        keep_reference(task, Device.here(), ReferenceTime(1.0, (0.9, 1.1)))
+    assert ["reference" in line for line in said] == [True, False, False]
