@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -435,15 +436,22 @@ def _search(job: str, settings: dict[str, Any], run: Path | None, as_json: bool)
     if run is not None and settings["space"] is not None:
         RunFolder.check(run, config)
 
-    from hwnas.training import default_resolution
+    from hwnas.training import ImageData, default_resolution
 
     from .search import run_search
 
     if settings["space"] is None:
-        resolution = config.resolution or default_resolution(config.data)
+        known = None if run is None else RunFolder(run)
+        if known is not None and known.config.is_file() and known.data.exists():  # the source may be gone
+            resolution = ImageData.open(known.data).task.resolution
+        else:
+            resolution = config.resolution or default_resolution(config.data)
         config = config.model_copy(update={"space": default_space(resolution)})
     path = run or new_run_path(Path("runs"), config.data)
-    outcome = run_search(config, path, TerminalListener(Console(stderr=True)), started=STARTED)
+    try:
+        outcome = run_search(config, path, TerminalListener(Console(stderr=True)), started=STARTED)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the same command with --run {shlex.quote(str(path))} goes on") from None
     if not as_json:
         _print_outcome(outcome)
     if outcome["meets_limits"] is False:
@@ -512,8 +520,8 @@ def _guarded(as_json: bool, work: Callable[[], dict[str, Any]]) -> None:
     except OSError as error:
         outcome = {"error": f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "hint": ""}
         code = BAD_INPUT
-    except KeyboardInterrupt:
-        outcome, code = {"error": "interrupted", "hint": "the same command with the same --run goes on"}, FAILED
+    except KeyboardInterrupt as interrupt:
+        outcome, code = {"error": "interrupted", "hint": str(interrupt)}, FAILED  # empty where nothing goes on
     except Exception as error:
         outcome, code = {"error": str(error), "hint": ""}, FAILED
         if not _is_of_the_machine(error):

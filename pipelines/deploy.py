@@ -181,15 +181,14 @@ def _violation(limits: Sequence[Limit], model: Mapping[str, Any]) -> float:
 
 
 def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    import torch
-
+    from hwnas.evaluation import load_weights
     from hwnas.training import ImageData
 
     data = ImageData.open(run.data)
     space = run.open_space(config, data.task)
     arch = space.parse(record["arch"])
     network = space.build(arch, data.task)
-    network.load_state_dict(torch.load(source / "weights.pt", map_location="cpu", weights_only=True))
+    load_weights(network, source / "weights.pt", arch)
     module = with_normalisation(network, data.mean, data.std)
     images = np.asarray(data.val_images[:PARITY_IMAGES], dtype=np.float32) / np.float32(255)
     range_text = (

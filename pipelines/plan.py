@@ -15,6 +15,7 @@ from spaces import InputError
 # EXPORT_S exports, checks and measures the chosen model, and writes the report.
 CHOOSING_S, EXPORT_S = 12.0, 30.0
 CLOSING_S = CHOOSING_S + EXPORT_S
+LEAST_TABLE_S = 5.0  # timing the blocks of the smallest chain takes longer than that: 8 s on a slow core
 SEARCH_SHARE = 0.65  # of the time for training; the rest trains the finalists
 CHOSEN_SHARE = 0.3  # of the trials; the rest are random ones that train the predictor
 PREFERRED_TRIALS = 40
@@ -127,6 +128,11 @@ class Workload:
         constant, slope = self.speed.validate
         return float(self.test_images * (constant + slope * self.flops.mean()))
 
+    def finals_seconds(self, finalists: int, final_epochs: float) -> float:
+        """Of training and scoring all finalists."""
+        rounds = -(-finalists // self.workers)  # how many finalists one worker trains, one after another
+        return rounds * (self.mean_seconds(final_epochs) + self.test_seconds())
+
     def epoch_seconds(self) -> float:
         return self.mean_seconds(1) - self.mean_seconds(0)
 
@@ -135,6 +141,22 @@ class Workload:
         speed = self.speed
         train, validate = ((factor * a, factor * b) for a, b in (speed.train, speed.validate))
         return replace(self, speed=TrainingSpeed(train, validate, factor * speed.setup_s))
+
+
+def check_budget(budget_s: float, elapsed_s: float, *, table_s: float = 0.0) -> None:
+    """Make sure, before anything is timed for it, that a budget can leave time for trainings.
+
+    Args:
+        table_s: what a latency table that is still to measure takes at least.
+    Raises:
+        InputError: if it cannot.
+    """
+    least_s = elapsed_s + table_s + CLOSING_S
+    if budget_s <= least_s:
+        raise InputError(
+            f"a budget must leave time for trainings, but of {budget_s:.0f} s all else takes {least_s:.0f} s at least",
+            hint=f"give --budget {int(least_s / 60) + 2}m or more",
+        )
 
 
 def plan_budget(
@@ -152,16 +174,17 @@ def plan_budget(
         InputError: if it is too short for the least that makes sense.
     """
     left_s = budget_s - elapsed_s - CLOSING_S
-    finals_s = 0.0
-    if final_epochs is not None:  # they take what they take; the search has the rest
-        finals_s = -(-finalists // work.workers) * (work.mean_seconds(final_epochs) + work.test_seconds())
-    search_s = min(SEARCH_SHARE * left_s, left_s - finals_s)
+    if final_epochs is None:
+        share, finals_s = SEARCH_SHARE, 0.0
+    else:  # they take what they take; the search has the rest
+        share, finals_s = 1.0, work.finals_seconds(finalists, final_epochs)
+    search_s = share * (left_s - finals_s)
     if epochs is None:
         epochs = _trial_epochs(search_s, work)
     rounds = int(search_s / work.mean_seconds(epochs))
     if rounds < _rounds(LEAST_TRIALS, work):
         least_s = _rounds(LEAST_TRIALS, work) * work.mean_seconds(epochs)
-        needed = elapsed_s + CLOSING_S + max(least_s / SEARCH_SHARE, least_s + finals_s)
+        needed = elapsed_s + CLOSING_S + least_s / share + finals_s
         raise InputError(
             f"a budget of {budget_s / 60:.1f} minutes leaves time for {max(rounds, 0) * work.workers} trainings of "
             f"{epochs:g} epochs, and {_rounds(LEAST_TRIALS, work) * work.workers} are needed",
@@ -196,12 +219,22 @@ def _whole_or_parts(epochs: float) -> float:
     return max(1, int(epochs * parts)) / parts
 
 
-def replan_chosen(plan: Plan, budget_s: float, elapsed_s: float, work: Workload) -> Plan:
-    """Once the random trials have shown the true speed: as many picks as the rest of the search time holds."""
-    left = budget_s - CLOSING_S - elapsed_s
-    # The picks' part of what is left: they and the final trainings were planned in this proportion.
-    picks, finals = SEARCH_SHARE * CHOSEN_SHARE, 1 - SEARCH_SHARE
-    rounds = int(left * picks / (picks + finals) / work.mean_seconds(plan.epochs))
+def replan_chosen(
+    plan: Plan, budget_s: float, elapsed_s: float, work: Workload, *, final_epochs: float | None = None
+) -> Plan:
+    """Once the random trials have shown the true speed: as many picks as the rest of the search time holds.
+
+    Args:
+        final_epochs: where they are given, and do not follow from what is left.
+    """
+    left_s = budget_s - CLOSING_S - elapsed_s
+    if final_epochs is None:
+        # The picks' part of what is left: they and the final trainings were planned in this proportion.
+        picks, finals = SEARCH_SHARE * CHOSEN_SHARE, 1 - SEARCH_SHARE
+        picks_s = left_s * picks / (picks + finals)
+    else:
+        picks_s = left_s - work.finals_seconds(plan.finalists, final_epochs)
+    rounds = int(picks_s / work.mean_seconds(plan.epochs))
     return replace(plan, n_chosen=max(1, rounds) * work.workers)  # whole rounds, so that no worker waits for the others
 
 

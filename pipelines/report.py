@@ -89,7 +89,7 @@ def write_report(run: RunFolder, outcome: Mapping[str, Any]) -> None:
 
 
 def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    config, stored, table = RunConfig.from_toml(run.config), read_json(run.plan), read_json(run.table)
+    config, stored, table = RunConfig.from_toml(run.config), read_json(run.plan, "plan"), read_json(run.table)
     task = Task(**table["task"])
     space = run.open_space(config, task)
     plan, models = stored["plan"], run.models()

@@ -25,6 +25,7 @@ except ImportError:  # not on Windows, where two processes on one run are not no
     fcntl = None  # type: ignore[assignment]
 
 BEGUN = re.compile(r"\.config\.toml\.\d+\.part")  # left where a process was killed as it made the folder
+MODEL_KEYS = ("arch", "accuracy_val", "accuracy_test", "latency_ms", "latency_ms_interval", "meets_limits")
 LEAST_FREE_BYTES = 200 * 2**20  # models, weights, study and report of an ordinary run
 
 
@@ -80,8 +81,14 @@ class RunFolder:
         return self.path / "models" / name
 
     def models(self) -> dict[str, dict[str, Any]]:
-        """`model.json` of every final model, by name."""
-        return {file.parent.name: read_json(file) for file in sorted(self.path.glob("models/*/model.json"))}
+        """`model.json` of every final model, by name.
+
+        Raises:
+            InputError: if one is damaged.
+        """
+        return {
+            file.parent.name: read_json(file, *MODEL_KEYS) for file in sorted(self.path.glob("models/*/model.json"))
+        }
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
@@ -125,11 +132,12 @@ class RunFolder:
         run = cls.check(path, config)
         if run.config.is_file():
             return run
+        made_here = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             free, needed, mebibyte = shutil.disk_usage(path).free, LEAST_FREE_BYTES + needed_bytes, 2**20
             if free < needed:
-                with suppress(OSError):  # a half-written file of a killed process is there
+                if made_here:
                     path.rmdir()
                 raise InputError(
                     f"a run needs {needed // mebibyte} MiB of disk; {path} has {free // mebibyte} MiB free",
@@ -142,6 +150,21 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"the run folder {path} must be writable: {error.strerror}") from None
         return run
+
+    def clear(self, *, with_folder: bool) -> None:
+        """Remove what a run wrote that is not to be gone on with; what cannot be removed stays.
+
+        Args:
+            with_folder: the folder too, where it was made for this run.
+        """
+        with suppress(OSError):  # why the run ended matters more than what is left of it
+            for inner in self.path.iterdir():
+                if inner.is_dir():
+                    shutil.rmtree(inner)
+                else:
+                    inner.unlink()
+            if with_folder:
+                self.path.rmdir()
 
     def open_space(self, config: RunConfig, task: Task) -> SearchSpace:
         """The space of the run; a person's own one as it was when the run began, whatever became of their file.
@@ -196,12 +219,18 @@ def new_run_path(root: Path, data: str) -> Path:
     return path
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises InputError if the file is not what this project wrote."""
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Raises InputError if the file is not what this project wrote: JSON that says something under each of `keys`."""
     try:
-        return dict(json.loads(path.read_text()))
+        stored = json.loads(path.read_text())
     except (ValueError, OSError) as error:
         raise InputError(f"{path} must be readable JSON: {error}") from None
+    if not isinstance(stored, dict):
+        raise InputError(f"{path} must be a JSON object, but is {str(stored)[:40]!r}")
+    for key in keys:
+        if key not in stored:
+            raise InputError(f"{path} must say {key!r}, but does not", hint="restore it, or start a new run")
+    return stored
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from hwnas.trial import Trial
 from latency import Device, DeviceCosts, LatencyModel
 from latency.model import LEARNED_NETWORKS
 from latency.onnx_graph import ParityError, write_atomically
+from latency.reference import stored_references, task_key
 from spaces import InputError, SearchSpace, Task, get_space
 from spaces.chain import ChainSpace
 
@@ -40,7 +40,18 @@ from .latencies import (
     open_model,
     read_device_table,
 )
-from .plan import EXPORT_S, Plan, TrainingSpeed, Workload, plan_budget, plan_trials, replan_chosen, replan_final
+from .plan import (
+    EXPORT_S,
+    LEAST_TABLE_S,
+    Plan,
+    TrainingSpeed,
+    Workload,
+    check_budget,
+    plan_budget,
+    plan_trials,
+    replan_chosen,
+    replan_final,
+)
 from .progress import Listener
 from .run_folder import RunFolder, read_json, write_json
 from .strategies import NEURAL_PREDICTOR, STRATEGIES, Setting
@@ -101,20 +112,24 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
         InputError, InfeasibleError: what the user can mend, before anything was trained where possible.
     """
     clock = Clock(time.monotonic() if started is None else started)
-    RunFolder.check(path, config)
+    known = RunFolder.check(path, config)
+    if config.budget_s is not None and not known.plan.exists():
+        to_measure = config.device_table is None and not known.table.exists()
+        check_budget(config.budget_s, clock.elapsed(), table_s=LEAST_TABLE_S if to_measure else 0.0)
     use_one_thread()
     data, compute = _open_data(config, RunFolder(path)), _compute_device(config)
     if config.device_table is not None and not RunFolder(path).table.exists():
         space = get_space(config.space, data.task)
         read_device_table(Path(config.device_table), space, data.task, named=config.space)  # before it writes
-    is_new = not RunFolder(path).config.is_file()
+    is_new, made_here = not RunFolder(path).config.is_file(), not path.exists()
     run = RunFolder.prepare(path, config, needed_bytes=_stored_bytes(data))
+    listener.say(f"run {path}")
     with run.locked():
         try:
             return _run_locked(config, run, data, compute, clock, listener)
         except InputError:
             if is_new and not run.plan.exists():  # refused before there was a plan: nothing to go on with
-                shutil.rmtree(path)
+                run.clear(with_folder=made_here)
             raise
 
 
@@ -124,7 +139,7 @@ def _run_locked(
     if not run.data.exists():
         data.save(run.data)
     if run.plan.exists():
-        clock.before = float(read_json(run.plan).get("elapsed_s", 0.0))
+        clock.before = float(read_json(run.plan, "plan").get("elapsed_s", 0.0))
     job = _open_job(config, run, data, compute, clock, listener)
     try:
         plan, work = _search_stages(job)
@@ -221,6 +236,8 @@ def _table(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task, li
         listener.say(f"latency table of {table.device}, from {config.device_table}")
     else:
         device = Device.here()
+        if task_key(task) not in stored_references(device):
+            listener.say("timing the reference network first: once for images of this size on this device")
         what = "the blocks" if isinstance(space, ChainSpace) else f"{LEARNED_NETWORKS} networks"
         listener.say(f"timing {what} of {space.name} on {device}")
         budget_s = None if config.budget_s is None else TABLE_BUDGET_SHARE * config.budget_s
@@ -243,7 +260,7 @@ def _search_stages(job: Job) -> tuple[Plan, Workload | None]:
         trained = [trial for trial in job.study.trials() if trial.state == "complete"]
         slowdown = _slowdown(work, plan, trained)
         work = work.faster(slowdown)
-        plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work)
+        plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work, final_epochs=job.config.final_epochs)
         _save_plan(job, plan, chosen_planned=True, slowdown=slowdown)
     plan = _run_trials(job, plan, plan, later())
     return plan, work
@@ -306,13 +323,14 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
         _show_plan(job, plan)
         return plan, None
     if run.plan.exists():
-        stored = read_json(run.plan)
+        stored = read_json(run.plan, "plan", "speed")
         plan = Plan(**stored["plan"])
         work = _workload(job, TrainingSpeed(**{k: _pair(v) for k, v in stored["speed"].items()}))
         work = work.faster(stored.get("slowdown", 1.0))
         job.listener.say("going on with the recorded plan")
         _show_plan(job, plan)
         return plan, work
+    check_budget(config.budget_s, job.clock.elapsed())
     speed = _time_training(job)
     work = _workload(job, speed)
     plan = plan_budget(

@@ -141,6 +141,10 @@ def test_no_disk_space_is_said_before_anything_is_written(tmp_path, monkeypatch)
     with pytest.raises(InputError, match="needs 200 MiB of disk"):
         RunFolder.prepare(tmp_path / "run", RunConfig.of(**FIELDS))
     assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="needs 200 MiB of disk"):
+        RunFolder.prepare(tmp_path / "mine", RunConfig.of(**FIELDS))
+    assert (tmp_path / "mine").is_dir()
 
 
 def test_an_unwritable_place_is_said(tmp_path):

@@ -117,6 +117,23 @@ def test_given_final_epochs_leave_the_rest_to_the_search():
     plan_budget(60 * minutes, 15.0, work, finalists=2, final_epochs=1000)
 
 
+@pytest.mark.parametrize(("budget_s", "final_epochs"), [(600, 60), (600, 5), (1800, 5), (1800, 200)])
+@pytest.mark.parametrize("slowdown", [0.7, 1.0, 1.2])
+def test_with_given_final_epochs_the_picks_fill_what_is_left(budget_s, final_epochs, slowdown):
+    planned = workload(10_000)
+    first = plan = plan_budget(budget_s, 15.0, planned, finalists=2, final_epochs=final_epochs)
+    true = planned.faster(slowdown)
+    after_random_s = 15 + plan.n_random / 2 * true.mean_seconds(plan.epochs)
+    plan = replan_chosen(plan, budget_s, after_random_s, true, final_epochs=final_epochs)
+    finals_s = true.mean_seconds(final_epochs) + true.test_seconds()
+    ends_s = after_random_s + plan.n_chosen / 2 * true.mean_seconds(plan.epochs) + finals_s + CLOSING_S
+    assert budget_s - true.mean_seconds(plan.epochs) <= ends_s
+    assert ends_s <= budget_s or plan.n_chosen == 2  # a pick for each worker is the least
+    assert ends_s <= 1.15 * budget_s
+    if slowdown == 1:  # the first plan said so already, but for rounding
+        assert abs(plan.n_chosen - first.n_chosen) <= 2
+
+
 def test_given_epochs_are_kept():
     plan = plan_budget(1200, 15.0, workload(), finalists=2, epochs=7, final_epochs=11)
     assert (plan.epochs, plan.final_epochs) == (7, 11)

@@ -1,0 +1,157 @@
+"""How a search begins, is refused before it trains, and is gone on with."""
+
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hwnas import InfeasibleError
+from latency import Device
+from latency.reference import keep_reference
+from latency.runtime import ReferenceTime
+from pipelines import search
+from pipelines.cli import app
+from pipelines.config import RunConfig
+from pipelines.deploy import deploy
+from pipelines.progress import Listener
+from pipelines.run_folder import MODEL_KEYS, RunFolder, write_json
+from pipelines.search import run_search
+from spaces import InputError, Task, get_space
+
+SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
+
+
+def config(**changed):
+    fields = {"job": "search", "data": "digits", "data_root": "data", "space": SPACE, "trials": 2, "device": "cpu"}
+    return RunConfig.of(**{**fields, **changed})
+
+
+@pytest.mark.parametrize("kind", ["new", "empty", "link"])
+def test_a_refused_search_leaves_the_run_folder_as_it_was(tmp_path, kind):
+    path, target = tmp_path / "run", tmp_path / "elsewhere"
+    if kind == "empty":
+        path.mkdir()
+    elif kind == "link":
+        target.mkdir()
+        path.symlink_to(target)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InfeasibleError, match="proved by the table"):
+        run_search(config(limits=("params<=100",)), path, Listener())
+    assert sorted(tmp_path.iterdir()) == before
+    assert path.is_symlink() == (kind == "link")
+    assert not any(any(folder.iterdir()) for folder in before)
+
+
+def interrupted(*_args, **_kwargs):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_search_says_which_folder_to_go_on_with(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search, "_run_locked", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        app(["search", "--data", "digits", "--trials", "2", "--device", "cpu"])
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    (run,) = tmp_path.glob("runs/*")
+    path = run.relative_to(tmp_path)
+    assert re.search(rf" s  run {path}\n", said)
+    assert f"hwnas: interrupted (the same command with --run {path} goes on)" in said
+
+
+def test_a_run_goes_on_without_the_folder_of_its_images(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search, "_open_job", interrupted)
+    rng = np.random.default_rng(0)
+    for file in (tmp_path / "pictures" / name / f"{i}.png" for name in ("a", "b") for i in range(10)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, size=(40, 40, 3), dtype=np.uint8)).save(file)
+    command = ["search", "--data", "pictures", "--trials", "2", "--device", "cpu", "--run", "run"]
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            app(command)
+        assert "hwnas: interrupted" in capsys.readouterr().err
+        shutil.rmtree(tmp_path / "pictures", ignore_errors=True)
+    assert RunConfig.from_toml(tmp_path / "run" / "config.toml").space == "proxyless@w0.5"
+    with pytest.raises(SystemExit):
+        app([*command, "--resolution", "48"])
+    assert "belongs to a run with other settings (resolution: 48 != None)" in capsys.readouterr().err
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A run that was interrupted once it had its images."""
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "_open_job", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_search(config(), tmp_path / "run", Listener())
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{}", "must say 'plan', but does not"), ("[]", "must be a JSON object"), ("{", "must be readable JSON")],
+)
+def test_a_damaged_plan_is_the_users_to_mend(begun, text, says):
+    begun.plan.write_text(text)
+    with pytest.raises(InputError, match=rf"plan\.json {says}"):
+        run_search(config(), begun.path, Listener())
+    assert begun.plan.read_text() == text
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "zeros", "other", "gone"])
+def test_damaged_weights_are_said_and_nothing_is_left(begun, tmp_path, kind):
+    space = get_space(SPACE)
+    first, second = (space.arch(row) for row in space.sample(2, np.random.default_rng(0)))
+    write_json(begun.model("m1") / "model.json", {**dict.fromkeys(MODEL_KEYS), "arch": str(first)})
+    file = begun.model("m1") / "weights.pt"
+    torch.save(space.build(second, Task(8, 10, 1)).state_dict(), file)
+    if kind == "gone":
+        file.unlink()
+    elif kind != "other":
+        file.write_bytes({"cut": file.read_bytes()[:500], "empty": b"", "zeros": bytes(500)}[kind])
+    with pytest.raises(InputError, match=r"weights\.pt (does not hold the weights of|cannot be read)"):
+        deploy(begun, "m1", tmp_path / "handed")
+    assert not list((tmp_path / "handed").iterdir())
+
+
+def test_a_damaged_model_is_said(begun, tmp_path):
+    write_json(begun.model("m1") / "model.json", {})
+    with pytest.raises(InputError, match=r"model\.json must say 'arch', but does not"):
+        deploy(begun, "best", tmp_path / "handed")
+
+
+def never(*_args, **_kwargs):
+    pytest.fail("this takes time, and the budget is hopeless")
+
+
+def test_a_hopeless_budget_is_refused_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "measure_model", never)
+    monkeypatch.setattr(search, "_time_training", never)
+    with pytest.raises(InputError, match="a budget must leave time for trainings, but of 20 s") as caught:
+        run_search(config(trials=None, budget_s=20), tmp_path / "run", Listener())
+    assert caught.value.hint == "give --budget 2m or more"
+    assert not (tmp_path / "run").exists()
+    late = SimpleNamespace(  # the table took longer than was thought
+        config=config(trials=None, budget_s=60),
+        run=RunFolder(tmp_path / "run"),
+        pool=SimpleNamespace(workers=2),
+        clock=SimpleNamespace(elapsed=lambda: 30.0),
+    )
+    with pytest.raises(InputError, match="of 60 s all else takes 72 s at least"):
+        search._first_plan(late)
+
+
+def test_that_the_reference_is_timed_first_is_said_where_it_is_not_known(begun, monkeypatch):
+    monkeypatch.setattr(search, "measure_model", interrupted)
+    task, said = Task(8, 10, 1), []
+    listener = SimpleNamespace(say=said.append)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            search._table(config(), begun, get_space(SPACE), task, listener)
+        keep_reference(task, Device.here(), ReferenceTime(1.0, (0.9, 1.1)))
+    assert ["reference" in line for line in said] == [True, False, False]
