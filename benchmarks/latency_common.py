@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,10 +62,20 @@ def write_some(path: Path, rows: Sequence[Mapping[str, object]], *, by: Sequence
     write_csv(path, [dict(row) for row in (*kept, *rows)])
 
 
+COMPUTE = "while True: pass"
+OCCUPY_MEMORY = """
+import numpy as np
+a, b = np.zeros((2, 40_000_000))
+while True:
+    np.add(a, 1.0, out=b)
+"""
+
+
 @contextlib.contextmanager
-def busy(processes: int) -> Iterator[None]:
+def busy(processes: int, work: str = COMPUTE) -> Iterator[None]:
     """Other processes that never rest, while the block runs."""
-    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = [subprocess.Popen([sys.executable, "-c", work], env=one_thread) for _ in range(processes)]
     try:
         yield
     finally:

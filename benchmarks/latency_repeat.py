@@ -24,7 +24,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from latency_common import busy, described, measure_rows, reference_ms, wide_sample, write_some
+from latency_common import OCCUPY_MEMORY, busy, described, measure_rows, reference_ms, wide_sample, write_some
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -46,10 +46,20 @@ COVERAGE_SPACES = ("darts@8x16", "nasnet@2x192", "proxyless@w0.5")
 COVERAGE_TASK, COVERAGE_SEED = Task(32, 10), 100
 
 
-def measured(space: SearchSpace, task: Task, rows: Population, times: int) -> list[list[Timing]]:
-    """(measurements, networks): all networks by one measurement, then all by the next."""
-    known_ms = reference_ms(task)
-    return [measure_rows(space, task, rows, known_ms, number) for number in range(times)]
+def measured(
+    space: SearchSpace, task: Task, rows: Population, times: int, beside: int, memory: int = 0
+) -> list[list[Timing]]:
+    """(measurements, networks): all networks by one measurement, then all by the next.
+
+    Args:
+        beside: busy processes.
+        memory: processes that occupy the memory, beside every second measurement.
+    """
+    known_ms, found = reference_ms(task), []
+    for number in range(times):
+        with busy(beside), busy(memory if number % 2 else 0, OCCUPY_MEMORY):
+            found.append(measure_rows(space, task, rows, known_ms, number))
+    return found
 
 
 def logs_and_halves(timings: Sequence[Sequence[Timing]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -69,22 +79,23 @@ def coverage(logs: NDArray[np.float64], halves: NDArray[np.float64]) -> tuple[fl
     return float(np.mean(away <= halves)), float(np.quantile(away / halves, 0.95))
 
 
-def report_coverage(names: Sequence[str], task: Task, n: int, times: int, beside: int, seed: int) -> None:
+def report_coverage(names: Sequence[str], task: Task, n: int, times: int, beside: int, memory: int, seed: int) -> None:
     for name in names:
         space = get_space(name)
-        with busy(beside):
-            timings = measured(space, task, wide_sample(space, task, n, np.random.default_rng(seed)), times)
+        timings = measured(space, task, wide_sample(space, task, n, np.random.default_rng(seed)), times, beside, memory)
         logs, halves = logs_and_halves(timings)
         share, factor = coverage(logs, halves)
         between = float(np.sqrt(logs.var(axis=0, ddof=1).mean()))
         print(
-            f"{name} at {task.resolution} px, {n} networks, {times} times, {beside} busy: stated 95 % hold "
-            f"{share:.1%}; {factor:.2f} times as wide would hold 95 %; deviation between measurements {between:.2%}"
+            f"{name} at {task.resolution} px, {n} networks, {times} times, {beside} busy, {memory} in memory: "
+            f"stated 95 % hold {share:.1%}; {factor:.2f} times as wide would hold 95 %; "
+            f"deviation between measurements {between:.2%}"
         )
         line = {
             "space": name,
             "resolution": task.resolution,
             "busy": beside,
+            "memory": memory,
             "seed": seed,
             "networks": n,
             "measurements": times,
@@ -93,7 +104,7 @@ def report_coverage(names: Sequence[str], task: Task, n: int, times: int, beside
             "between_measurements": between,
             "device": described(Device.here()),
         }
-        write_some(RESULTS / "latency_coverage.csv", [line], by=("space", "resolution", "busy", "seed"))
+        write_some(RESULTS / "latency_coverage.csv", [line], by=("space", "resolution", "busy", "memory", "seed"))
 
 
 def main() -> None:
@@ -105,19 +116,25 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=20)
     parser.add_argument("--times", type=int, default=3, help="that each network is measured")
     parser.add_argument("--busy", type=int, default=0, help="processes beside it that never rest")
+    parser.add_argument(
+        "--memory",
+        type=int,
+        default=0,
+        help="for --coverage: processes beside every second measurement that occupy memory",
+    )
     parser.add_argument("--coverage", action="store_true", help="only how often intervals hold, in other spaces")
     parser.add_argument("--spaces", nargs="+", default=COVERAGE_SPACES, help="for --coverage")
     parser.add_argument("--seed", type=int, default=COVERAGE_SEED, help="for --coverage")
     asked = parser.parse_args()
     if asked.coverage:
-        report_coverage(asked.spaces, COVERAGE_TASK, asked.networks, asked.times, asked.busy, asked.seed)
+        beside = asked.busy, asked.memory
+        report_coverage(asked.spaces, COVERAGE_TASK, asked.networks, asked.times, *beside, asked.seed)
         return
     space, task = get_space(asked.space), Task(asked.resolution, asked.classes, asked.channels)
     rows = wide_sample(space, task, asked.networks, np.random.default_rng(0))
     reference_ms(task)  # what is measured once a device is no part of the time that follows
     started = time.monotonic()
-    with busy(asked.busy):
-        timings = measured(space, task, rows, asked.times)
+    timings = measured(space, task, rows, asked.times, asked.busy)
     seconds = (time.monotonic() - started) / asked.times / asked.networks
     logs, halves = logs_and_halves(timings)
     ms = np.exp(logs)

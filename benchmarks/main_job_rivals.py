@@ -29,10 +29,11 @@ from hwnas.objectives import Limit
 from hwnas.study import write_csv
 from hwnas.training import ImageData, Recipe, evaluate, resolve_device, train
 from latency import Device, DeviceCosts, LatencyTable, Timing, build_onnx, count, export_onnx, measure
+from latency.files import read_json
 from latency.reference import reference_model
 from pipelines.config import RunConfig
 from pipelines.deploy import with_normalisation
-from pipelines.run_folder import RunFolder, read_json
+from pipelines.run_folder import RunFolder
 from spaces import PUBLISHED, Task, get_space
 from spaces.chain import ChainSpace
 from spaces.layers import make_divisible

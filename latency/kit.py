@@ -28,11 +28,11 @@ from spaces.own_file import SpaceFile
 
 from . import kit_main
 from .device import Device
+from .files import read_json, write_atomically
 from .kit_main import KIT, KIT_FILE, MAIN_FILE, NETWORKS_FILE, REFERENCE, RESULT, VERSION, digest
 from .measuring import LEAST_PLAN_VISITS, PLAN_ROUNDS, PLAN_VISITS, MeasuringPlan, network_name
 from .model import LatencyModel
 from .modelling import calibration_of, fit_latency_model, plan_latency_model
-from .onnx_graph import write_atomically
 from .reference import keep_reference, reference_model
 from .runtime import ReferenceTime
 
@@ -262,7 +262,7 @@ def read_result(path: Path, kit_folder: Path | None = None) -> KitResult:
     Raises:
         InputError: if it is no such file, of another version or kit, edited, or holds what no device can measure.
     """
-    stored = _read_json(path)
+    stored = read_json(path)
     _check_kind(path, stored, RESULT)
     result = _validated(path, KitResult, stored)
     again = f"run {MAIN_FILE} again, and import what it writes"
@@ -276,7 +276,7 @@ def read_result(path: Path, kit_folder: Path | None = None) -> KitResult:
     if digest(stored["kit"]) != result.kit_id:
         raise InputError(f"{path} must say what kit it is of, but that part was edited", hint=again)
     if kit_folder is not None:
-        kit = _read_json(kit_folder / KIT_FILE)
+        kit = read_json(kit_folder / KIT_FILE)
         _check_kind(kit_folder / KIT_FILE, kit, KIT)
         if digest(kit) != result.kit_id:
             raise InputError(
@@ -353,18 +353,6 @@ def import_result(result: KitResult, *, space: str | None = None) -> LatencyMode
         low, high = result.reference_ms_interval
         reference_ms = keep_reference(task, device, ReferenceTime(reference_ms, (low, high)))
     return fit_latency_model(opened, plan, device, reference_ms, log_ratios)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{path} must be JSON: {error}") from None
-    if not isinstance(stored, dict):
-        raise InputError(f"{path} must be a JSON object, got a {type(stored).__name__}")
-    return stored
 
 
 def _check_kind(path: Path, stored: Mapping[str, Any], kind: str) -> None:

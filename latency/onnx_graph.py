@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from spaces import InputError, Layer, Network
+
+from .files import write_atomically
 
 if TYPE_CHECKING:
     from torch import nn
@@ -300,16 +301,6 @@ def check_parity(module: nn.Module, model: bytes, images: NDArray[np.float32]) -
             f"differ by up to {parity.largest_difference:.3g} and {parity.agreement:.2%} of the predictions agree"
         )
     return parity
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target and rename, so that a half-written file never carries the name."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from spaces import InputError, Network, Task
 from spaces.proxyless import ProxylessSpace
 
 from .device import Device
-from .onnx_graph import build_onnx, write_atomically
+from .files import write_atomically
+from .onnx_graph import build_onnx
 from .rounds import Setting
 from .runtime import ReferenceTime, measure_reference
 

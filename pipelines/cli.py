@@ -473,6 +473,8 @@ def _print_outcome(outcome: dict[str, Any]) -> None:
     print(f"test accuracy  {_accuracy(chosen)}")
     print(f"latency        {_latency(chosen)}" + ("" if waiting else ", measured on the exported file"))
     print(f"certificate    {outcome['certificate']['statement']}")
+    if (share := chosen["kept_share"]) is not None and share < 1:
+        print(f"soft limits    missed: its accuracy counts {share:.3g} of what it is")
     print(f"size           {chosen['params']:,.0f} parameters, {chosen['flops']:,.0f} multiply-adds")
     if len(outcome["frontier"]) > 1:
         print("final models")

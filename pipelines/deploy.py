@@ -16,13 +16,14 @@ from hwnas.execution import use_one_thread
 from hwnas.objectives import Limit
 from hwnas.soft_limits import SoftLimit, kept_share
 from latency import Device, Timing, export_onnx
+from latency.files import write_json
 from latency.reference import measuring_alone, reference_model, stored_reference_ms
 from latency.runtime import measure
 from spaces import InputError, Task
 
 from .config import RunConfig
 from .latencies import check_not_mixed, is_measured, known_interval, known_ms, latencies_of
-from .run_folder import RunFolder, write_json
+from .run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn

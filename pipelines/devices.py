@@ -14,16 +14,15 @@ import onnxruntime
 
 from latency import Device, LatencyModel
 from latency.device import last_level_cache_bytes
+from latency.files import read_json, write_atomically
 from latency.kit import import_result, read_result, write_kit
 from latency.kit_main import MAIN_FILE, MODELS_RESULT, RESULT
-from latency.onnx_graph import write_atomically
 from latency.reference import home, reference_interval, stored_references
 from latency.runtime import vague_remark
 from spaces import InputError, Task, get_space
 from spaces.own_file import SpaceFile
 
 from .latencies import FROM_HERE, FROM_KIT, measure_model, read_any_table, read_stored_table
-from .run_folder import read_json
 
 
 def show_here() -> dict[str, Any]:

@@ -29,6 +29,7 @@ from latency import (
     read_latency_model,
 )
 from latency.device import PROTOCOL
+from latency.files import read_json
 from latency.kit_main import MAIN_FILE
 from latency.reference import (
     measuring_alone,
@@ -42,7 +43,7 @@ from latency.runtime import FIRST_PROCESSES, drift_remark, vague_remark
 from spaces import Arch, InputError, SearchSpace, Task
 
 from .config import RunConfig
-from .run_folder import RunFolder, read_json
+from .run_folder import RunFolder
 
 FROM_KIT, FROM_HERE = "kit", "here"
 

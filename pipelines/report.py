@@ -28,7 +28,7 @@ from hwnas.objectives import Limit
 from hwnas.strategies.neural_predictor import LEAST_TO_FIT
 from hwnas.study import Study
 from hwnas.trial import Trial
-from latency.onnx_graph import write_atomically
+from latency.files import read_json, write_atomically
 from spaces import Network, Task
 from spaces.chain import ChainSpace
 
@@ -37,7 +37,7 @@ from .deploy import limits_met
 from .drawing import blocks_of, draw_blocks
 from .judgement import NAMES
 from .latencies import is_measured, known_interval, known_ms
-from .run_folder import RunFolder, read_json
+from .run_folder import RunFolder
 from .strategies import NEURAL_PREDICTOR, drawn_first
 from .wiring import draw_graph, parts_of
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from latency.onnx_graph import write_atomically
+from latency.files import read_json, write_atomically
 from spaces import InputError, SearchSpace, Task, get_space
 from spaces.own_file import SpaceFile
 
@@ -217,22 +215,3 @@ def new_run_path(root: Path, data: str) -> Path:
     while path.exists():
         path, n = root / f"{stem}-{n}", n + 1
     return path
-
-
-def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """Raises InputError if the file is not what this project wrote: JSON that says something under each of `keys`."""
-    try:
-        stored = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} must be readable JSON: {error}") from None
-    if not isinstance(stored, dict):
-        raise InputError(f"{path} must be a JSON object, but is {str(stored)[:40]!r}")
-    for key in keys:
-        if key not in stored:
-            raise InputError(f"{path} must say {key!r}, but does not", hint="restore it, or start a new run")
-    return stored
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(values, indent=1) + os.linesep).encode())

@@ -21,8 +21,9 @@ from hwnas.strategies.neural_predictor import LEAST_TO_FIT
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
 from latency import Device, DeviceCosts, LatencyModel
+from latency.files import read_json, write_atomically, write_json
 from latency.model import LEARNED_NETWORKS
-from latency.onnx_graph import ParityError, write_atomically
+from latency.onnx_graph import ParityError
 from latency.reference import stored_references, task_key
 from spaces import InputError, SearchSpace, Task, get_space
 from spaces.chain import ChainSpace
@@ -53,7 +54,7 @@ from .plan import (
     replan_final,
 )
 from .progress import Listener
-from .run_folder import RunFolder, read_json, write_json
+from .run_folder import RunFolder
 from .strategies import NEURAL_PREDICTOR, STRATEGIES, Setting
 
 if TYPE_CHECKING:
@@ -651,8 +652,8 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
     from .report import write_report
 
     name, record = _deploy_best(job, finals)
-    remark = job.latencies.remark(record)
-    if remark:
+    learned = guessing_remark(record["accuracy_test_interval"], job.data.train_labels, plan.final_epochs)
+    for remark in filter(None, (job.latencies.remark(record), learned)):
         job.listener.say(remark)
     finals = job.run.models()
     frontier = sorted(finals.values(), key=known_ms)
@@ -676,6 +677,22 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
     write_report(job.run, outcome)
     outcome["seconds"] = job.clock.elapsed()
     return outcome
+
+
+def guessing_remark(accuracy_interval: Sequence[float], labels: NDArray[np.int64], epochs: float) -> str:
+    """What a person should know of a network that may have learned nothing, or "".
+
+    Args:
+        accuracy_interval: on test images.
+        labels: of the training images.
+    """
+    guessing = np.bincount(labels).max() / len(labels)
+    if accuracy_interval[0] > guessing:
+        return ""
+    return (
+        f"the chosen network may be no better than always saying the most frequent class ({guessing:.0%} of the "
+        f"training images), after {_many(epochs, 'epoch')}: give a larger --budget, or more --final-epochs"
+    )
 
 
 def _deploy_best(job: Job, finals: Mapping[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
@@ -721,9 +738,10 @@ SUMMARY = (
     "weight_bytes",
     "peak_memory_bytes",
     "meets_limits",
+    "kept_share",
     "latency_of",
 )
-ADDED_LATER = ("latency_ms_estimated_interval", "device")  # models of earlier versions do not say them
+ADDED_LATER = ("latency_ms_estimated_interval", "device", "kept_share")  # models of earlier versions do not say them
 
 
 def _summary(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from ..training.trainer import TrainResult, evaluate, time_training, train
 from .evaluator import Evaluator
 from .interval import wilson_interval
 
-DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError)  # what torch.load raises
+# What torch.load raises.
+DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError)
 KEPT_TRIALS = 200  # from the weights of so many trials back a later one may start
 
 

@@ -474,7 +474,7 @@ def test_numbers_that_were_edited_are_noticed(tmp_path, result, change):
     [
         ("", "must be JSON"),
         ('{"format": "hwnas kit res', "must be JSON"),
-        ("[1, 2]", "must be a JSON object, got a list"),
+        ("[1, 2]", "must be a JSON object, but is"),
         ("{}", "must be a hwnas kit result"),
     ],
 )

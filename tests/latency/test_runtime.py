@@ -176,6 +176,24 @@ def test_intervals_hold_what_another_time_makes_of_a_network(disturbed):
     assert np.median(halves) < 0.015
 
 
+def test_a_machine_in_another_state_makes_intervals_wider(disturbed):
+    """Half or twice as fast as when its reference was stored; within 1.2 times nothing is added."""
+    halves = []
+    for speed in (1.0, 1.15, 0.87, 2.0, 0.5):
+        disturbed.calls, disturbed.true_ms = 0, {name: speed * ms for name, ms in TRUE_MS.items()}
+        (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
+        assert timing.latency_ms == pytest.approx(3.0, rel=0.03)
+        halves.append(np.log(timing.latency_ms_interval[1] / timing.latency_ms))
+    assert max(halves[:3]) < 0.03
+    assert min(halves[3:]) > 1.96 * 0.1 * np.log(2 / 1.3)
+
+
+def test_a_deviation_between_measurements_grows_with_how_far_the_machine_is_from_its_stored_state():
+    assert [runtime.between_measurements(2.0, now) for now in (2.0, 2.39, 1.68)] == [0.005] * 3
+    assert runtime.between_measurements(2.0, 3.6) == pytest.approx(np.hypot(0.005, 0.1 * np.log(1.8 / 1.2)))
+    assert runtime.between_measurements(3.6, 2.0) == pytest.approx(runtime.between_measurements(2.0, 3.6))
+
+
 def test_runs_that_were_interrupted_or_shared_a_round_with_a_slow_reference_do_not_count():
     cpu = np.full((2, 2, 8), 2.0)
     wall = cpu.copy()

@@ -257,7 +257,7 @@ def test_a_table_that_is_no_longer_of_this_device_is_refused(tmp_path, field):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "must be readable JSON"),
+        ("{", "must be JSON"),
         ("{}", "must be a latency table"),
         ('{"device": {"cpu": "x"}}', "must be a latency table"),
         (stored(Device.here(), reference_ms=float("nan")), "must be a latency table"),
@@ -475,8 +475,10 @@ def test_this_device_is_shown_and_measured(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["show", "none.json"], "none.json must be readable JSON"),
-        (["show", "notes.txt"], "notes.txt must be readable JSON"),
+        (["show", "none.json"], "none.json cannot be read"),
+        (["show", "notes.txt"], "notes.txt must be JSON"),
+        (["show", "list.json"], "list.json must be a JSON object"),
+        (["show", "deep.json"], "deep.json must be JSON"),
         (["measure", "--space", "mobile", *TASK_OPTIONS], "there is no space 'mobile'"),
         (["measure", "--space", "proxyless", *TASK_OPTIONS, "--budget", "soon"], "a budget is a time"),
         (["measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "notes.txt"], "exists and is no latency table"),
@@ -491,13 +493,14 @@ def test_this_device_is_shown_and_measured(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_mistakes_are_one_line_and_touch_nothing(tmp_path, monkeypatch, arguments, message):
-    (tmp_path / "notes.txt").write_text("years of work")
+    texts = {"notes.txt": "years of work", "list.json": "[1, 2]", "deep.json": "[" * 100_000}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
     out, err = device(*arguments, monkeypatch=monkeypatch, cwd=tmp_path, code=2)
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert out == ""
-    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
-    assert (tmp_path / "notes.txt").read_text() == "years of work"
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == texts
 
 
 def test_a_result_is_no_table_and_says_how_it_becomes_one(elsewhere, monkeypatch):

@@ -20,6 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from latency import Device, count
+from pipelines import cli
 from spaces import Task, get_space
 
 SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
@@ -60,6 +61,15 @@ def finished(tmp_path_factory):
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_a_soft_limit_that_is_missed_is_printed(finished, capsys):
+    outcome = finished[1]
+    assert outcome["chosen"]["kept_share"] == 1
+    cli._print_outcome(outcome)
+    assert "soft limits" not in capsys.readouterr().out
+    cli._print_outcome({**outcome, "chosen": {**outcome["chosen"], "kept_share": 0.836}})
+    assert "soft limits    missed: its accuracy counts 0.836 of what it is" in capsys.readouterr().out
 
 
 def test_what_is_printed_is_what_was_found(finished):

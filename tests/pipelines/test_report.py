@@ -19,12 +19,13 @@ from hwnas.predictors import PredictorJudgement, PredictorQuality
 from hwnas.study import Study
 from hwnas.trial import Trial
 from latency import Device, LatencyTable, count
+from latency.files import write_json
 from pipelines.cli import app
 from pipelines.config import RunConfig, parse_duration
 from pipelines.drawing import blocks_of, draw_blocks
 from pipelines.judgement import NAMES, record_of, sentence
 from pipelines.report import rerun_command, write_report
-from pipelines.run_folder import RunFolder, write_json
+from pipelines.run_folder import RunFolder
 from pipelines.search import SUMMARY
 from spaces import Task, get_space
 
@@ -121,6 +122,7 @@ def make_run(
             "latency_ms_estimated_interval": [(1 - e) * trial.values["latency_ms_estimated"] for e in (0.081, -0.081)],
             "device": str(device),
             "meets_limits": meets,
+            "kept_share": 1.0,
             **{k: v for k, v in trial.values.items() if k not in {"accuracy_val", "train_seconds"}},
         }
         models[name] = {

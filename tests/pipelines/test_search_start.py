@@ -11,6 +11,7 @@ from PIL import Image
 
 from hwnas import InfeasibleError
 from latency import Device
+from latency.files import write_json
 from latency.reference import keep_reference
 from latency.runtime import ReferenceTime
 from pipelines import search
@@ -18,8 +19,8 @@ from pipelines.cli import app
 from pipelines.config import RunConfig
 from pipelines.deploy import deploy
 from pipelines.progress import Listener
-from pipelines.run_folder import MODEL_KEYS, RunFolder, write_json
-from pipelines.search import run_search
+from pipelines.run_folder import MODEL_KEYS, RunFolder
+from pipelines.search import guessing_remark, run_search
 from spaces import InputError, Task, get_space
 
 SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
@@ -94,7 +95,7 @@ def begun(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{}", "must say 'plan', but does not"), ("[]", "must be a JSON object"), ("{", "must be readable JSON")],
+    [("{}", "must say 'plan', but does not"), ("[]", "must be a JSON object"), ("{", "must be JSON")],
 )
 def test_a_damaged_plan_is_the_users_to_mend(begun, text, says):
     begun.plan.write_text(text)
@@ -155,3 +156,12 @@ def test_that_the_reference_is_timed_first_is_said_where_it_is_not_known(begun, 
             search._table(config(), begun, get_space(SPACE), task, listener)
         keep_reference(task, Device.here(), ReferenceTime(1.0, (0.9, 1.1)))
     assert ["reference" in line for line in said] == [True, False, False]
+
+
+def test_a_network_that_learned_nothing_is_said_to():
+    labels = np.array([0] * 30 + [1] * 50 + [2] * 20)
+    assert guessing_remark((0.51, 0.7), labels, 3) == ""
+    said = guessing_remark((0.49, 0.6), labels, 1.25)
+    assert (
+        "no better than always saying the most frequent class (50% of the training images), after 1.25 epochs" in said
+    )
