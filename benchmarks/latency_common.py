@@ -57,7 +57,7 @@ def write_some(path: Path, rows: Sequence[Mapping[str, object]], *, by: Sequence
     if path.exists():
         ours = {tuple(str(row[name]) for name in by) for row in rows}
         with path.open(newline="") as file:
-            kept = [row for row in csv.DictReader(file) if tuple(row[name] for name in by) not in ours]
+            kept = [row for row in csv.DictReader(file) if tuple(row.get(name, "") for name in by) not in ours]
     path.parent.mkdir(exist_ok=True)
     write_csv(path, [dict(row) for row in (*kept, *rows)])
 

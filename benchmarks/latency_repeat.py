@@ -82,7 +82,8 @@ def coverage(logs: NDArray[np.float64], halves: NDArray[np.float64]) -> tuple[fl
 def report_coverage(names: Sequence[str], task: Task, n: int, times: int, beside: int, memory: int, seed: int) -> None:
     for name in names:
         space = get_space(name)
-        timings = measured(space, task, wide_sample(space, task, n, np.random.default_rng(seed)), times, beside, memory)
+        rows = wide_sample(space, task, n, np.random.default_rng(seed))
+        timings = measured(space, task, rows, times, beside, memory)
         logs, halves = logs_and_halves(timings)
         share, factor = coverage(logs, halves)
         between = float(np.sqrt(logs.var(axis=0, ddof=1).mean()))
@@ -91,20 +92,34 @@ def report_coverage(names: Sequence[str], task: Task, n: int, times: int, beside
             f"stated 95 % hold {share:.1%}; {factor:.2f} times as wide would hold 95 %; "
             f"deviation between measurements {between:.2%}"
         )
-        line = {
-            "space": name,
+        of_all = {"busy": beside, "memory": memory, "seed": seed}
+        lines = [of_all | line for line in described_lines(space, task, rows, timings)]
+        write_some(RESULTS / "latency_coverage.csv", lines, by=("space", "resolution", "busy", "memory", "seed"))
+
+
+def described_lines(
+    space: SearchSpace, task: Task, rows: Population, timings: Sequence[Sequence[Timing]]
+) -> list[dict[str, object]]:
+    """A row of a file for each measurement of each network."""
+    return [
+        {
+            "space": space.name,
             "resolution": task.resolution,
-            "busy": beside,
-            "memory": memory,
-            "seed": seed,
-            "networks": n,
-            "measurements": times,
-            "held": share,
-            "factor_for_95": factor,
-            "between_measurements": between,
+            "network": space.format(row),
+            "measurement": number,
+            "latency_ms": timing.latency_ms,
+            "low": timing.latency_ms_interval[0],
+            "high": timing.latency_ms_interval[1],
+            "wall_p50_ms": timing.wall_p50_ms,
+            "processes": timing.processes,
+            "rounds": timing.rounds,
+            "dropped": timing.dropped,
+            "reference_now": timing.reference_now_ms / timing.reference_ms,
             "device": described(Device.here()),
         }
-        write_some(RESULTS / "latency_coverage.csv", [line], by=("space", "resolution", "busy", "memory", "seed"))
+        for row, of_network in zip(rows, zip(*timings, strict=True), strict=True)
+        for number, timing in enumerate(of_network)
+    ]
 
 
 def main() -> None:
@@ -139,29 +154,10 @@ def main() -> None:
     logs, halves = logs_and_halves(timings)
     ms = np.exp(logs)
     print(f"{asked.space} at {asked.resolution} px on {Device.here()}, {asked.busy} busy processes beside it")
-    lines: list[dict[str, object]] = []
     for i in range(asked.networks):
         half = np.expm1(halves[:, i]).mean()
         spread = ms[:, i].std(ddof=1) / ms[:, i].mean()
         print(f"{i:3d}  {' '.join(f'{x:7.3f}' for x in ms[:, i])} ms  std {spread:5.1%}  stated +-{half:.1%}")
-        lines += [
-            {
-                "space": asked.space,
-                "resolution": asked.resolution,
-                "network": space.format(rows[i]),
-                "busy": asked.busy,
-                "measurement": number,
-                "latency_ms": timing.latency_ms,
-                "low": timing.latency_ms_interval[0],
-                "high": timing.latency_ms_interval[1],
-                "wall_p50_ms": timing.wall_p50_ms,
-                "processes": timing.processes,
-                "rounds": timing.rounds,
-                "dropped": timing.dropped,
-                "device": described(Device.here()),
-            }
-            for number, timing in enumerate(each[i] for each in timings)
-        ]
     wall = np.array([[timing.wall_p50_ms for timing in each] for each in timings])
     held, _ = coverage(logs, halves)
     print(f"range x{ms.mean(axis=0).max() / ms.mean(axis=0).min():.2f}, {seconds:.1f} s a network")
@@ -169,6 +165,7 @@ def main() -> None:
     print(f"latency_ms between measurements: {repeats(ms)}")
     print(f"wall-clock medians of the same runs: {repeats(wall)}")
     RESULTS.mkdir(exist_ok=True)
+    lines = [{"busy": asked.busy} | line for line in described_lines(space, task, rows, timings)]
     write_csv(RESULTS / f"latency_repeat_{asked.resolution}px_busy{asked.busy}.csv", lines)
 
 

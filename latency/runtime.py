@@ -37,8 +37,8 @@ PRECISION = 0.015
 FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 6, 12, 3
 VISITS = 2  # of each process: to start one takes as long as some visits
 # Deviation of a network's ratio to the reference from one measurement to the next, minutes later, beyond what the
-# processes of each scatter: with 0.5 % intervals hold 96 % of benchmarks/latency_repeat.py.
-BETWEEN_TIMES = 0.005
+# processes of each scatter: 0.5 % was found of chains, up to 1.4 % of cells, and changes from hour to hour.
+BETWEEN_TIMES = 0.01
 # Work that occupies the memory makes the reference up to 1.9 times as slow, and networks another 4 % faster to 7 %
 # slower than it: of 25 such measurements intervals held 44 %, with this 92 %. Up to 1.2 times nothing of it is seen.
 ANOTHER_STATE, OF_ANOTHER_STATE = math.log(1.2), 0.1

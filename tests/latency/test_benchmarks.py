@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spaces import get_space
+from latency import Timing
+from spaces import Task, get_space
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -70,3 +71,16 @@ def test_devices_and_loads_are_learned_apart_and_keep_their_names(benchmark, mon
     assert sorted((row["device"], row["busy"], row["n"]) for row in rows) == [
         (device, str(busy), "10") for device in "ab" for busy in range(3)
     ]
+
+
+def test_every_measurement_of_every_network_has_its_row(benchmark):
+    space, task = get_space("proxyless@w0.25"), Task(8, 10, 1)
+    rows = space.sample(3, np.random.default_rng(0))
+    timings = [
+        [Timing(10 * number + i, (i, i + 1), 1.0, 1.0, 1.0, 6, 96, 0.1, 2.0, 3.0) for i in range(3)]
+        for number in range(2)
+    ]
+    lines = benchmark("latency_repeat").described_lines(space, task, rows, timings)
+    found = {(line["network"], line["measurement"]): line["latency_ms"] for line in lines}
+    assert found == {(space.format(rows[i]), number): 10 * number + i for i in range(3) for number in range(2)}
+    assert {line["reference_now"] for line in lines} == {1.5}

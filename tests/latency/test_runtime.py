@@ -97,7 +97,7 @@ def test_the_first_processes_decide_how_many_follow(disturbed):
     (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
     assert (timing.processes, disturbed.processes) == (6, 6)
     low, high = timing.latency_ms_interval
-    assert np.log(high / low) / 2 <= runtime.PRECISION
+    assert np.log(high / low) / 2 <= np.hypot(runtime.PRECISION, 1.96 * 0.01)
     disturbed.by_process = 0.05
     (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
     assert (timing.processes, disturbed.processes) == (12, 18)
@@ -147,7 +147,9 @@ def test_later_processes_that_scatter_more_make_the_interval_wider():
     assert runtime.half_interval(steady, 6) == pytest.approx(t * std / np.sqrt(8), rel=1e-4)
 
 
-def test_intervals_hold_the_truth_where_processes_differ(disturbed):
+def test_intervals_hold_the_truth_where_processes_differ(disturbed, monkeypatch):
+    """And nothing else does: then the part that other times have must be left out to see whether 95 % is 95 %."""
+    monkeypatch.setattr(runtime, "BETWEEN_TIMES", 0.0)
     inside, widths = [], []
     disturbed.by_place, disturbed.by_process = 0.01, 0.012
     for _ in range(150):
@@ -161,19 +163,19 @@ def test_intervals_hold_the_truth_where_processes_differ(disturbed):
 
 
 def test_intervals_hold_what_another_time_makes_of_a_network(disturbed):
-    """Processes that follow each other agree within 0.3 %, while the network is 0.5 % faster or slower that hour."""
+    """Processes that follow each other agree within 0.3 %, while the network is 1 % faster or slower that hour."""
     inside, halves, rng = [], [], np.random.default_rng(1)
     disturbed.by_place, disturbed.by_process = 0.001, 0.003
     for _ in range(150):
         disturbed.calls = 0
-        disturbed.true_ms = {**TRUE_MS, b"b": 3.0 * np.exp(0.005 * rng.standard_normal())}
+        disturbed.true_ms = {**TRUE_MS, b"b": 3.0 * np.exp(0.01 * rng.standard_normal())}
         (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
         low, high = timing.latency_ms_interval
         inside.append(low <= 3.0 <= high)
         halves.append(np.log(high / low) / 2)
     assert 0.91 <= np.mean(inside) <= 0.99
-    assert min(halves) > 0.0097
-    assert np.median(halves) < 0.015
+    assert min(halves) > 0.0195
+    assert np.median(halves) < 0.025
 
 
 def test_a_machine_in_another_state_makes_intervals_wider(disturbed):
@@ -189,8 +191,8 @@ def test_a_machine_in_another_state_makes_intervals_wider(disturbed):
 
 
 def test_a_deviation_between_measurements_grows_with_how_far_the_machine_is_from_its_stored_state():
-    assert [runtime.between_measurements(2.0, now) for now in (2.0, 2.39, 1.68)] == [0.005] * 3
-    assert runtime.between_measurements(2.0, 3.6) == pytest.approx(np.hypot(0.005, 0.1 * np.log(1.8 / 1.2)))
+    assert [runtime.between_measurements(2.0, now) for now in (2.0, 2.39, 1.68)] == [0.01] * 3
+    assert runtime.between_measurements(2.0, 3.6) == pytest.approx(np.hypot(0.01, 0.1 * np.log(1.8 / 1.2)))
     assert runtime.between_measurements(3.6, 2.0) == pytest.approx(runtime.between_measurements(2.0, 3.6))
 
 
