@@ -48,9 +48,10 @@ def hwnas(*arguments, cwd, home, code=0):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, home_for_digits):
     """One finished search on digits under three limits, and what it printed."""
     place = tmp_path_factory.mktemp("search")
+    home_for_digits(place / "home")
     limits = ["--limit", "latency_ms<=5", "--limit", "params<=25k", "--limit", "intensity>=0.5"]
     out, err = hwnas(
         "search", "--data", "digits", *QUICK, *limits, "--run", "run", "--json", cwd=place, home=place / "home"
@@ -191,7 +192,7 @@ def test_deploy_replaces_no_model_and_no_file_that_it_would_write(finished):
     assert {p: p.read_bytes() for p in (place / "run").glob("models/*/*")} == files
 
 
-@pytest.mark.parametrize("left", ["model.onnx", "unchecked.onnx"])
+@pytest.mark.parametrize("left", ["model.onnx", pytest.param("unchecked.onnx", marks=pytest.mark.slow)])
 def test_a_run_that_died_while_its_file_was_measured_goes_on(finished, left):
     """The file stood there already, its checks did not, and what the trials say was not written yet."""
     place, outcome, _ = finished
@@ -263,8 +264,10 @@ def recorded(run: Path) -> int:
         return 0
 
 
-def test_after_kill_9_no_finished_trial_is_trained_again(tmp_path):
-    command = ["search", "--data", "digits", *QUICK, "--run", "run", "--json"]
+def test_after_kill_9_no_finished_trial_is_trained_again(finished, tmp_path, home_for_digits):
+    home_for_digits(tmp_path / "home")
+    table = ["--device-table", finished[0] / "run" / "latency_table.json"]
+    command = ["search", "--data", "digits", *QUICK, *table, "--run", "run", "--json"]
     process = start(*command, cwd=tmp_path, home=tmp_path / "home")
     until = time.monotonic() + 240
     while recorded(tmp_path / "run") < 3:

@@ -36,9 +36,10 @@ def hwnas(*arguments, cwd, home, code=0):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, home_for_digits):
     """A finished search with a copy of the example, given by a relative path, and what it printed."""
     place = tmp_path_factory.mktemp("own")
+    home_for_digits(place / "home")
     (place / "spaces").mkdir()
     (place / "spaces" / "my_space.py").write_text(EXAMPLE.read_text())
     space = ["--space", "spaces/my_space.py:MySpace"]
