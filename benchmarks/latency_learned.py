@@ -244,7 +244,10 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.kept:
         for path in asked.kept:
-            conclude([json.loads(line) for line in path.read_text().splitlines()])
+            kept = [json.loads(line) for line in path.read_text().splitlines()]
+            if not all({"device", "busy"} <= each.keys() for each in kept):
+                parser.error(f"{path} does not say on which device and beside what it was measured: measure anew")
+            conclude(kept)
         return
     for name, resolution, classes in EVERY if asked.all else [(asked.space, asked.resolution, asked.classes)]:
         kept = measured(name, Task(resolution, classes), asked.train, asked.test, asked.seed, asked.busy)

@@ -345,6 +345,10 @@ def read_any_table(path: Path) -> dict[str, Any]:
             raise ValueError("its calibration must be pairs")
         if min(np.ravel(stored["calibration"])) <= 0:
             raise ValueError("networks must take a time above 0")
+        if (interval := stored.get("reference_ms_interval")) is not None:  # earlier versions do not say it
+            low, high = (float(end) for end in interval)
+            if not 0 < low <= high < np.inf:
+                raise ValueError(f"the reference's interval must have two ends above 0, but is {interval}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path} must be a latency table, but is damaged or something else: {error!r}",

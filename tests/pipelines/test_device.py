@@ -254,6 +254,9 @@ def test_a_table_that_is_no_longer_of_this_device_is_refused(tmp_path, field):
     assert read_device_table(path, SPACE, TASK) == path.read_text()
 
 
+BAD_INTERVALS = (5, [0.1], ["a", "b"], [0.6, 0.4], [0.0, 0.6], [0.4, float("inf")], [0.4, float("nan")])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -265,6 +268,7 @@ def test_a_table_that_is_no_longer_of_this_device_is_refused(tmp_path, field):
         (stored(Device.here(), calibration=[[-0.3, 0.3]]), "must be a latency table"),
         (stored(Device.here(), calibration=[]), "must be a latency table"),
         (stored(Device.here(), device={"cpu": "x", "colour": 1}), "must be a latency table"),
+        *((stored(Device.here(), reference_ms_interval=ends), "must be a latency table") for ends in BAD_INTERVALS),
     ],
 )
 def test_damaged_tables_are_refused(tmp_path, text, message):
