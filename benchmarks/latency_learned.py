@@ -7,8 +7,8 @@ Networks to learn from are those that `spread_rows` names, networks to judge by 
 whole range of multiply-adds); each is timed beside the reference alone, in as many processes as there are visits of it,
 as a search measures what it learns from. Prices of layers are learned from n networks that `most_telling` chooses, and
 from n random ones. Beside them, from the same random ones: flops, scaled, and a table with an entry for each value of
-each gene (ridge). The truth's own error is that of the mean of a network's visits, as they scatter. What was kept
-without networks to judge by is split at random, two thirds to learn from. Prints means over draws, with the 95 %
+each gene (ridge). The truth's own error is that of the mean of a network's visits, as they scatter. An interval
+is that of an estimate at another time, as a latency model states it. Prints means over draws, with the 95 %
 interval of the mean where draws differ. The rows of a space, resolution, load and device in results/latency_learned.csv
 are replaced by those of the same; all others stay. `--all` measures every space that the file tells of.
 """
@@ -23,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from latency_common import busy, described, wide_sample, write_some
+from latency_common import busy, described, reference_ms, wide_sample, write_some
 from latency_help import averaged, half_interval
 from numpy.typing import NDArray
 from scipy import stats
@@ -33,10 +33,12 @@ from latency.model import spread_rows
 from latency.prices import fit_prices, most_telling
 from latency.reference import reference_model
 from latency.rounds import in_new_process, run_rounds
+from latency.runtime import half_between
 from spaces import Population, Task, get_space
 from spaces.tally import LayerForm
 
 RESULTS = Path(__file__).with_name("results")
+KEPT = {"space", "res", "classes", "tag", "device", "busy", "stored", "row", "lr", "ref"}
 BY = ("space", "resolution", "busy", "device", "noise", "judged", "model", "networks")
 SIZES = (10, 30, 100)
 EVERY = (  # that results/latency_learned.csv tells of: space, resolution, classes
@@ -67,7 +69,14 @@ def visit(space_name: str, task: Task, rows: Population, seed: int) -> list[tupl
 
 @dataclass(frozen=True)
 class Measured:
-    """Networks of one space and task, times as shares of the reference's, with so many busy processes beside."""
+    """Networks of one space and task, times as shares of the reference's, with so many busy processes beside.
+
+    Attributes:
+        tags: "train" for those to learn from, "test" for those to judge by.
+        log_ratios: of each network, one a visit.
+        between: half of the interval that another time makes, by what the reference took while networks to learn from
+            were measured.
+    """
 
     space: str
     task: Task
@@ -75,20 +84,21 @@ class Measured:
     device: str
     busy: int
     tags: NDArray[np.str_]
-    log_ratios: tuple[Floats, ...]  # of each network, one a visit
+    log_ratios: tuple[Floats, ...]
+    between: float
 
     @classmethod
     def of(cls, kept: Sequence[Mapping[str, object]]) -> Measured:
-        resolution = int(kept[0]["res"])  # type: ignore[call-overload]
-        classes = int(kept[0].get("classes", 1000 if resolution >= 96 else 10))  # type: ignore[call-overload]
+        now_ms = [np.mean(each["ref"]) for each in kept if each["tag"] == "train"]  # type: ignore[arg-type]
         return cls(
             space=str(kept[0]["space"]),
-            task=Task(resolution, classes),
+            task=Task(int(kept[0]["res"]), int(kept[0]["classes"])),  # type: ignore[call-overload]
             rows=np.array([each["row"] for each in kept], dtype=np.int64),
             device=str(kept[0]["device"]),
             busy=int(kept[0]["busy"]),  # type: ignore[call-overload]
             tags=np.array([each["tag"] for each in kept]),
             log_ratios=tuple(np.array(each["lr"], dtype=float) for each in kept),
+            between=half_between(float(kept[0]["stored"]), float(np.median(now_ms))),  # type: ignore[arg-type]
         )
 
     @cached_property
@@ -98,8 +108,7 @@ class Measured:
     @property
     def noise(self) -> float:
         """Relative standard error of the mean of a network to judge by, as its visits scatter, root mean square."""
-        judges = self.tags == "test" if (self.tags == "test").any() else np.ones(len(self.tags), dtype=np.bool_)
-        of_judges = [values for values, judge in zip(self.log_ratios, judges, strict=True) if judge]
+        of_judges = [values for values, tag in zip(self.log_ratios, self.tags, strict=True) if tag == "test"]
         return float(np.sqrt(np.mean([values.var(ddof=1) / len(values) for values in of_judges])))
 
     @cached_property
@@ -109,17 +118,9 @@ class Measured:
 
     def splits(self, n: int) -> Iterator[tuple[int, Integers, Integers]]:
         """(draw, networks to learn from, networks to judge by)."""
-        firsts = np.flatnonzero(self.tags != "b")  # the same once more
-        tests = np.flatnonzero(self.tags == "test")
-        for draw in range(DRAWS):
-            rng = np.random.default_rng([n, draw])
-            if len(tests):
-                pool, judges = rng.permutation(np.setdiff1d(firsts, tests)), tests
-            else:
-                order = rng.permutation(firsts)
-                pool, judges = np.split(order, [2 * len(order) // 3])
-            if n <= len(pool):
-                yield draw, pool, judges
+        pool, judges = (np.flatnonzero(self.tags == tag) for tag in ("train", "test"))
+        for draw in range(DRAWS if n <= len(pool) else 0):
+            yield draw, np.random.default_rng([n, draw]).permutation(pool), judges
 
 
 Guess = tuple[Floats, Floats, Floats]  # estimates, and both ends of their intervals
@@ -128,7 +129,7 @@ Guess = tuple[Floats, Floats, Floats]  # estimates, and both ends of their inter
 def learned(data: Measured, rows: Integers) -> Guess:
     counts, forms = data.counted
     prices = fit_prices(counts[rows], forms, data.ratio[rows])
-    return prices.estimate(counts, forms), *prices.interval(counts, forms)
+    return prices.estimate(counts, forms), *prices.interval(counts, forms, data.between)
 
 
 def scaled_flops(data: Measured, rows: Integers) -> Guess:
@@ -200,19 +201,21 @@ def show(found: Sequence[Mapping[str, object]]) -> None:
 
 def measured(name: str, task: Task, train: int, test: int, seed: int, beside: int) -> list[dict[str, object]]:
     """What is kept of networks to learn from and of others to judge by."""
-    space, rng = get_space(name), np.random.default_rng(seed)
-    rows = {"train": spread_rows(space, task, train, rng), "test": wide_sample(space, task, test, rng)}
+    space, rng, known_ms = get_space(name), np.random.default_rng(seed), reference_ms(task)
+    rows = {"train": spread_rows(space, task, train, rng)}
+    drawn = wide_sample(space, task, test + train, rng)
+    known = (space.canonical(drawn)[:, None] == space.canonical(rows["train"])).all(axis=2).any(axis=1)
+    rows["test"] = drawn[~known][:test]
     kept: list[dict[str, object]] = []
     for number, (tag, some) in enumerate(rows.items()):
         seeds = (100 * number + i for i in range(VISITS[tag]))
         with busy(beside):
             visits = np.array([in_new_process(visit, space.name, task, some, each) for each in seeds])
         what = {"space": space.name, "res": task.resolution, "classes": task.classes, "tag": tag}
-        what |= {"device": described(Device.here()), "busy": beside}
-        ratios, reference_ms = visits.transpose(2, 1, 0).tolist()
+        what |= {"device": described(Device.here()), "busy": beside, "stored": known_ms}
+        ratios, now_ms = visits.transpose(2, 1, 0).tolist()
         kept += [
-            {**what, "row": row.tolist(), "lr": lr, "ref": ms}
-            for row, lr, ms in zip(some, ratios, reference_ms, strict=True)
+            {**what, "row": row.tolist(), "lr": lr, "ref": ms} for row, lr, ms in zip(some, ratios, now_ms, strict=True)
         ]
     return kept
 
@@ -235,18 +238,20 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=32)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--train", type=int, default=100)
-    parser.add_argument("--test", type=int, default=50)
+    parser.add_argument("--test", type=int, default=50, help="at least 2: those that judge")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--busy", type=int, default=0, help="processes beside it that never rest")
     parser.add_argument("--all", action="store_true", help="every space of EVERY, instead of --space")
     parser.add_argument("--keep", type=Path, help="a file to append what is measured to, one JSON object a network")
     parser.add_argument("--from", dest="kept", type=Path, nargs="+", help="what was kept before; nothing is measured")
     asked = parser.parse_args()
+    if asked.test < 2:
+        parser.error(f"--test must be at least 2, got {asked.test}")
     if asked.kept:
         for path in asked.kept:
             kept = [json.loads(line) for line in path.read_text().splitlines()]
-            if not all({"device", "busy"} <= each.keys() for each in kept):
-                parser.error(f"{path} does not say on which device and beside what it was measured: measure anew")
+            if not all(each.keys() >= KEPT for each in kept):
+                parser.error(f"{path} must say {', '.join(sorted(KEPT))} of each network, but does not: measure anew")
             conclude(kept)
         return
     for name, resolution, classes in EVERY if asked.all else [(asked.space, asked.resolution, asked.classes)]:

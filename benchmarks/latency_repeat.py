@@ -12,7 +12,7 @@ How often it holds is judged so: an interval is for what many processes would fi
 the mean of the other measurements is an estimate with an error of its own; that is allowed for. Each measurement
 measures every network before the next one begins, so that minutes lie between those of one network. With `--coverage`
 only that is asked, with networks of three spaces, and by what factor intervals would have to be wider to hold 95 % is
-printed.
+printed; with `--memory` of measurements beside work that occupies the memory, against the mean of the others alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from latency_common import OCCUPY_MEMORY, busy, described, measure_rows, referen
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from hwnas.study import write_csv
 from latency import Device, Timing
 from spaces import Population, SearchSpace, Task, get_space
 
@@ -68,15 +67,27 @@ def logs_and_halves(timings: Sequence[Sequence[Timing]]) -> tuple[NDArray[np.flo
     return logs, np.log([[timing.latency_ms_interval[1] for timing in each] for each in timings]) - logs
 
 
-def coverage(logs: NDArray[np.float64], halves: NDArray[np.float64]) -> tuple[float, float]:
+def coverage(
+    logs: NDArray[np.float64], halves: NDArray[np.float64], calm: NDArray[np.bool_] | None = None
+) -> list[tuple[float, float]]:
     """How often an interval holds the mean of the other measurements, its width enlarged by that mean's own error.
 
+    Args:
+        logs, halves: (measurements, networks).
+        calm: (measurements,) those of whose mean intervals are to hold; all where left out.
     Returns:
-        The share, and by what factor intervals would have to be wider (or narrower, below 1) to hold 95 %.
+        For calm measurements, then for the others where there are any: the share, and by what factor intervals would
+        have to be wider (or narrower, below 1) to hold 95 %.
     """
-    n = len(logs)
-    away = np.abs(logs - (logs.sum(axis=0) - logs) / (n - 1)) / np.sqrt(1 + 1 / (n - 1))
-    return float(np.mean(away <= halves)), float(np.quantile(away / halves, 0.95))
+    calm = np.ones(len(logs), dtype=np.bool_) if calm is None else calm
+    counted = (calm.sum() - calm)[:, None]  # of which the mean is: never of the measurement itself
+    others = (logs[calm].sum(axis=0) - np.where(calm[:, None], logs, 0.0)) / counted
+    away = np.abs(logs - others) / np.sqrt(1 + 1 / counted)
+    return [
+        (float(np.mean((away <= halves)[those])), float(np.quantile((away / halves)[those], 0.95)))
+        for those in (calm, ~calm)
+        if those.any()
+    ]
 
 
 def report_coverage(names: Sequence[str], task: Task, n: int, times: int, beside: int, memory: int, seed: int) -> None:
@@ -85,13 +96,14 @@ def report_coverage(names: Sequence[str], task: Task, n: int, times: int, beside
         rows = wide_sample(space, task, n, np.random.default_rng(seed))
         timings = measured(space, task, rows, times, beside, memory)
         logs, halves = logs_and_halves(timings)
-        share, factor = coverage(logs, halves)
+        calm = np.arange(times) % 2 == 0 if memory else None
         between = float(np.sqrt(logs.var(axis=0, ddof=1).mean()))
         print(
             f"{name} at {task.resolution} px, {n} networks, {times} times, {beside} busy, {memory} in memory: "
-            f"stated 95 % hold {share:.1%}; {factor:.2f} times as wide would hold 95 %; "
             f"deviation between measurements {between:.2%}"
         )
+        for which, (share, factor) in zip(("", "beside the memory's, "), coverage(logs, halves, calm), strict=False):
+            print(f"    {which}stated 95 % hold {share:.1%}; {factor:.2f} times as wide would hold 95 %")
         of_all = {"busy": beside, "memory": memory, "seed": seed}
         lines = [of_all | line for line in described_lines(space, task, rows, timings)]
         write_some(RESULTS / "latency_coverage.csv", lines, by=("space", "resolution", "busy", "memory", "seed"))
@@ -141,6 +153,8 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="+", default=COVERAGE_SPACES, help="for --coverage")
     parser.add_argument("--seed", type=int, default=COVERAGE_SEED, help="for --coverage")
     asked = parser.parse_args()
+    if asked.times < 3:
+        parser.error("--times must be at least 3: what one measurement finds is held against the mean of others")
     if asked.coverage:
         beside = asked.busy, asked.memory
         report_coverage(asked.spaces, COVERAGE_TASK, asked.networks, asked.times, *beside, asked.seed)
@@ -159,14 +173,14 @@ def main() -> None:
         spread = ms[:, i].std(ddof=1) / ms[:, i].mean()
         print(f"{i:3d}  {' '.join(f'{x:7.3f}' for x in ms[:, i])} ms  std {spread:5.1%}  stated +-{half:.1%}")
     wall = np.array([[timing.wall_p50_ms for timing in each] for each in timings])
-    held, _ = coverage(logs, halves)
+    ((held, _),) = coverage(logs, halves)
     print(f"range x{ms.mean(axis=0).max() / ms.mean(axis=0).min():.2f}, {seconds:.1f} s a network")
     print(f"stated 95 % hold {held:.0%}")
     print(f"latency_ms between measurements: {repeats(ms)}")
     print(f"wall-clock medians of the same runs: {repeats(wall)}")
-    RESULTS.mkdir(exist_ok=True)
     lines = [{"busy": asked.busy} | line for line in described_lines(space, task, rows, timings)]
-    write_csv(RESULTS / f"latency_repeat_{asked.resolution}px_busy{asked.busy}.csv", lines)
+    path = RESULTS / f"latency_repeat_{asked.resolution}px_busy{asked.busy}.csv"
+    write_some(path, lines, by=("space", "resolution", "busy"))
 
 
 if __name__ == "__main__":

@@ -17,13 +17,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from latency_common import busy, described, measure_rows, reference_ms, wide_sample
+from latency_common import busy, described, measure_rows, reference_ms, wide_sample, write_some
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from hwnas.study import write_csv
 from latency import Device, LatencyModel, Timing, calibration_of, fit_latency_model, plan_latency_model
-from latency.measuring import PLAN_VISITS, joined, visit_in_processes
+from latency.measuring import PLAN_VISITS, PlanTimes, Visit, visit_in_processes
 from latency.reference import reference_model
 from spaces import Population, SearchSpace, Task, get_space
 
@@ -45,7 +44,7 @@ def measured_by_turns(
     """The table, the truth of the rows, and the seconds that the table took."""
     plan, reference, known_ms = plan_latency_model(space, task, calibration), reference_model(task), reference_ms(task)
     rng = np.random.default_rng([seed, 1, 1])
-    visits: list[dict[str, float]] = []
+    visits: list[Visit] = []
     timings: list[Timing] = []
     seconds = 0.0
     for i, piece in enumerate(np.array_split(rows, PLAN_VISITS)):
@@ -53,7 +52,7 @@ def measured_by_turns(
         visits.append(visit_in_processes(plan, reference, rng))
         seconds += time.monotonic() - started
         timings += measure_rows(space, task, piece, known_ms, i)
-    return fit_latency_model(space, plan, Device.here(), known_ms, joined(visits)), timings, seconds
+    return fit_latency_model(space, plan, Device.here(), known_ms, PlanTimes.of(visits)), timings, seconds
 
 
 def main() -> None:
@@ -84,13 +83,12 @@ def main() -> None:
     print(errors("block table", estimated, measured))
     print(errors("multiply-adds, scaled", by_flops, measured))
     held = np.mean((low <= measured) & (measured <= high))
-    print(f"the stated +-{table.relative_error:.1%} (95 %) holds {held:.1%}; built in {seconds:.0f} s")
+    print(f"the stated +-{table.stated_error:.1%} (95 %) holds {held:.1%}; built in {seconds:.0f} s")
     many = space.sample(MILLION, rng)
     started = time.monotonic()
     table.estimate_ms(many)
     print(f"{MILLION:,} networks estimated in {time.monotonic() - started:.2f} s")
-    RESULTS.mkdir(exist_ok=True)
-    write_csv(
+    write_some(
         RESULTS / f"latency_table_{asked.resolution}px_busy{asked.busy}.csv",
         [
             {
@@ -102,12 +100,13 @@ def main() -> None:
                 "low": timing.latency_ms_interval[0],
                 "high": timing.latency_ms_interval[1],
                 "latency_ms_estimated": estimate,
-                "stated_error": table.relative_error,
+                "stated_error": table.stated_error,
                 "flops_scaled_ms": scaled,
                 "device": described(Device.here()),
             }
             for row, timing, estimate, scaled in zip(rows, timings, estimated, by_flops, strict=True)
         ],
+        by=("space", "resolution", "busy"),
     )
 
 

@@ -70,7 +70,7 @@ class DeviceCosts:
             return None
         if name == "latency_ms":
             latency = self._table().additive()
-            return None if latency is None else (latency, self._table().relative_error)
+            return None if latency is None else (latency, self._table().stated_error)
         cost = self._counts.additive(name) if name in COUNTED else None
         return None if cost is None else (cost, 0.0)
 

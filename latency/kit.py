@@ -30,7 +30,7 @@ from . import kit_main
 from .device import Device
 from .files import read_json, write_atomically
 from .kit_main import KIT, KIT_FILE, MAIN_FILE, NETWORKS_FILE, REFERENCE, RESULT, VERSION, digest
-from .measuring import LEAST_PLAN_VISITS, PLAN_ROUNDS, PLAN_VISITS, MeasuringPlan, network_name
+from .measuring import LEAST_PLAN_VISITS, PLAN_ROUNDS, PLAN_VISITS, MeasuringPlan, PlanTimes, network_name
 from .model import LatencyModel
 from .modelling import calibration_of, fit_latency_model, plan_latency_model
 from .reference import keep_reference, reference_model
@@ -109,6 +109,7 @@ class KitResult(_Told):
     kit: KitPlan
     reference_ms: Positive
     reference_ms_interval: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    reference_now_ms: list[Positive]  # of each visit
     log_ratios: dict[str, list[LogRatio]]
     digest: str
 
@@ -298,12 +299,15 @@ def _check_possible(path: Path, result: KitResult) -> None:
             f"{path} must be measured with no more threads than cores, got {threads} threads on {cores}",
             hint=f"run {MAIN_FILE} again",
         )
+    try:
+        _reference_of(result)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}", hint=f"run {MAIN_FILE} again") from None
+
+
+def _reference_of(result: KitResult) -> ReferenceTime:
     low, high = result.reference_ms_interval
-    if not low <= result.reference_ms <= high:
-        raise InputError(
-            f"{path} must have a reference_ms of {low:g} to {high:g}, its interval, got {result.reference_ms:g}",
-            hint=f"run {MAIN_FILE} again",
-        )
+    return ReferenceTime(result.reference_ms, (low, high))
 
 
 def _check_complete(path: Path, result: KitResult) -> None:
@@ -314,9 +318,10 @@ def _check_complete(path: Path, result: KitResult) -> None:
             f"{path} must hold {len(wanted)} networks of its kit, but {len(missing)} are missing ({missing[0]})",
             hint=f"run {MAIN_FILE} again",
         )
-    for name in wanted:
-        came, visits = len(result.log_ratios[name]), result.kit.visits
-        if came != visits:
+    visits = result.kit.visits
+    for name, times in ((REFERENCE, result.reference_now_ms), *((n, result.log_ratios[n]) for n in wanted)):
+        if len(times) != visits:
+            came = len(times)
             raise InputError(f"{path} must hold {visits} visits of network {name}, got {came}", hint="measure again")
 
 
@@ -347,12 +352,12 @@ def import_result(result: KitResult, *, space: str | None = None) -> LatencyMode
             hint=f"make a new kit; this one is by {kit.made_by}",
         )
     log_ratios = {name: np.array(ratios) for name, ratios in result.log_ratios.items()}
+    times = PlanTimes(log_ratios, float(np.median(result.reference_now_ms)))
     device = Device(**result.device.model_dump())
     reference_ms = result.reference_ms
     if device == Device.here(threads=device.threads, provider=device.provider):
-        low, high = result.reference_ms_interval
-        reference_ms = keep_reference(task, device, ReferenceTime(reference_ms, (low, high)))
-    return fit_latency_model(opened, plan, device, reference_ms, log_ratios)
+        reference_ms = keep_reference(task, device, _reference_of(result))
+    return fit_latency_model(opened, plan, device, reference_ms, times)
 
 
 def _check_kind(path: Path, stored: Mapping[str, Any], kind: str) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime
 
 from .device import Device, allowed_cores
-from .rounds import DisturbedError, ProviderError, Setting, in_new_process, open_session, pieces, run_rounds
+from .rounds import QUANTILE, DisturbedError, ProviderError, Setting, in_new_process, open_session, pieces, run_rounds
 from .runtime import (
     REFERENCE_PROCESSES,
     REFERENCE_ROUNDS,
@@ -32,13 +32,15 @@ from .runtime import (
     drift_remark,
     measure,
     measure_reference,
+    unsteady_reason,
     vague_remark,
 )
 
-VERSION = 3  # of what a kit and its result hold
+VERSION = 4  # of what a kit and its result hold
 KIT, RESULT, MODELS_RESULT, BEGUN = "hwnas kit", "hwnas kit result", "hwnas kit models", "hwnas kit begun"
 KIT_FILE, NETWORKS_FILE, MAIN_FILE = "kit.json", "networks.zip", "measure.py"
 REFERENCE = "reference"
+KILLED = "a process that ran a network was killed, maybe for lack of memory"
 REFERENCE_RUNS = REFERENCE_PROCESSES * REFERENCE_VISITS * REFERENCE_ROUNDS
 
 
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None, *, folder: Path | None = None) -> in
         check_out(out, MODELS_RESULT if given.models else RESULT, overwrite=given.overwrite)
         device = device_here(given.threads)
         for path in given.models or ():
-            check_runs(path, str(path))
+            in_new_process(check_runs, path, str(path))  # which it may not survive
         print(f"{MAIN_FILE}: measuring on {device}", file=sys.stderr)
         begun = Begun(kit, device)
         write_sealed(out, measure_files(kit, given.models, begun) if given.models else measure_kit(kit, begun))
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None, *, folder: Path | None = None) -> in
         print(f"{MAIN_FILE}: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         return 2
     except BrokenProcessPool:
-        print(f"{MAIN_FILE}: a process that measured was killed, maybe for lack of memory", file=sys.stderr)
+        print(f"{MAIN_FILE}: {KILLED}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{MAIN_FILE}: interrupted; the same command goes on from the last whole visit", file=sys.stderr)
@@ -220,8 +222,8 @@ class Begun:
             print(f"{MAIN_FILE}: {vague}", file=sys.stderr)
         return reference_ms
 
-    def add(self, visit: Mapping[str, float]) -> None:
-        """Log ratios of all networks, by name."""
+    def add(self, visit: Mapping[str, Any]) -> None:
+        """Log ratios of all networks, by name, and what the reference took."""
         self.stored["visits"].append(visit)
         self._write()
 
@@ -243,33 +245,44 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     progress = Progress((visits - done) * runs_of(kit.plan, groups))
     for number in range(done, visits):
         rng = np.random.default_rng([seed, number])  # its own: going on must not repeat the orders of earlier visits
-        visit: dict[str, float] = {}
+        log_ratios: dict[str, float] = {}
+        now_ms: list[float] = []
         for piece in pieces(list(map(len, groups)), rng):
             part = [groups[i] for i in piece]
-            visit.update(in_new_process(kit_visit, kit, part, setting, *rng.spawn(1)))
+            ratios, ms = in_new_process(kit_visit, kit, part, setting, *rng.spawn(1))
+            log_ratios.update(ratios)
+            now_ms += ms
             progress.advance(runs_of(kit.plan, part))
-        begun.add(visit)
+        begun.add({"log_ratios": log_ratios, "reference_now_ms": float(np.quantile(now_ms, QUANTILE))})
     made = begun.stored["visits"]
+    reference_now_ms = [visit["reference_now_ms"] for visit in made]
+    ran = "while it was measured, this machine ran"
+    remark = drift_remark(reference_ms, float(np.median(reference_now_ms)), ran=ran, stored_in=begun.path)
+    if remark:
+        print(f"{MAIN_FILE}: {remark}", file=sys.stderr)
     return {
         **said_of(RESULT, kit, device),
         "kit": kit.plan,
         "reference_ms": reference_ms,
         "reference_ms_interval": begun.stored["reference_ms_interval"],
-        "log_ratios": {name: [visit[name] for visit in made] for name in made[0]},
+        "reference_now_ms": reference_now_ms,
+        "log_ratios": {name: [visit["log_ratios"][name] for visit in made] for name in made[0]["log_ratios"]},
     }
 
 
 def kit_visit(
     kit: Kit, groups: Sequence[Sequence[str]], setting: Setting, rng: np.random.Generator
-) -> dict[str, float]:
-    """One visit of each network of these groups, by this process: log ratios by name."""
+) -> tuple[dict[str, float], list[float]]:
+    """One visit of each network of these groups, by this process: log ratios by name, and the reference's ms."""
     reference = kit.model(REFERENCE)
-    found: dict[str, float] = {}
+    log_ratios: dict[str, float] = {}
+    now_ms: list[float] = []
     for group in groups:
         models = [kit.model(name) for name in group]
         raw = run_rounds([reference, *models], visits=1, rounds=kit.plan["rounds"], rng=rng, setting=setting)
-        found.update(zip(group, raw.log_ratios()[:, 0].tolist(), strict=True))
-    return found
+        log_ratios.update(zip(group, raw.log_ratios()[:, 0].tolist(), strict=True))
+        now_ms += raw.quartiles_ms()[0].tolist()
+    return log_ratios, now_ms
 
 
 def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, Any]:
@@ -281,12 +294,13 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
     for path in files:
         (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
         low, high = timing.latency_ms_interval
-        number = f"{timing.latency_ms:.4g} ms" if timing.steady else "unsteady: the machine is too disturbed"
+        why = unsteady_reason(reference_ms, timing.reference_now_ms)
+        number = f"{timing.latency_ms:.4g} ms" if timing.steady else f"unsteady: {why}"
         print(
             f"{path}: {number} (95 %: {low:.4g} to {high:.4g}), warm {timing.warm_ms:.4g} ms, "
             f"wall clock p50 {timing.wall_p50_ms:.4g} ms, p90 {timing.wall_p90_ms:.4g} ms"
         )
-        remark = drift_remark(reference_ms, timing.reference_now_ms)
+        remark = drift_remark(reference_ms, timing.reference_now_ms, stored_in=begun.path)
         if remark:
             print(f"{path}: {remark}", file=sys.stderr)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

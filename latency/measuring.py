@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 
 import numpy as np
@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 from spaces import Network, Population, Task
 
 from .onnx_graph import build_onnx
-from .rounds import in_new_process, pieces, run_rounds
+from .rounds import QUANTILE, in_new_process, pieces, run_rounds
 
 PLAN_VISITS, LEAST_PLAN_VISITS, PLAN_ROUNDS = 6, 2, 6
-LogRatios = Mapping[
-    str, NDArray[np.float64]
-]  # by `network_name`: (visits,) logarithms of the time over the reference's
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,47 @@ def network_name(network: Network) -> str:
     return hashlib.sha256(records.encode()).hexdigest()[:12]
 
 
+def networks_digest(networks: Iterable[Network]) -> str:
+    """Twelve hexadecimal digits by which it is known whether a space still has the networks that were measured."""
+    return hashlib.sha256(" ".join(map(network_name, networks)).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One visit of each network of a plan.
+
+    Attributes:
+        log_ratios: by `network_name`: the logarithm of its time over the reference's.
+        reference_now_ms: of the reference network, in the same rounds.
+    """
+
+    log_ratios: Mapping[str, float]
+    reference_now_ms: float
+
+
+@dataclass(frozen=True)
+class PlanTimes:
+    """How long the networks of a plan take on a device.
+
+    Attributes:
+        log_ratios: by `network_name`: (visits,) logarithms of its time over the reference's.
+        reference_now_ms: of the reference network, in the same rounds.
+    """
+
+    log_ratios: Mapping[str, NDArray[np.float64]]
+    reference_now_ms: float
+
+    @classmethod
+    def of(cls, visits: Sequence[Visit]) -> PlanTimes:
+        """Of all visits: the median of what the reference took in each."""
+        by_name = {name: np.array([visit.log_ratios[name] for visit in visits]) for name in visits[0].log_ratios}
+        return cls(by_name, float(np.median([visit.reference_now_ms for visit in visits])))
+
+
 def measure_plan(
     plan: MeasuringPlan, reference: bytes, rng: np.random.Generator, *, budget_s: float | None = None
-) -> dict[str, NDArray[np.float64]]:
-    """Measure everything on this machine: log ratios by the name of a network.
+) -> PlanTimes:
+    """Measure everything on this machine.
 
     All networks are visited once, then all again: what comes and goes with the time, and what differs between
     processes, is in the visits of each network, and moves no network against the others.
@@ -63,34 +97,34 @@ def measure_plan(
         budget_s: make fewer visits than 6, but at least 2, so that all of it takes about this long.
     """
     started = time.monotonic()
-    visits: list[dict[str, float]] = []
+    visits: list[Visit] = []
     while len(visits) < PLAN_VISITS:
         after_next_s = (time.monotonic() - started) * (1 + 1 / max(len(visits), 1))
         if budget_s is not None and len(visits) >= LEAST_PLAN_VISITS and after_next_s > budget_s:
             break
         visits.append(visit_in_processes(plan, reference, rng))
-    return joined(visits)
+    return PlanTimes.of(visits)
 
 
-def joined(visits: Sequence[Mapping[str, float]]) -> dict[str, NDArray[np.float64]]:
-    """(visits,) log ratios by the name of a network, from those of each visit."""
-    return {name: np.array([visit[name] for visit in visits]) for name in visits[0]}
-
-
-def visit_in_processes(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> dict[str, float]:
-    """One visit of each network of a plan, where nothing else has run: log ratios by the name of a network."""
-    visit: dict[str, float] = {}
+def visit_in_processes(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> Visit:
+    """One visit of each network of a plan, where nothing else has run."""
+    log_ratios: dict[str, float] = {}
+    reference_ms: list[float] = []
     for piece in pieces(list(map(len, plan.groups)), rng):
         part = replace(plan, groups=tuple(plan.groups[i] for i in piece))
-        visit |= in_new_process(visit_once, part, reference, *rng.spawn(1))
-    return visit
+        ratios, ms = in_new_process(visit_once, part, reference, *rng.spawn(1))
+        log_ratios |= ratios
+        reference_ms += ms
+    return Visit(log_ratios, float(np.quantile(reference_ms, QUANTILE)))
 
 
-def visit_once(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> dict[str, float]:
-    """One visit of each network of a plan, by this process."""
-    measured: dict[str, float] = {}
+def visit_once(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> tuple[dict[str, float], list[float]]:
+    """One visit of each network of a plan, by this process: log ratios by name, the reference's ms in each group."""
+    log_ratios: dict[str, float] = {}
+    reference_ms: list[float] = []
     for group in plan.groups:
         models = plan.models(group, rng)
         raw = run_rounds([reference, *models.values()], visits=1, rounds=PLAN_ROUNDS, rng=rng)
-        measured.update(zip(models, raw.log_ratios()[:, 0].tolist(), strict=True))
-    return measured
+        log_ratios.update(zip(models, raw.log_ratios()[:, 0].tolist(), strict=True))
+        reference_ms += raw.quartiles_ms()[0].tolist()
+    return log_ratios, reference_ms

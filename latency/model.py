@@ -6,24 +6,27 @@ The learned estimate is a sum of prices of layers, learned from a few networks o
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spaces import InputError, Population, SearchSpace, Task
+from spaces import InputError, Network, Population, SearchSpace, Task
 from spaces.additive import AdditiveCost
 from spaces.tally import ROWS_AT_ONCE, Tally, TallyOneByOne
 
 from .device import PROTOCOL, Device
-from .measuring import LogRatios, MeasuringPlan, measure_plan, network_name
+from .measuring import MeasuringPlan, PlanTimes, measure_plan, network_name, networks_digest
 from .prices import LayerPrices, fit_prices, learned_prices, most_telling
+from .runtime import half_between
 
 LEARNED_NETWORKS = 30
 LEAST_NETWORKS = 6  # below, no error can be stated
+MEASURE_ANEW = "measure a new table: start a new run without the old one"
 DRAWN = 600  # random rows of which the measured ones are chosen
 
 
@@ -33,16 +36,21 @@ class LatencyModel(ABC):
     Attributes:
         space: the full name.
         reference_ms: the reference network's own latency, which all ratios on this device and task are times of.
-        relative_error: half-width of the 95 % interval of the logarithm of a usual estimate.
+        reference_now_ms: what it took while the networks were measured.
+        relative_error: half-width of the 95 % interval of the logarithm of a usual estimate, as networks that are left
+            out tell, all measured at one time.
         calibration: (measured ms, ms estimated by all others alone) of the networks that the estimate was fitted to.
+        networks: `networks_digest` of what was measured.
     """
 
     device: Device
     space: str
     task: Task
     reference_ms: float
+    reference_now_ms: float
     relative_error: float
     calibration: tuple[tuple[float, float], ...]
+    networks: str
 
     @abstractmethod
     def estimate_ms(self, population: Population) -> NDArray[np.float64]:
@@ -63,7 +71,12 @@ class LatencyModel(ABC):
     def interval_ms(self, population: Population) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Lower and upper end of the 95 % interval of each estimate, (n,) each."""
         estimate = self.estimate_ms(population)
-        return estimate * np.exp(-self.relative_error), estimate * np.exp(self.relative_error)
+        return estimate * np.exp(-self.stated_error), estimate * np.exp(self.stated_error)
+
+    @property
+    def stated_error(self) -> float:
+        """Half-width of the 95 % interval of the logarithm of a usual estimate, of a latency measured at any time."""
+        return stated_error(self.common_fields())
 
     @property
     def walks_records(self) -> bool:
@@ -77,13 +90,19 @@ class LatencyModel(ABC):
 
     def common_fields(self) -> dict[str, Any]:
         """What every stored model holds."""
-        names = ("space", "reference_ms", "relative_error", "calibration")
+        names = ("space", "reference_ms", "reference_now_ms", "relative_error", "calibration", "networks")
         return {
             **{name: getattr(self, name) for name in names},
             "protocol": PROTOCOL,
             "device": asdict(self.device),
             "task": asdict(self.task),
         }
+
+
+def stated_error(stored: Mapping[str, Any]) -> float:
+    """`LatencyModel.stated_error`, of what `common_fields` gave."""
+    now_ms = stored.get("reference_now_ms", stored["reference_ms"])  # earlier versions do not say it
+    return math.hypot(stored["relative_error"], half_between(stored["reference_ms"], now_ms))
 
 
 def stored_fields(stored: Mapping[str, Any], *, space: str, task: Task, device: Device) -> dict[str, Any]:
@@ -101,16 +120,32 @@ def stored_fields(stored: Mapping[str, Any], *, space: str, task: Task, device: 
         if theirs != ours:
             raise InputError(
                 f"the latency table must be of this {what} ({ours}), but it is of {theirs}",
-                hint="measure a new table: start a new run without the old one",
+                hint=MEASURE_ANEW,
             )
     return {
         "device": device,
         "space": space,
         "task": task,
         "reference_ms": stored["reference_ms"],
+        "reference_now_ms": stored.get("reference_now_ms"),
         "relative_error": stored["relative_error"],
         "calibration": tuple((a, b) for a, b in stored["calibration"]),
+        "networks": stored.get("networks"),
     }
+
+
+def check_networks(model: LatencyModel, networks: Iterable[Network]) -> None:
+    """Make sure that a stored model was measured with the networks that its space has now.
+
+    Raises:
+        InputError: if a space of this name had others, or an earlier version measured it, which does not say it.
+    """
+    if model.networks != networks_digest(networks):
+        raise InputError(
+            f"the latency table must be of the networks that {model.space} has now, but it is of others, or an earlier "
+            "hwnas measured it",
+            hint=MEASURE_ANEW,
+        )
 
 
 @dataclass(frozen=True)
@@ -128,8 +163,10 @@ class LearnedLatency(LatencyModel):
     space: str
     task: Task
     reference_ms: float
+    reference_now_ms: float
     relative_error: float
     calibration: tuple[tuple[float, float], ...]
+    networks: str
     rows: Population
     prices: LayerPrices
     tally: Tally
@@ -140,7 +177,8 @@ class LearnedLatency(LatencyModel):
 
     def interval_ms(self, population: Population) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Wider for networks that are unlike the measured ones."""
-        parts = [self.prices.interval(counts, self.tally.forms) for counts in self._counted(population)]
+        between = half_between(self.reference_ms, self.reference_now_ms)
+        parts = [self.prices.interval(counts, self.tally.forms, between) for counts in self._counted(population)]
         low, high = np.concatenate([np.zeros((2, 0)), *map(np.array, parts)], axis=1)
         return low, high
 
@@ -177,7 +215,9 @@ class LearnedLatency(LatencyModel):
         tally = space.tally(task)
         counts = tally(rows)
         prices = learned_prices(counts, tally.forms, measured_ms, tuple(stored["variances"]))
-        return cls(**fields, rows=rows, prices=prices, tally=tally)
+        model = cls(**fields, rows=rows, prices=prices, tally=tally)
+        check_networks(model, (space.layers(space.arch(row), task) for row in rows))
+        return model
 
 
 def check_enough(space: SearchSpace, rows: Population) -> None:
@@ -208,10 +248,13 @@ def learn_latency(
     reference_ms: float,
     rows: Population,
     measured_ms: NDArray[np.float64],
+    *,
+    reference_now_ms: float,
 ) -> LearnedLatency:
     """Learn what layers cost from networks that were measured.
 
     Args:
+        reference_ms, reference_now_ms: of the reference network, as stored, and while they were measured.
         rows: (n, genes), different from one another.
         measured_ms: (n,) their latency on the device.
     Raises:
@@ -224,7 +267,19 @@ def learn_latency(
     prices = fit_prices(tally(rows), tally.forms, measured_ms)
     left_out_ms = measured_ms * (1 - prices.left_out)
     pairs = tuple(zip(measured_ms.tolist(), left_out_ms.tolist(), strict=True))
-    return LearnedLatency(device, space.name, task, reference_ms, prices.relative_error, pairs, rows, prices, tally)
+    return LearnedLatency(
+        device=device,
+        space=space.name,
+        task=task,
+        reference_ms=reference_ms,
+        reference_now_ms=reference_now_ms,
+        relative_error=prices.relative_error,
+        calibration=pairs,
+        networks=networks_digest(space.layers(space.arch(row), task) for row in rows),
+        rows=rows,
+        prices=prices,
+        tally=tally,
+    )
 
 
 def measure_learned(
@@ -249,8 +304,8 @@ def measure_learned(
         InputError: if there are fewer than 6 rows, or two of one network.
     """
     plan = learned_plan(space, task, calibration)
-    log_ratios = measure_plan(plan, reference, rng, budget_s=budget_s)
-    return fit_learned(space, plan, device, reference_ms, log_ratios)
+    times = measure_plan(plan, reference, rng, budget_s=budget_s)
+    return fit_learned(space, plan, device, reference_ms, times)
 
 
 def learned_plan(space: SearchSpace, task: Task, calibration: Population) -> MeasuringPlan:
@@ -266,12 +321,13 @@ def learned_plan(space: SearchSpace, task: Task, calibration: Population) -> Mea
 
 
 def fit_learned(
-    space: SearchSpace, plan: MeasuringPlan, device: Device, reference_ms: float, log_ratios: LogRatios
+    space: SearchSpace, plan: MeasuringPlan, device: Device, reference_ms: float, times: PlanTimes
 ) -> LearnedLatency:
     """The model of a device on which a `learned_plan` was measured."""
     names = [network_name(space.layers(space.arch(row), plan.task)) for row in plan.calibration]
-    measured = reference_ms * np.exp([log_ratios[name].mean() for name in names])
-    return learn_latency(space, plan.task, device, reference_ms, plan.calibration, measured)
+    measured = reference_ms * np.exp([times.log_ratios[name].mean() for name in names])
+    now_ms = times.reference_now_ms
+    return learn_latency(space, plan.task, device, reference_ms, plan.calibration, measured, reference_now_ms=now_ms)
 
 
 def spread_rows(space: SearchSpace, task: Task, n: int, rng: np.random.Generator) -> Population:

@@ -10,7 +10,7 @@ from spaces import Population, SearchSpace, Task
 from spaces.chain import ChainSpace
 
 from .device import Device
-from .measuring import LogRatios, MeasuringPlan
+from .measuring import MeasuringPlan, PlanTimes
 from .model import LEARNED_NETWORKS, LatencyModel, LearnedLatency, fit_learned, learned_plan, spread_rows
 from .table import LatencyTable, calibration_rows, fit_table, table_plan
 
@@ -33,7 +33,7 @@ def plan_latency_model(space: SearchSpace, task: Task, calibration: Population) 
 
 
 def fit_latency_model(
-    space: SearchSpace, plan: MeasuringPlan, device: Device, reference_ms: float, log_ratios: LogRatios
+    space: SearchSpace, plan: MeasuringPlan, device: Device, reference_ms: float, times: PlanTimes
 ) -> LatencyModel:
     """The model of a device on which `plan_latency_model` was measured.
 
@@ -41,7 +41,7 @@ def fit_latency_model(
         reference_ms: the reference network's own latency there.
     """
     fit = fit_table if isinstance(space, ChainSpace) else fit_learned
-    return fit(space, plan, device, reference_ms, log_ratios)
+    return fit(space, plan, device, reference_ms, times)
 
 
 def read_latency_model(text: str, *, space: SearchSpace, task: Task, device: Device) -> LatencyModel:
@@ -52,4 +52,4 @@ def read_latency_model(text: str, *, space: SearchSpace, task: Task, device: Dev
     """
     if json.loads(text).get("kind") == "learned":
         return LearnedLatency.from_json(text, space=space, task=task, device=device)
-    return LatencyTable.from_json(text, space=space.name, task=task, device=device)
+    return LatencyTable.from_json(text, space=space, task=task, device=device)

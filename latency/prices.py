@@ -119,8 +119,13 @@ class LayerPrices:
         """(n, forms) counts of any networks, of any forms of layers -> (n,) ms."""
         return np.asarray(self._typical_ms * self._shares(counts, self._cross(forms)))
 
-    def interval(self, counts: Floats, forms: Sequence[LayerForm]) -> tuple[Floats, Floats]:
-        """Lower and upper end of the 95 % interval of each network's measured time, (n,) each, in ms."""
+    def interval(self, counts: Floats, forms: Sequence[LayerForm], between: float = 0.0) -> tuple[Floats, Floats]:
+        """Lower and upper end of the 95 % interval of each network's measured time, (n,) each, in ms.
+
+        Args:
+            between: half of the interval, of the logarithm, that all networks get besides: what another time makes of
+                them cannot be learned from networks that were measured at one.
+        """
         cross = self._cross(forms)
         shares = self._shares(counts, cross)
         network, *others, noise = self.variances
@@ -129,7 +134,7 @@ class LayerPrices:
         with_measured = counts @ cross @ self._scaled.T + network * self._ones
         known = solve_triangular(self._factor[0], with_measured.T, lower=True)
         unknown = network + ((counts @ among) * counts).sum(axis=1) - (known**2).sum(axis=0)
-        half = self._reach * np.sqrt(np.maximum(unknown, 0.0) / shares**2 + noise)
+        half = np.hypot(self._reach * np.sqrt(np.maximum(unknown, 0.0) / shares**2 + noise), between)
         ms = self._typical_ms * shares
         return np.asarray(ms * np.exp(-half)), np.asarray(ms * np.exp(half))
 

@@ -254,7 +254,7 @@ def _run_loaded(
     sessions = [loaded[i] for i in range(len(models))]
     feeds = [_feed(session, rng, setting.batch) for session in sessions]
     for i in order:
-        _warm_up(sessions[i], feeds[i])
+        _warm_up(sessions[i], feeds[i], setting.provider)
     flush = np.zeros(FLUSH_BYTES // 8)
     cpu, wall = np.empty((2, len(models), rounds))
     for r in range(rounds):
@@ -313,10 +313,19 @@ def _feed(session: Any, rng: np.random.Generator, batch: int) -> dict[str, NDArr
     return feed
 
 
-def _warm_up(session: Any, feed: dict[str, NDArray[np.float32]]) -> None:
-    """The first runs allocate memory lazily."""
-    for _ in range(3):
-        session.run(None, feed)
+def _warm_up(session: Any, feed: dict[str, NDArray[np.float32]], provider: str) -> None:
+    """The first runs allocate memory lazily.
+
+    Raises:
+        ProviderError: if another provider than the CPU cannot run it, for lack of its memory most of all.
+    """
+    try:
+        for _ in range(3):
+            session.run(None, feed)
+    except Exception as error:  # ONNX Runtime's errors have no common parent but this
+        if provider == CPU_PROVIDER:
+            raise
+        raise ProviderError(f"{provider} cannot run the network: {' '.join(str(error).split())}") from None
 
 
 def _time(session: Any, feed: dict[str, NDArray[np.float32]]) -> tuple[float, float]:

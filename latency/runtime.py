@@ -102,15 +102,32 @@ class Timing:
         return self.latency_ms_interval[1] <= self.latency_ms * math.exp(UNSTEADY)
 
 
-def drift_remark(reference_ms: float, reference_now_ms: float) -> str:
-    """What a person should know of a machine that is not as it was when its reference latency was stored, or ""."""
+def drift_remark(
+    reference_ms: float, reference_now_ms: float, *, ran: str = "this machine now runs", stored_in: Path | None = None
+) -> str:
+    """What a person should know of a machine that is not as it was when its reference latency was stored, or "".
+
+    Args:
+        ran: which machine it is said of, and of when.
+        stored_in: the file whose removal makes the reference be measured anew, which helps where it stays so.
+    """
     drift = reference_now_ms / reference_ms - 1
     if abs(drift) <= NOTABLE_DRIFT:
         return ""
-    return (
-        f"this machine now runs {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
+    said = (
+        f"{ran} {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
         "latency was stored; latencies are given as of then"
     )
+    if stored_in is None or abs(math.log1p(drift)) <= ANOTHER_STATE:
+        return said
+    return f"{said}, and are the less certain; if it stays so, remove {stored_in}, and the reference is measured anew"
+
+
+def unsteady_reason(reference_ms: float, reference_now_ms: float) -> str:
+    """Why a latency is no measurement, where its interval is too wide for one."""
+    if half_between(reference_ms, reference_now_ms) > UNSTEADY:
+        return "the machine was too unlike its state when its reference latency was stored"
+    return "the machine was too disturbed"
 
 
 def vague_remark(reference_ms: float, interval: Sequence[float] | None) -> str:
@@ -142,6 +159,13 @@ class ReferenceTime:
 
     ms: float
     interval: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.interval[0] <= self.ms <= self.interval[1] < math.inf:
+            low, high = self.interval
+            raise ValueError(
+                f"a reference latency must be above 0 ms and in its interval, got {self.ms}, {low} to {high}"
+            )
 
     @classmethod
     def of(cls, processes_ms: Sequence[float]) -> ReferenceTime:
@@ -238,6 +262,11 @@ def between_measurements(reference_ms: float, reference_now_ms: float) -> float:
     return math.hypot(BETWEEN_TIMES, OF_ANOTHER_STATE * max(0.0, apart - ANOTHER_STATE))
 
 
+def half_between(reference_ms: float, reference_now_ms: float) -> float:
+    """Half of the 95 % interval that `between_measurements` makes, of the logarithm."""
+    return NORMAL * between_measurements(reference_ms, reference_now_ms)
+
+
 def measure_reference(
     reference: bytes, rng: np.random.Generator, *, setting: Setting = DEFAULT_SETTING
 ) -> ReferenceTime:
@@ -277,7 +306,7 @@ def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
     latency_ms = reference_ms * np.exp(means.mean())
     now_ms = np.concatenate([raw.quartiles_ms()[0] for raw in found])
     reference_now_ms = float(np.quantile(now_ms, QUANTILE))  # as the stored one is found
-    half = math.hypot(half_interval(means, first), NORMAL * between_measurements(reference_ms, reference_now_ms))
+    half = math.hypot(half_interval(means, first), half_between(reference_ms, reference_now_ms))
     warm = np.concatenate([raw.warm[1] for raw in found])
     wall_p50_ms, wall_p90_ms = np.quantile(np.concatenate([raw.wall[1] for raw in found]), (0.5, 0.9))
     return Timing(

@@ -24,8 +24,8 @@ from spaces.chain import ChainSpace, Fragments
 from spaces.layers import NetworkBuilder
 
 from .device import Device
-from .measuring import LogRatios, MeasuringPlan, measure_plan, network_name
-from .model import LatencyModel, check_enough, stored_fields
+from .measuring import MeasuringPlan, PlanTimes, measure_plan, network_name, networks_digest
+from .model import LatencyModel, check_enough, check_networks, stored_fields
 
 CONTEXT_CHANNELS = 8
 CALIBRATION_NETWORKS, CALIBRATION_DRAWN = 24, 500
@@ -46,9 +46,11 @@ class LatencyTable(LatencyModel):
     space: str
     task: Task
     reference_ms: float
+    reference_now_ms: float
     cost: AdditiveCost
     relative_error: float
     calibration: tuple[tuple[float, float], ...]
+    networks: str
 
     def estimate_ms(self, population: Population) -> NDArray[np.float64]:
         return self.cost.of(population)
@@ -72,17 +74,19 @@ class LatencyTable(LatencyModel):
         )
 
     @classmethod
-    def from_json(cls, text: str, *, space: str, task: Task, device: Device) -> LatencyTable:
+    def from_json(cls, text: str, *, space: SearchSpace, task: Task, device: Device) -> LatencyTable:
         """Read a stored table.
 
         Raises:
             InputError: if it is of another device, space or task than the ones given.
         """
         stored: Mapping[str, Any] = json.loads(text)
-        return cls(
-            **stored_fields(stored, space=space, task=task, device=device),
+        model = cls(
+            **stored_fields(stored, space=space.name, task=task, device=device),
             cost=AdditiveCost(stored["constant_ms"], np.array(stored["table_ms"])),
         )
+        check_networks(model, timed_networks(space, task))
+        return model
 
 
 def measure_table(
@@ -105,8 +109,8 @@ def measure_table(
         InputError: if the space is no chain, or the rows are fewer than 6 or not all of different networks.
     """
     plan = table_plan(space, task, calibration)
-    log_ratios = measure_plan(plan, reference, rng, budget_s=budget_s)
-    return fit_table(space, plan, device, reference_ms, log_ratios)
+    times = measure_plan(plan, reference, rng, budget_s=budget_s)
+    return fit_table(space, plan, device, reference_ms, times)
 
 
 def calibration_rows(space: ChainSpace, task: Task, rng: np.random.Generator) -> Population:
@@ -125,29 +129,33 @@ def table_plan(space: SearchSpace, task: Task, calibration: Population) -> Measu
     Raises:
         InputError: if the space is no chain, or the rows are fewer than 6 or not all of different networks.
     """
-    if not isinstance(space, ChainSpace):
-        raise InputError(f"block tables are for chains of blocks, and {space.name} is none")
+    timed = timed_networks(space, task)
     check_enough(space, calibration)
-    blocks, contexts = _timed_blocks(space.fragments(task))
-    timed = tuple(dict.fromkeys([*blocks.values(), *contexts.values()]))
     # Each beside the reference alone, as a file is measured at the end: in rounds of many, small networks are faster.
     whole = [(space.layers(space.arch(row), task),) for row in calibration]
-    return MeasuringPlan(
-        space.name,
-        task,
-        calibration,
-        (timed, *whole),
-    )
+    return MeasuringPlan(space.name, task, calibration, (timed, *whole))
+
+
+def timed_networks(space: SearchSpace, task: Task) -> tuple[Network, ...]:
+    """All different blocks of a chain in context, and the contexts alone.
+
+    Raises:
+        InputError: if the space is no chain.
+    """
+    if not isinstance(space, ChainSpace):
+        raise InputError(f"block tables are for chains of blocks, and {space.name} is none")
+    blocks, contexts = _timed_blocks(space.fragments(task))
+    return tuple(dict.fromkeys([*blocks.values(), *contexts.values()]))
 
 
 def fit_table(
-    space: SearchSpace, plan: MeasuringPlan, device: Device, reference_ms: float, log_ratios: LogRatios
+    space: SearchSpace, plan: MeasuringPlan, device: Device, reference_ms: float, times: PlanTimes
 ) -> LatencyTable:
     """The table of a device on which a `table_plan` was measured."""
     assert isinstance(space, ChainSpace)
     task, rows = plan.task, plan.calibration
-    blocks = _BlockTimes(space, task, reference_ms, log_ratios)
-    ratios = np.stack([log_ratios[network_name(space.layers(space.arch(row), task))] for row in rows])
+    blocks = _BlockTimes(space, task, reference_ms, times)
+    ratios = np.stack([times.log_ratios[network_name(space.layers(space.arch(row), task))] for row in rows])
     measured = reference_ms * np.exp(ratios.mean(axis=1))
     # Of all networks together: two or three visits of one alone say little about how it scatters.
     error = np.hypot(np.sqrt(ratios.var(axis=1, ddof=1).mean() / ratios.shape[1]), LEFT_BY_SUMS)
@@ -165,9 +173,11 @@ def fit_table(
         space=space.name,
         task=task,
         reference_ms=reference_ms,
+        reference_now_ms=times.reference_now_ms,
         cost=blocks.cost(prices) + AdditiveCost(constant, np.zeros_like(blocks.cost(prices).table)),
         relative_error=float(stdtrit(len(rows) - 1, 0.975) * np.sqrt(np.mean(log_errors**2))),
         calibration=tuple(zip(measured.tolist(), left_out.tolist(), strict=True)),
+        networks=networks_digest(timed_networks(space, task)),
     )
 
 
@@ -200,11 +210,11 @@ def fit_multiples(
 class _BlockTimes:
     """What was timed for each different piece of a chain, less half of the context at each end."""
 
-    def __init__(self, space: ChainSpace, task: Task, reference_ms: float, log_ratios: LogRatios) -> None:
+    def __init__(self, space: ChainSpace, task: Task, reference_ms: float, times: PlanTimes) -> None:
         self._pieces = space.fragments(task)
         networks, contexts = _timed_blocks(self._pieces)
         timed_ms = {
-            name: float(reference_ms * np.exp(log_ratios[name].mean()))
+            name: float(reference_ms * np.exp(times.log_ratios[name].mean()))
             for name in map(network_name, (*networks.values(), *contexts.values()))
         }
 

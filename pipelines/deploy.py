@@ -18,7 +18,7 @@ from hwnas.soft_limits import SoftLimit, kept_share
 from latency import Device, Timing, export_onnx
 from latency.files import write_json
 from latency.reference import measuring_alone, reference_model, stored_reference_ms
-from latency.runtime import measure
+from latency.runtime import measure, unsteady_reason
 from spaces import InputError, Task
 
 from .config import RunConfig
@@ -150,6 +150,13 @@ def is_settled(model: Mapping[str, Any], target_ms: float) -> bool:
     return bool(model["latency_steady"] or high * DISTURBED <= target_ms or low >= target_ms * DISTURBED)
 
 
+def is_told(limits: Sequence[Limit], model: Mapping[str, Any]) -> bool:
+    """Whether it is known of each limit on latency_ms whether a model meets it, as far as its latency ever tells."""
+    return not is_measured(model) or all(
+        is_settled(model, limit.value) for limit in limits if limit.name == "latency_ms"
+    )
+
+
 def all_met(met: Mapping[str, bool | None]) -> bool | None:
     """Whether all limits are met; None where none is missed, but of some nobody knows."""
     if False in met.values():
@@ -256,14 +263,16 @@ def certificate(record: Mapping[str, Any], limits: Sequence[Limit]) -> dict[str,
     if not is_measured(record):
         says = f"no statement about {target_ms:.4g} ms: the file was not measured on the device it is for"
     elif not settled:
-        says = f"no statement about {target_ms:.4g} ms: the machine was too disturbed while the file was measured"
+        why = unsteady_reason(record["reference_ms"], record["reference_now_ms"])
+        says = f"no statement about {target_ms:.4g} ms: {why} while the file was measured"
     elif low > target_ms:
         says = f"the target of {target_ms:.4g} ms is missed: latency_ms is at least {low:.4g} with 95 % confidence"
     elif high > target_ms:
         says = f"the target of {target_ms:.4g} ms is missed: latency_ms may be {low:.4g} to {high:.4g} (95 %)"
     elif not record["latency_steady"]:
         met = True
-        says = f"latency_ms is at most {target_ms:.4g}: far below it, though the machine was too disturbed for a number"
+        why = unsteady_reason(record["reference_ms"], record["reference_now_ms"])
+        says = f"latency_ms is at most {target_ms:.4g}: far below it, though {why} for a number"
     else:
         met, says = True, f"latency_ms is at most {target_ms:.4g} with 95 % confidence"
     if is_measured(record):

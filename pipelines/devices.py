@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +16,20 @@ from latency.device import last_level_cache_bytes
 from latency.files import read_json, write_atomically
 from latency.kit import import_result, read_result, write_kit
 from latency.kit_main import MAIN_FILE, MODELS_RESULT, RESULT
+from latency.model import stated_error
 from latency.reference import home, reference_interval, stored_references
-from latency.runtime import vague_remark
 from spaces import InputError, Task, get_space
 from spaces.own_file import SpaceFile
 
-from .latencies import FROM_HERE, FROM_KIT, measure_model, read_any_table, read_stored_table
+from .latencies import (
+    FROM_HERE,
+    FROM_KIT,
+    measure_model,
+    read_any_table,
+    read_stored_table,
+    table_remarks,
+    table_text,
+)
 
 
 def show_here() -> dict[str, Any]:
@@ -63,9 +70,10 @@ def show_file(path: Path) -> dict[str, Any]:
         "kind": stored.get("kind", "table"),
         "space": stored["space"],
         "task": stored["task"],
-        "relative_error": stored["relative_error"],
+        "stated_error": stated_error(stored),
         "reference_ms": stored["reference_ms"],
         "reference_ms_interval": stored.get("reference_ms_interval"),
+        "reference_now_ms": stored.get("reference_now_ms"),
         "calibration": stored["calibration"],
         "range_ms": [min(measured), max(measured)],
     }
@@ -173,12 +181,7 @@ def _check_out(out: Path, may_be_replaced: Callable[[Mapping[str, Any]], bool]) 
 
 
 def _write(out: Path, model: LatencyModel, origin: str, reference_interval: Sequence[float] | None) -> dict[str, Any]:
-    more = {"origin": origin, "reference_ms_interval": reference_interval}
-    try:
-        text = json.dumps({**json.loads(model.to_json()), **more}, indent=1, allow_nan=False)
-    except ValueError:
-        raise InputError("what was measured gives no latency model: not all its numbers are finite") from None
-    write_atomically(out, text.encode())
+    write_atomically(out, table_text(model, origin, reference_interval).encode())
     return show_file(out)
 
 
@@ -211,10 +214,10 @@ def print_file(outcome: Mapping[str, Any]) -> None:
     print(f"measured by    {by}, on {'this device' if outcome['of_this_device'] else 'another device than this one'}")
     print(f"space          {outcome['space']} ({'block table' if outcome['kind'] == 'table' else 'learned model'})")
     print(f"task           {task['resolution']} px, {task['channels']} channel(s), {task['classes']} classes")
-    print(f"error          {outcome['relative_error']:.1%} (95 %, from {len(outcome['calibration'])} whole networks)")
+    print(f"error          {outcome['stated_error']:.1%} (95 %, from {len(outcome['calibration'])} whole networks)")
     print(f"measured       {low:.4g} to {high:.4g} ms; the reference {outcome['reference_ms']:.4g} ms")
-    if vague := vague_remark(outcome["reference_ms"], outcome["reference_ms_interval"]):
-        print(f"               {vague}")
+    for remark in table_remarks(outcome):
+        print(f"               {remark}")
 
 
 def print_measured(outcome: Mapping[str, Any]) -> None:

@@ -33,13 +33,14 @@ from latency.files import read_json
 from latency.kit_main import MAIN_FILE
 from latency.reference import (
     measuring_alone,
+    reference_file,
     reference_interval,
     reference_model,
     stored_reference_ms,
     stored_references,
     task_key,
 )
-from latency.runtime import FIRST_PROCESSES, drift_remark, vague_remark
+from latency.runtime import FIRST_PROCESSES, ReferenceTime, drift_remark, vague_remark
 from spaces import Arch, InputError, SearchSpace, Task
 
 from .config import RunConfig
@@ -109,7 +110,7 @@ class MeasuredHere(Latencies):
         known_ms = record["reference_ms"]
         remarks = (
             vague_remark(known_ms, record.get("reference_ms_interval")),  # earlier versions do not say it
-            drift_remark(known_ms, record["reference_now_ms"]),
+            drift_remark(known_ms, record["reference_now_ms"], stored_in=reference_file(Device.here().fingerprint)),
         )
         return "; ".join(filter(None, remarks))
 
@@ -151,8 +152,8 @@ class EstimatedElsewhere(Latencies):
             f"latencies are estimates of the table of {self.model.device}: copy model.onnx to the kit there, "
             f"and measure it by `{self.to_measure()['command']}`"
         )
-        vague = vague_remark(self.model.reference_ms, self.reference_ms_interval)
-        return "; ".join(filter(None, (estimated, vague)))
+        known = {**self.model.common_fields(), "reference_ms_interval": self.reference_ms_interval}
+        return "; ".join([estimated, *table_remarks(known)])
 
     def to_measure(self) -> dict[str, str]:
         threads = self.model.device.threads
@@ -211,8 +212,36 @@ def measure_model(
     plan = plan_latency_model(space, task, calibration_of(space, task, rng))
     with measuring_alone():
         reference_ms = stored_reference_ms(task, device, np.random.default_rng([seed, 1, 0]))
-        log_ratios = measure_plan(plan, reference_model(task), rng, budget_s=budget_s)
-    return fit_latency_model(space, plan, device, reference_ms, log_ratios)
+        times = measure_plan(plan, reference_model(task), rng, budget_s=budget_s)
+    return fit_latency_model(space, plan, device, reference_ms, times)
+
+
+def table_text(model: LatencyModel, origin: str, reference_interval: Sequence[float] | None) -> str:
+    """What the file of a latency model says.
+
+    Args:
+        origin: `FROM_HERE` or `FROM_KIT`.
+        reference_interval: 95 %, of its `reference_ms`, where known.
+    Raises:
+        InputError: if not all its numbers are finite.
+    """
+    more = {"origin": origin, "reference_ms_interval": reference_interval}
+    try:
+        return json.dumps({**json.loads(model.to_json()), **more}, indent=1, allow_nan=False)
+    except ValueError:
+        raise InputError("what was measured gives no latency model: not all its numbers are finite") from None
+
+
+def table_remarks(stored: Mapping[str, Any]) -> list[str]:
+    """What a person should know of the reference latency of a table, of which its file or `device show` says so much.
+
+    Earlier versions say neither the interval nor what the reference took meanwhile.
+    """
+    known_ms, now_ms = stored["reference_ms"], stored.get("reference_now_ms")
+    vague = vague_remark(known_ms, stored.get("reference_ms_interval"))
+    ran = "while the table was measured, its device ran"
+    drifted = "" if now_ms is None else drift_remark(known_ms, now_ms, ran=ran)
+    return [remark for remark in (vague, drifted) if remark]
 
 
 def latencies_of(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task) -> Latencies:
@@ -233,8 +262,20 @@ def open_model(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task
     from .report import rerun_command  # which needs this module
 
     check_not_mixed(run, "go on there, or begin a new run: " + rerun_command(config).replace(" \\\n    ", " "))
-    stored = read_json(run.table)
-    return read_latency_model(json.dumps(stored), space=space, task=task, device=Device(**stored["device"]))
+    text = run.table.read_text()
+    device = Device(**json.loads(text)["device"])
+    return _opened(run.table, text, space, task, device, hint="start a new run")
+
+
+def _opened(path: Path, text: str, space: SearchSpace, task: Task, device: Device, *, hint: str) -> LatencyModel:
+    try:
+        model = read_latency_model(text, space=space, task=task, device=device)
+        check_estimates(model, space)
+    except InputError as error:
+        raise InputError(f"{path}: {error}", hint=hint) from None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"{path} must be a latency table, but is damaged: {error!r}", hint=hint) from None
+    return model
 
 
 def check_not_mixed(run: RunFolder, hint: str) -> None:
@@ -286,20 +327,12 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
             hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}; "
             f"or by a kit for another device: {remake_command(None, FROM_KIT, named or space.name, task)}",
         )
-    text = path.read_text()
-    try:
-        model = read_latency_model(text, space=space, task=task, device=device)
-        check_estimates(model, space)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise InputError(
-            f"{path} must be a latency table, but is damaged: {error!r}",
-            hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}",
-        ) from None
+    text, anew = path.read_text(), f"make a new one: {remake_command(path, origin, named or space.name, task)}"
+    model = _opened(path, text, space, task, device, hint=anew)
     known = stored_references(device).get(task_key(task)) if device == Device.here() else None
     if known is None or known.ms == model.reference_ms:
         return text
-    more = {"origin": origin, "reference_ms_interval": known.interval}
-    return json.dumps({**json.loads(model.with_reference(known.ms).to_json()), **more}, indent=1)
+    return table_text(model.with_reference(known.ms), origin, known.interval)
 
 
 def check_estimates(model: LatencyModel, space: SearchSpace) -> None:
@@ -337,18 +370,20 @@ def read_any_table(path: Path) -> dict[str, Any]:
         stored["device"]["cpu"], stored["space"], Task(**stored["task"])
         if _protocol(stored) == PROTOCOL:
             Device(**stored["device"])
-        numbers = [stored["reference_ms"], stored["relative_error"], *np.ravel(stored["calibration"])]
-        values = np.ravel(stored["variances"]) if stored.get("kind") == "learned" else np.ravel(stored["table_ms"])
-        if not np.isfinite(np.array([*numbers, *values], dtype=float)).all() or min(numbers[:2]) <= 0:
+        reference_ms = stored["reference_ms"]
+        positive = [reference_ms, stored["relative_error"], stored.get("reference_now_ms", reference_ms)]
+        learned = stored.get("kind") == "learned"
+        values = stored["variances"] if learned else [stored["constant_ms"], *np.ravel(stored["table_ms"])]
+        numbers = [*positive, *np.ravel(stored["calibration"]), *values]
+        if not np.isfinite(np.array(numbers, dtype=float)).all() or min(positive) <= 0:
             raise ValueError("a number is not finite or not positive")
         if np.shape(stored["calibration"])[1:] != (2,):
             raise ValueError("its calibration must be pairs")
         if min(np.ravel(stored["calibration"])) <= 0:
             raise ValueError("networks must take a time above 0")
         if (interval := stored.get("reference_ms_interval")) is not None:  # earlier versions do not say it
-            low, high = (float(end) for end in interval)
-            if not 0 < low <= high < np.inf:
-                raise ValueError(f"the reference's interval must have two ends above 0, but is {interval}")
+            low, high = interval
+            ReferenceTime(reference_ms, (low, high))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path} must be a latency table, but is damaged or something else: {error!r}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,18 @@ from rich.text import Text
 from hwnas.execution import WorkerPool
 from latency import Device, build_onnx, count, measure
 from latency.device import UNKNOWN, allowed_cores
-from latency.kit_main import KitError, check_runs
+from latency.kit_main import KILLED, KitError, check_runs
 from latency.memory import peak_resident_bytes
 from latency.onnx_counts import count_file, file_bytes
-from latency.reference import measuring_alone, reference_interval, reference_model, stored_reference_ms
-from latency.rounds import CPU_PROVIDER, Setting, open_session
-from latency.runtime import drift_remark, vague_remark
+from latency.reference import (
+    measuring_alone,
+    reference_file,
+    reference_interval,
+    reference_model,
+    stored_reference_ms,
+)
+from latency.rounds import CPU_PROVIDER, Setting, in_new_process, open_session
+from latency.runtime import drift_remark, unsteady_reason, vague_remark
 from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
 
 MOST_IMAGES = 4096  # of a batch
@@ -165,9 +172,11 @@ def _of_file(path: Path, batches: Sequence[int]) -> tuple[dict[str, Any], Path]:
 def _check_runs(model: bytes | Path, name: str, batches: Sequence[int], *, hint: str) -> None:
     """Before anything is measured: a batch may be too large for the memory, or for what a file can do."""
     try:
-        check_runs(model, name, batches)
+        in_new_process(check_runs, model, name, batches)  # which it may not survive
     except KitError as error:
         raise InputError(str(error), hint=hint) from None
+    except BrokenProcessPool:
+        raise InputError(f"{name} cannot be run here: {KILLED}", hint=hint) from None
 
 
 def _counts_of_file(path: Path) -> dict[str, Any]:
@@ -229,8 +238,8 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
         if "not_counted" in row:
             console.print(Text(f"not counted: {row['not_counted']}", style="dim"), soft_wrap=True)
     timed = [each for row in outcome["networks"] for each in row["latencies"]]
-    if not all(each["latency_steady"] for each in timed):
-        console.print("unsteady: the machine is too disturbed for a number; measure again when less runs beside it")
+    if unsteady := _unsteady(timed):
+        console.print(Text(f"unsteady: {'; '.join(unsteady)}; measure again when less runs beside it"), soft_wrap=True)
     for remark in _remarks(timed):
         console.print(Text(remark), soft_wrap=True)
     device, first = outcome["device"], outcome["networks"][0]["latencies"][0]
@@ -245,6 +254,14 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
     console.print(Text(on, style="dim"))
 
 
+def _unsteady(timed: Sequence[dict[str, Any]]) -> list[str]:
+    """Why some latencies are no numbers."""
+    reasons = (
+        unsteady_reason(each["reference_ms"], each["reference_now_ms"]) for each in timed if not each["latency_steady"]
+    )
+    return list(dict.fromkeys(reasons))
+
+
 def _remarks(timed: Sequence[dict[str, Any]]) -> list[str]:
     """On the reference of each setting, once: what is most to be said of it among all networks."""
     of_setting: dict[str, list[dict[str, Any]]] = {}
@@ -254,7 +271,8 @@ def _remarks(timed: Sequence[dict[str, Any]]) -> list[str]:
     for setting, those in of_setting.items():
         moved = max(those, key=lambda each: abs(each["reference_now_ms"] / each["reference_ms"] - 1))
         vague = [vague_remark(each["reference_ms"], each.get("reference_ms_interval")) for each in those]
-        remarks = [*vague, drift_remark(moved["reference_ms"], moved["reference_now_ms"])]
+        stored_in = reference_file(moved["device_fingerprint"])
+        remarks = [*vague, drift_remark(moved["reference_ms"], moved["reference_now_ms"], stored_in=stored_in)]
         before = f"{setting}: " if len(of_setting) > 1 else ""
         found += [f"{before}{remark}" for remark in dict.fromkeys(remarks) if remark]
     return found

@@ -29,6 +29,7 @@ from hwnas.strategies.neural_predictor import LEAST_TO_FIT
 from hwnas.study import Study
 from hwnas.trial import Trial
 from latency.files import read_json, write_atomically
+from latency.model import stated_error
 from spaces import Network, Task
 from spaces.chain import ChainSpace
 
@@ -139,7 +140,7 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "network": Markup(draw_blocks(blocks)),
         "wirings": [] if isinstance(space, ChainSpace) else _wirings(space.layers(space.parse(chosen["arch"]), task)),
         "left_out": sum(not block.layers for block in blocks),
-        "table": table,
+        "table": {**table, "stated_error": stated_error(table)},
         "class_names": chosen.get("class_names", [])[:SHOWN_CLASSES],
         "more_classes": max(0, task.classes - SHOWN_CLASSES) if chosen.get("class_names") else 0,
         "run_text": shlex.quote(str(run.path)),
@@ -324,7 +325,7 @@ def _estimates_svg(finals: Sequence[Mapping[str, Any]], chosen: str, table: Mapp
 
 def draw_estimates(ax: Axes, finals: Sequence[Mapping[str, Any]], chosen: str, table: Mapping[str, Any]) -> Axes:
     """Measured against estimated latency, with the error that the table states."""
-    error, calibration = table["relative_error"], table["calibration"]
+    error, calibration = stated_error(table), table["calibration"]
     finals = [model for model in finals if is_measured(model)]
     estimated = [model["latency_ms_estimated"] for model in finals] + [pair[1] for pair in calibration]
     x = np.array([0.93 * min(estimated), 1.05 * max(estimated)])

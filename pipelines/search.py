@@ -24,14 +24,16 @@ from latency import Device, DeviceCosts, LatencyModel
 from latency.files import read_json, write_atomically, write_json
 from latency.model import LEARNED_NETWORKS
 from latency.onnx_graph import ParityError
-from latency.reference import stored_references, task_key
+from latency.reference import reference_interval, stored_references, task_key
+from latency.rounds import DisturbedError
 from spaces import InputError, SearchSpace, Task, get_space
 from spaces.chain import ChainSpace
 
 from .config import RunConfig, join_limits
-from .deploy import all_met, choose, deploy_locked, latency_violation, limits_met, share_kept
+from .deploy import all_met, choose, deploy_locked, is_told, latency_violation, limits_met, share_kept
 from .judgement import record_of, sentence
 from .latencies import (
+    FROM_HERE,
     Latencies,
     Latency,
     is_measured,
@@ -40,6 +42,8 @@ from .latencies import (
     measure_model,
     open_model,
     read_device_table,
+    table_remarks,
+    table_text,
 )
 from .plan import (
     EXPORT_S,
@@ -243,13 +247,16 @@ def _table(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task, li
         listener.say(f"timing {what} of {space.name} on {device}")
         budget_s = None if config.budget_s is None else TABLE_BUDGET_SHARE * config.budget_s
         table = measure_model(space, task, device, seed=config.seed, budget_s=budget_s)
-        write_atomically(run.table, table.to_json().encode())
+        interval = reference_interval(task, device, table.reference_ms)
+        write_atomically(run.table, table_text(table, FROM_HERE, interval).encode())
     drawn = space.sample(2000, np.random.default_rng([config.seed, 1, 6]))
     low, high = (float(f(table.estimate_ms(drawn))) for f in (np.min, np.max))
     listener.say(
         f"latency table: random networks take {low:.3g} to {high:.3g} ms, "
-        f"estimates are within {table.relative_error:.1%} (95 %, {len(table.calibration)} networks)"
+        f"estimates are within {table.stated_error:.1%} (95 %, {len(table.calibration)} networks)"
     )
+    for remark in table_remarks(read_json(run.table)):
+        listener.say(f"remark: {remark}")
     return table
 
 
@@ -493,8 +500,17 @@ class Finalist:
     latency: Latency
 
 
+LeftOut = tuple[float, Trial, Latency]  # of what was measured; first by how much it misses the limits
+MOST_UNKNOWN = 2  # networks of which the machine does not let it be told, for each finalist, before it is given up
+
+
 def _finalists(job: Job, plan: Plan) -> list[Finalist]:
-    """The best trials whose measured latency meets the limits; measuring comes before their final training."""
+    """The best trials whose measured latency meets the limits; measuring comes before their final training.
+
+    Raises:
+        InfeasibleError: if none does.
+        DisturbedError: if none is known to, and the machine was too disturbed to tell it of all.
+    """
     trials = _distinct([trial for trial in job.study.trials() if trial.state == "complete"], job.space)
     if not trials:
         raise SearchFailedError("all trials failed", hint="see trials.csv for the reasons")
@@ -502,7 +518,7 @@ def _finalists(job: Job, plan: Plan) -> list[Finalist]:
     cost = np.array([trial.values["latency_ms_estimated"] for trial in trials])
     order = _preference(job.config.job, scores, cost, 2 * plan.finalists)
     found: list[Finalist] = []
-    missed: list[tuple[float, Trial, Latency]] = []
+    missed, unknown = list[LeftOut](), list[LeftOut]()
     for start in range(0, len(order), 2 * plan.finalists):
         part = order[start : start + 2 * plan.finalists]
         latencies = job.latencies.of_archs([trials[i].arch for i in part], job.rng(5))
@@ -510,24 +526,40 @@ def _finalists(job: Job, plan: Plan) -> list[Finalist]:
             by = latency_violation(job.config.parsed_limits, latency.interval)
             if by == 0:
                 found.append(Finalist(f"trial-{trials[i].number:03d}", trials[i], float(scores[i]), latency))
-            else:
+            elif is_told(job.config.parsed_limits, latency.record):
                 missed.append((by, trials[i], latency))
-        if len(found) >= plan.finalists:
+            else:
+                unknown.append((by, trials[i], latency))
+        if len(found) >= plan.finalists or len(unknown) >= MOST_UNKNOWN * plan.finalists:
             break
+    measured = len(found) + len(missed) + len(unknown)
     if missed:
+        job.listener.say(f"{len(missed)} of {measured} measured candidates miss the latency limit and are left out")
+    if unknown:
         job.listener.say(
-            f"{len(missed)} of {len(missed) + len(found)} measured candidates miss the latency limit and are left out"
+            f"{len(unknown)} of {measured} measured candidates are left out: the machine was too disturbed to tell "
+            "whether they meet the latency limit"
         )
     if not found:
-        _, nearest, latency = min(missed, key=lambda each: each[0])
-        low, high = latency.interval
-        raise InfeasibleError(
-            f"no network meets {join_limits(job.config.limits)} (none found in {len(trials)} different networks, all "
-            f"measured); the nearest is {nearest.arch} with latency_ms {latency.ms:.3g} "
-            f"(95 %: {low:.3g} to {high:.3g})",
-            hint="relax the limit or search longer",
-        )
+        raise _none_found(job, missed, unknown)
     return _kept(job.config.job, found, plan.finalists)
+
+
+def _none_found(job: Job, missed: Sequence[LeftOut], unknown: Sequence[LeftOut]) -> Exception:
+    """Why there is no finalist: of some nobody knows, or all miss the limits."""
+    limits = join_limits(job.config.limits)
+    _, nearest, latency = min(unknown or missed, key=lambda each: each[0])
+    low, high = latency.interval
+    if unknown:
+        return DisturbedError(
+            f"the machine was too disturbed to tell whether a network meets {limits}: latency_ms of {nearest.arch} is "
+            f"{low:.3g} to {high:.3g} (95 %); the same command goes on from here: give it when less runs beside it"
+        )
+    return InfeasibleError(
+        f"no network meets {limits} (none found in {len(missed)} different networks, all measured); the nearest is "
+        f"{nearest.arch} with latency_ms {latency.ms:.3g} (95 %: {low:.3g} to {high:.3g})",
+        hint="relax the limit or search longer",
+    )
 
 
 def _kept(kind: str, found: list[Finalist], n: int) -> list[Finalist]:

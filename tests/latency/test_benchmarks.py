@@ -28,9 +28,21 @@ def benchmark(monkeypatch):
 def test_coverage_is_what_was_stated_where_intervals_are_right(benchmark, true_half, stated_half):
     """Processes differ by a normal deviate of 2 %: right intervals hold 95 %, narrow ones 68 %."""
     logs = 0.02 * np.random.default_rng(0).standard_normal((3, 4000))
-    share, factor = benchmark("latency_repeat").coverage(logs, np.full(logs.shape, stated_half * 0.02))
+    ((share, factor),) = benchmark("latency_repeat").coverage(logs, np.full(logs.shape, stated_half * 0.02))
     assert share == pytest.approx(0.95 if stated_half == true_half else 0.683, abs=0.01)
     assert factor == pytest.approx(true_half / stated_half, rel=0.03)
+
+
+def test_disturbed_measurements_are_held_against_calm_ones_alone(benchmark):
+    """They are 5 % off, with intervals that know of it; those of calm ones need not hold them."""
+    rng, calm = np.random.default_rng(0), np.array([True, False, True, False])
+    logs = 0.01 * rng.standard_normal((4, 4000)) + np.where(calm, 0.0, 0.05)[:, None]
+    halves = np.full(logs.shape, 1.96 * 0.01)
+    (calm_share, _), (disturbed_share, factor) = benchmark("latency_repeat").coverage(logs, halves, calm)
+    assert calm_share == pytest.approx(0.95, abs=0.01)
+    assert disturbed_share < 0.1
+    # The 95 % quantile of |5 + x| standard deviations, x normal with a variance of 1 + 1/2, enlarged as it is judged.
+    assert factor == pytest.approx((5 / np.sqrt(1.5) + 1.645) / 1.96, rel=0.03)
 
 
 def test_rows_of_other_spaces_stay(benchmark, tmp_path):
@@ -47,8 +59,8 @@ def kept_line(number, tag, scatter, **about):
     rng = np.random.default_rng(number)
     row = get_space("proxyless@w0.25").sample(1, rng)[0].tolist()
     log_ratios = (0.1 * number + scatter * rng.standard_normal(6 if tag == "test" else 4)).tolist()
-    place = {"space": "proxyless@w0.25", "res": 32, "classes": 10, "device": "a", "busy": 0}
-    return {**place, "tag": tag, "row": row, "lr": log_ratios, **about}
+    place = {"space": "proxyless@w0.25", "res": 32, "classes": 10, "device": "a", "busy": 0, "stored": 1.0}
+    return {**place, "tag": tag, "row": row, "lr": log_ratios, "ref": [1.0] * len(log_ratios), **about}
 
 
 def test_the_truths_own_error_is_that_of_the_networks_that_judge(benchmark):
@@ -64,7 +76,7 @@ def test_devices_and_loads_are_learned_apart_and_keep_their_names(benchmark, mon
     )
     monkeypatch.setattr(learned, "show", lambda found: None)
     monkeypatch.setattr(learned, "averaged", lambda found, by: [{"space": "s", "resolution": 32, **found[0]}])
-    kept = [kept_line(i, "test", 0.01, device="ab"[i % 2], busy=i % 3) for i in range(60)]
+    kept = [kept_line(i, ("test", "train")[i % 5 == 0], 0.01, device="ab"[i % 2], busy=i % 3) for i in range(60)]
     learned.conclude(kept)
     with (tmp_path / "latency_learned.csv").open() as file:
         rows = list(csv.DictReader(file))

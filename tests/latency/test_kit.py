@@ -157,12 +157,13 @@ def test_what_a_kit_measures_gives_the_model_that_measuring_here_gives(tmp_path,
         [SPACE.row(SPACE.parse(t)) for t in json.loads((folder / "kit.json").read_text())["calibration"]]
     )
     plan = plan_latency_model(SPACE, TASK, calibration)
-    ratios = measure_plan(plan, reference_model(TASK), np.random.default_rng(0))
-    here = kit.fit_latency_model(SPACE, plan, Device.here(), imported.reference_ms, ratios)
+    times = measure_plan(plan, reference_model(TASK), np.random.default_rng(0))
+    here = kit.fit_latency_model(SPACE, plan, Device.here(), imported.reference_ms, times)
     rows = SPACE.sample(40, np.random.default_rng(1))
     assert imported.reference_ms == pytest.approx(ms[nodes_of(reference_model(TASK))])
     np.testing.assert_allclose(imported.estimate_ms(rows), here.estimate_ms(rows), rtol=1e-12)
     assert imported.relative_error == pytest.approx(here.relative_error)
+    assert (imported.reference_now_ms, imported.networks) == (pytest.approx(here.reference_now_ms), here.networks)
 
 
 def test_a_space_that_is_no_chain_gets_a_learned_model(tmp_path):
@@ -224,6 +225,7 @@ def test_a_device_that_is_slower_than_its_stored_reference_says_so(tmp_path, mon
     said = capsys.readouterr().err
     assert "m.onnx: this machine now runs" in said
     assert "is known within 100% only" in said
+    assert f"if it stays so, remove {next(folder.glob('begun-*.json'))}" in said
     assert json.loads((folder / "models.json").read_text())["reference_ms_interval"] == [1e-4, 2e-4]
 
 
@@ -255,7 +257,7 @@ def test_what_was_measured_before_an_interruption_is_not_lost(tmp_path, monkeypa
     assert drawn == [np.random.default_rng([json.loads((folder / "kit.json").read_text())["seed"], 1]).random()]
     result = read_result(folder / "result.json", folder)
     assert result.reference_ms == before["reference_ms"]
-    assert {name: ratios[0] for name, ratios in result.log_ratios.items()} == before["visits"][0]
+    assert {name: ratios[0] for name, ratios in result.log_ratios.items()} == before["visits"][0]["log_ratios"]
     asked = []
     assert measure.main(["--overwrite"]) == 0  # all visits are new, the reference stays
     assert len(asked) == VISITS * len(groups)
@@ -417,6 +419,8 @@ SPOILED = {
         lambda r: r["log_ratios"].pop(first_network(r)),
         r"must hold \d+ networks of its kit, but 1 are missing",
     ),
+    "few visits of the reference": (lambda r: r["reference_now_ms"].pop(), "must hold 2 visits of network reference"),
+    "a reference that took nothing": (lambda r: r["reference_now_ms"].__setitem__(0, 0.0), "greater than 0"),
     "few visits": (lambda r: r["log_ratios"][first_network(r)].pop(), "must hold 2 visits of network"),
     "nan": (lambda r: r["log_ratios"][first_network(r)].__setitem__(0, float("nan")), "finite number"),
     "infinite": (lambda r: r["log_ratios"][first_network(r)].__setitem__(0, float("inf")), "finite number"),
@@ -434,10 +438,10 @@ SPOILED = {
         lambda r: r.update(said_of_device(r, threads=64, cores=4)),
         "no more threads than cores, got 64 threads on 4",
     ),
-    "outside its interval": (lambda r: r.update(reference_ms=1e6), "must have a reference_ms of"),
+    "outside its interval": (lambda r: r.update(reference_ms=1e6), "must be above 0 ms and in its interval"),
     "of no networks": (lambda r: r["kit"].update(calibration=[]), "kit.calibration"),
     "unknown field": (lambda r: r["device"].update(colour="red"), "device.colour"),
-    "version": (lambda r: r.update(version=1), "must be of version 3 of the kit, but it is of version 1"),
+    "version": (lambda r: r.update(version=1), "must be of version 4 of the kit, but it is of version 1"),
     "kind": (lambda r: r.update(format="hwnas kit models"), "must be a hwnas kit result"),
     "its kit": (lambda r: r["kit"].update(seed=7), "that part was edited"),
     "no kit": (lambda r: r.pop("kit"), "kit: field required"),

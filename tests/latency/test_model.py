@@ -9,8 +9,10 @@ import onnx
 import pytest
 
 from latency import Device, LatencyTable, LearnedLatency, build_onnx, measure_learned, measuring, read_latency_model
+from latency.measuring import networks_digest
 from latency.model import learn_latency, spread_rows
 from latency.rounds import Rounds
+from latency.table import timed_networks
 from spaces import InputError, Task, get_space
 from spaces.additive import AdditiveCost
 
@@ -80,7 +82,26 @@ def make_learned() -> LearnedLatency:
     rng = np.random.default_rng(0)
     rows = SPACE.sample(20, rng)
     ms = SPACE.counts(rows, TASK)[0] * 1e-6 * np.exp(0.03 * rng.standard_normal(20))
-    return learn_latency(SPACE, TASK, DEVICE, 0.5, rows, ms)
+    return learn_latency(SPACE, TASK, DEVICE, 0.5, rows, ms, reference_now_ms=0.5)
+
+
+def test_what_another_time_makes_of_a_network_is_in_every_interval():
+    """As for tables: of the interval's half, what another time and another state of the machine make, as squares."""
+    calm, rows = make_learned(), SPACE.sample(50, np.random.default_rng(1))
+    twice = replace(calm, reference_now_ms=1.0)
+    alone = np.log(np.divide(*calm.prices.interval(calm.tally(rows), calm.tally.forms)[::-1])) / 2
+    for learned, between in ((calm, 0.01), (twice, np.hypot(0.01, 0.1 * np.log(2 / 1.2)))):
+        low, high = learned.interval_ms(rows)
+        np.testing.assert_allclose(np.log(high / low) / 2, np.hypot(alone, 1.96 * between))
+        assert learned.stated_error == pytest.approx(np.hypot(learned.relative_error, 1.96 * between))
+
+
+def test_a_model_of_networks_that_the_space_has_no_more_is_refused():
+    stored = json.loads(make_learned().to_json())
+    for other in ("0" * 12, None):
+        text = json.dumps(stored | {"networks": other})
+        with pytest.raises(InputError, match="must be of the networks that residual has now, but it is of others"):
+            read_latency_model(text, space=SPACE, task=TASK, device=DEVICE)
 
 
 def test_a_model_survives_its_file():
@@ -109,12 +130,13 @@ def test_every_network_has_an_interval_of_its_own():
 def test_latencies_that_cannot_be_are_refused(ms):
     rows = SPACE.sample(20, np.random.default_rng(0))
     with pytest.raises(InputError, match="each of the 20 networks must have one latency above 0 ms"):
-        learn_latency(SPACE, TASK, DEVICE, 0.5, rows, ms)
+        learn_latency(SPACE, TASK, DEVICE, 0.5, rows, ms, reference_now_ms=0.5)
 
 
 def test_tables_and_models_are_told_apart():
     chain = get_space("proxyless@w0.25")
-    table = LatencyTable(DEVICE, chain.name, TASK, 0.5, AdditiveCost(0.1, np.ones((22, 7))), 0.05, ())
+    networks = networks_digest(timed_networks(chain, TASK))
+    table = LatencyTable(DEVICE, chain.name, TASK, 0.5, 0.5, AdditiveCost(0.1, np.ones((22, 7))), 0.05, (), networks)
     read = read_latency_model(table.to_json(), space=chain, task=TASK, device=DEVICE)
     assert isinstance(read, LatencyTable)
     assert read.additive().constant == 0.1

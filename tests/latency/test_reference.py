@@ -57,7 +57,7 @@ def test_what_no_device_can_take_is_not_read(tmp_path, monkeypatch, ms, interval
     (tmp_path / "devices").mkdir()
     text = f'{{"reference_ms": {{"3x8x8-10": {ms}}}, "reference_ms_interval": {{"3x8x8-10": {interval}}}}}'
     (tmp_path / "devices" / f"{device.fingerprint}.json").write_text(text)
-    with pytest.raises(InputError, match="is damaged: a latency must be above 0 ms and inside its interval"):
+    with pytest.raises(InputError, match="is damaged: a reference latency must be above 0 ms and in its interval"):
         reference.stored_references(device)
 
 
@@ -172,3 +172,15 @@ def test_drift_is_said_where_it_is_notable():
     assert runtime.drift_remark(2.0, 2.15) == runtime.drift_remark(2.0, 1.85) == ""
     assert "20% slower than when" in runtime.drift_remark(2.0, 2.4)
     assert "20% faster than when" in runtime.drift_remark(2.0, 1.6)
+
+
+def test_where_the_machine_is_another_for_good_it_is_said_what_helps(tmp_path):
+    stored = tmp_path / "device.json"
+    assert "remove" not in runtime.drift_remark(2.0, 2.3, stored_in=stored)
+    assert f"if it stays so, remove {stored}" in runtime.drift_remark(2.0, 2.6, stored_in=stored)
+    assert f"if it stays so, remove {stored}" in runtime.drift_remark(2.0, 1.6, stored_in=stored)
+    assert runtime.drift_remark(2.0, 3.0, ran="it ran").startswith("it ran 50% slower")
+    # On a quiet machine at half its clock an interval is too wide for a number, whatever runs beside.
+    assert runtime.half_between(2.0, 4.0) > runtime.UNSTEADY > runtime.half_between(2.0, 3.8)
+    assert runtime.unsteady_reason(2.0, 4.0).startswith("the machine was too unlike its state when its reference")
+    assert runtime.unsteady_reason(2.0, 2.0) == "the machine was too disturbed"

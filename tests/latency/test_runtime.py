@@ -58,7 +58,7 @@ def disturbed(monkeypatch):
     monkeypatch.setattr(rounds, "_feed", lambda session, rng, batch: {})
     monkeypatch.setattr(rounds, "_time", machine.time)
     monkeypatch.setattr(rounds, "FLUSH_BYTES", 8)
-    monkeypatch.setattr(rounds, "_warm_up", lambda session, feed: None)
+    monkeypatch.setattr(rounds, "_warm_up", lambda session, feed, provider: None)
     monkeypatch.setattr(runtime, "in_new_process", machine.new_process)
     return machine
 
@@ -341,3 +341,18 @@ def test_a_clock_too_coarse_for_a_network_gives_no_number(monkeypatch):
     wall = rounds.Setting(threads=2)
     monkeypatch.setattr(rounds, "SLOW_ROUND", np.inf)
     assert rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0), setting=wall).wall.min() > 0
+
+
+def test_a_provider_that_cannot_run_a_network_says_so_in_its_own_name():
+    """As on a graphics card whose memory is too small: the session was made, and its first run fails."""
+
+    class Full:
+        def run(self, outputs, feed):
+            raise RuntimeError("out of memory:\n 12 GB asked")
+
+    with pytest.raises(
+        rounds.ProviderError, match="CUDAExecutionProvider cannot run the network: out of memory: 12 GB"
+    ):
+        rounds._warm_up(Full(), {}, "CUDAExecutionProvider")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        rounds._warm_up(Full(), {}, rounds.CPU_PROVIDER)

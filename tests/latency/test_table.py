@@ -7,11 +7,13 @@ import onnx
 import pytest
 
 from latency import Device, DeviceCosts, LatencyTable, PopulationCosts, build_onnx, measure_table, measuring, table
+from latency.measuring import networks_digest
 from latency.rounds import Rounds
 from spaces import InputError, Task, get_space
 from spaces.additive import AdditiveCost
 
 OVERHEAD_MS, MS_PER_FLOP = 0.01, 1e-7
+NARROW = get_space("proxyless@w0.25")
 DEVICE = Device("a cpu", 2, 1, "CPUExecutionProvider", "1.0", "Linux x86_64")
 
 
@@ -58,29 +60,59 @@ def test_blocks_in_context_sum_to_the_network_where_times_are_additive(additive_
 
 
 def make_table() -> LatencyTable:
-    space, values = "proxyless@w0.25", np.random.default_rng(0).random((22, 7)) / 20
-    return LatencyTable(DEVICE, space, Task(8, 10, 1), 0.5, AdditiveCost(0.1, values), 0.05, ((0.3, 0.31), (0.4, 0.38)))
+    values, known = np.random.default_rng(0).random((22, 7)) / 20, ((0.3, 0.31), (0.4, 0.38))
+    networks = networks_digest(table.timed_networks(NARROW, Task(8, 10, 1)))
+    return LatencyTable(DEVICE, NARROW.name, Task(8, 10, 1), 0.5, 0.6, AdditiveCost(0.1, values), 0.05, known, networks)
 
 
 def test_a_table_survives_its_file():
     stored = make_table()
-    read = LatencyTable.from_json(stored.to_json(), space=stored.space, task=stored.task, device=DEVICE)
-    population = get_space(stored.space).sample(10, np.random.default_rng(1))
+    read = LatencyTable.from_json(stored.to_json(), space=NARROW, task=stored.task, device=DEVICE)
+    population = NARROW.sample(10, np.random.default_rng(1))
     np.testing.assert_array_equal(read.estimate_ms(population), stored.estimate_ms(population))
     assert (read.relative_error, read.calibration, read.reference_ms) == (0.05, ((0.3, 0.31), (0.4, 0.38)), 0.5)
+    assert (read.reference_now_ms, read.networks) == (0.6, stored.networks)
+
+
+def test_what_another_time_makes_of_a_network_is_in_the_stated_error():
+    """1 % everywhere, and more where the machine was in another state; networks left out tell nothing of either."""
+    calm = replace(make_table(), relative_error=0.0, reference_now_ms=0.5)
+    assert calm.stated_error == pytest.approx(1.96 * 0.01)
+    assert replace(calm, relative_error=0.03).stated_error == pytest.approx(np.hypot(0.03, 0.0196))
+    twice = replace(calm, reference_now_ms=1.0)
+    assert twice.stated_error == pytest.approx(1.96 * np.hypot(0.01, 0.1 * np.log(2 / 1.2)))
+    rows = NARROW.sample(5, np.random.default_rng(0))
+    low, high = twice.interval_ms(rows)
+    np.testing.assert_allclose(np.log(high / low), 2 * twice.stated_error)
+    assert DeviceCosts(NARROW, twice.task, twice).additive("latency_ms") == (twice.cost, twice.stated_error)
+    assert twice.with_reference(1.0).stated_error == pytest.approx(calm.stated_error)  # stored anew as it was then
+
+
+def test_a_table_of_networks_that_the_space_has_no_more_is_refused(monkeypatch):
+    """One of the same name whose layers became others: the estimates would be those of networks that are gone."""
+    stored = make_table()
+    blocks = table._timed_blocks
+
+    def wider(pieces):
+        networks, contexts = blocks(pieces)
+        return {key: (*network, network[-1]) for key, network in networks.items()}, contexts
+
+    monkeypatch.setattr(table, "_timed_blocks", wider)
+    with pytest.raises(InputError, match=r"must be of the networks that proxyless@w0\.25 has now, but it is of others"):
+        LatencyTable.from_json(stored.to_json(), space=NARROW, task=stored.task, device=DEVICE)
 
 
 @pytest.mark.parametrize(
     ("what", "others"),
     [
         ("device", {"device": replace(DEVICE, onnxruntime="2.0")}),
-        ("space", {"space": "proxyless"}),
+        ("space", {"space": get_space("proxyless")}),
         ("task", {"task": Task(16, 10, 1)}),
     ],
 )
 def test_a_table_of_something_else_is_refused(what, others):
     stored = make_table()
-    asked = {"space": stored.space, "task": stored.task, "device": DEVICE, **others}
+    asked = {"space": NARROW, "task": stored.task, "device": DEVICE, **others}
     with pytest.raises(InputError, match=f"must be of this {what}"):
         LatencyTable.from_json(stored.to_json(), **asked)
 
@@ -157,8 +189,9 @@ def test_costs_of_a_device_carry_estimates_and_intervals():
     population = space.sample(6, np.random.default_rng(1))
     estimate = costs.of(population)["latency_ms_estimated"]
     low, high = costs.interval("latency_ms", population)
-    np.testing.assert_allclose(low, np.exp(-0.05) * estimate)  # what is stated is of logarithms
-    np.testing.assert_allclose(high, np.exp(0.05) * estimate)
+    stated = np.hypot(0.05, 1.96 * 0.01)  # of logarithms
+    np.testing.assert_allclose(low, np.exp(-stated) * estimate)
+    np.testing.assert_allclose(high, np.exp(stated) * estimate)
     np.testing.assert_array_equal(*costs.interval("params", population))
     with pytest.raises(InputError, match="needs a latency table"):
         DeviceCosts(space, stored.task).interval("latency_ms", population)

@@ -16,9 +16,11 @@ import pytest
 from typer.testing import CliRunner
 
 from latency import Device, LatencyTable, measuring, read_latency_model, reference, runtime
+from latency.measuring import networks_digest
 from latency.model import learn_latency
 from latency.reference import keep_reference
 from latency.runtime import ReferenceTime
+from latency.table import timed_networks
 from pipelines import devices
 from pipelines.cli import app
 from pipelines.config import RunConfig
@@ -113,6 +115,8 @@ def test_the_kit_and_its_table_say_what_they_are(elsewhere, monkeypatch, capsys)
     assert "is known within 50% only" in capsys.readouterr().out
     devices.print_file({**table, "reference_ms": 2.0, "reference_ms_interval": [1.9, 2.1]})
     assert "is known within" not in capsys.readouterr().out
+    devices.print_file({**table, "reference_ms": 2.0, "reference_ms_interval": None, "reference_now_ms": 3.0})
+    assert "while the table was measured, its device ran 50% slower than when" in capsys.readouterr().out
 
 
 def test_a_search_for_another_device_estimates_and_measures_nothing(elsewhere):
@@ -234,8 +238,12 @@ def test_the_right_table_does_not_take_the_place_of_the_wrong_one(tmp_path):
 
 def stored(known: Device, /, **more) -> str:
     values = np.random.default_rng(0).random(SPACE.allowed.shape) / 20
-    table = LatencyTable(known, SPACE.name, TASK, 0.5, AdditiveCost(0.1, values), 0.05, ((0.3, 0.31), (0.4, 0.38)))
-    return json.dumps({**json.loads(table.to_json()), **more})
+    return json.dumps({**json.loads(made_up(known, AdditiveCost(0.1, values)).to_json()), **more})
+
+
+def made_up(known: Device, cost: AdditiveCost) -> LatencyTable:
+    networks = networks_digest(timed_networks(SPACE, TASK))
+    return LatencyTable(known, SPACE.name, TASK, 0.5, 0.52, cost, 0.05, ((0.3, 0.31), (0.4, 0.38)), networks)
 
 
 @pytest.mark.parametrize("field", ["onnxruntime", "threads", "cpu", "cores", "flush_bytes"])
@@ -254,7 +262,10 @@ def test_a_table_that_is_no_longer_of_this_device_is_refused(tmp_path, field):
     assert read_device_table(path, SPACE, TASK) == path.read_text()
 
 
-BAD_INTERVALS = (5, [0.1], ["a", "b"], [0.6, 0.4], [0.0, 0.6], [0.4, float("inf")], [0.4, float("nan")])
+BAD_INTERVALS = (
+    *(5, [0.5], ["a", "b"], [0.6, 0.4], [0.0, 0.6], [0.4, float("inf")], [0.4, float("nan")]),
+    *([5, 6], [0.1, 0.2]),  # of another latency than 0.5 ms
+)
 
 
 @pytest.mark.parametrize(
@@ -334,11 +345,29 @@ def test_the_damaged_table_of_a_run_is_said_to_be_damaged(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     config = RunConfig.of(job="search", data="digits", data_root="data", space=SPACE.name, trials=3)
-    for text in ("{}", stored(Device.here(), reference_ms=-1.0)):
+    damaged = r"latency_table\.json must be a latency table, but is damaged"
+    no_constant = {name: value for name, value in json.loads(stored(Device.here())).items() if name != "constant_ms"}
+    for text in ("{}", json.dumps(no_constant), *(stored(Device.here(), **{name: -1.0}) for name in MUST_BE_POSITIVE)):
         run.table.write_text(text)
         for read in (open_model, latencies_of):
-            with pytest.raises(InputError, match=r"latency_table\.json must be a latency table, but is damaged"):
+            with pytest.raises(InputError, match=damaged):
                 read(config, run, SPACE, TASK)
+    for more in ({"constant_ms": float("nan")}, {"table_ms": [[0.1]]}, {"kind": "learned", "variances": [1.0]}):
+        run.table.write_text(stored(Device.here(), **more))
+        with pytest.raises(InputError, match=damaged):
+            open_model(config, run, SPACE, TASK)
+
+
+MUST_BE_POSITIVE = ("reference_ms", "reference_now_ms", "relative_error")
+
+
+def test_a_table_of_an_earlier_hwnas_which_does_not_say_its_networks_is_refused(tmp_path):
+    path = tmp_path / "mine.json"
+    told = json.loads(stored(Device.here()))
+    path.write_text(json.dumps({name: told[name] for name in told if name not in ("networks", "reference_now_ms")}))
+    with pytest.raises(InputError, match=r"mine\.json: the latency table must be of the networks") as caught:
+        read_device_table(path, SPACE, TASK)
+    assert f"make a new one: hwnas device measure --space {SPACE.name}" in caught.value.hint
 
 
 def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path):
@@ -387,9 +416,10 @@ def test_a_table_of_this_device_is_in_times_of_the_reference_that_is_stored_now(
     rows = np.unique(space.canonical(space.sample(60, np.random.default_rng(0))), axis=0)[:20]
     if kind == "table":
         cost = AdditiveCost(0.1, np.linspace(0.1, 0.3, SPACE.allowed.size).reshape(SPACE.allowed.shape))
-        model = LatencyTable(here, space.name, TASK, 0.5, cost, 0.05, ((0.3, 0.31), (0.4, 0.38)))
+        model = made_up(here, cost)
     else:
-        model = learn_latency(space, TASK, here, 0.5, rows, np.linspace(0.1, 0.2, len(rows)))
+        ms = np.linspace(0.1, 0.2, len(rows))
+        model = learn_latency(space, TASK, here, 0.5, rows, ms, reference_now_ms=0.52)
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({**json.loads(model.to_json()), "origin": "here"}))
     assert read_device_table(path, space, TASK) == path.read_text()
@@ -399,7 +429,8 @@ def test_a_table_of_this_device_is_in_times_of_the_reference_that_is_stored_now(
     read = read_latency_model(text, space=space, task=TASK, device=here)
     assert (read.reference_ms, json.loads(text)["origin"]) == (0.75, "here")
     np.testing.assert_allclose(read.estimate_ms(rows), 1.5 * model.estimate_ms(rows))
-    np.testing.assert_allclose(read.interval_ms(rows), 1.5 * np.array(model.interval_ms(rows)))
+    # The machine was further from the state that is stored now than from the earlier one.
+    assert read.stated_error > model.stated_error
     np.testing.assert_allclose(read.calibration, 1.5 * np.array(model.calibration))
 
 

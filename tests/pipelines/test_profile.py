@@ -1,6 +1,8 @@
 """Profiles of files and published networks: what cannot be timed is said, and what was published is shown."""
 
 import io
+import os
+import signal
 from dataclasses import asdict
 from functools import partial
 
@@ -10,8 +12,10 @@ import pytest
 from onnx import TensorProto, helper
 from rich.console import Console
 
-from latency import build_onnx, measure, runtime
+from latency import build_onnx, measure, rounds, runtime
 from latency.kit_main import KitError
+from latency.reference import reference_file
+from pipelines import profile as profile_module
 from pipelines.profile import print_profile, profile
 from spaces import PUBLISHED, InputError, Task, get_space
 
@@ -23,7 +27,8 @@ AT = {"resolution": TASK.resolution, "classes": TASK.classes, "channels": TASK.c
 def few_visits(monkeypatch):
     """These tests are about what is said of networks, not how narrow the intervals are."""
     monkeypatch.setattr("pipelines.profile.measure", partial(measure, visits=1, processes=3, most_processes=3))
-    monkeypatch.setattr(runtime, "in_new_process", lambda fn, *args: fn(*args))
+    for module in (runtime, profile_module):
+        monkeypatch.setattr(module, "in_new_process", lambda fn, *args: fn(*args))
 
 
 def model(path, *inputs, operator="Identity"):
@@ -80,6 +85,18 @@ def test_a_batch_too_large_for_the_memory_is_said_before_anything_is_measured(mo
     with pytest.raises(InputError, match=r"mobilenet-v2 must be .*allocate memory for 512") as caught:
         profile(["mobilenet-v2"], **AT, seed=0, batches=(1, 512))
     assert "smaller --batch" in caught.value.hint
+
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_network_that_kills_what_runs_it_does_not_kill_the_command(monkeypatch):
+    monkeypatch.setattr(profile_module, "in_new_process", rounds.in_new_process)
+    monkeypatch.setattr(profile_module, "check_runs", killed)
+    monkeypatch.setattr(profile_module, "measure", None)
+    with pytest.raises(InputError, match="mobilenet-v2 cannot be run here: a process that ran a network was killed"):
+        profile(["mobilenet-v2"], **AT, seed=0)
 
 
 def test_each_network_is_measured_where_nothing_else_has_run(monkeypatch, tmp_path):
@@ -199,6 +216,7 @@ def row_of(name, *, now_ms=2.0, **more):
         "latency_wall_p90_ms": 1.5,
         "reference_ms": 2.0,
         "reference_now_ms": now_ms,
+        "device_fingerprint": "0123456789ab",
     }
     counted = {
         "flops": 123_456_789,
@@ -226,6 +244,17 @@ def test_a_machine_that_drifted_since_its_reference_was_stored_says_so_once():
     assert "this machine now runs" not in printed(steady, width=200)
     slower = {"device": known_device(), "networks": [row_of("a", now_ms=2.6), row_of("b", now_ms=2.6)]}
     assert printed(slower, width=200).count("this machine now runs 30% slower than when its reference latency") == 1
+
+
+def test_why_a_latency_is_no_number_is_said_and_what_helps():
+    """On a machine that runs at half its clock for good, nothing that runs beside it is to blame."""
+    rows = [row_of("a"), row_of("b", now_ms=4.2)]
+    for row in rows:
+        row["latency_steady"] = row["latencies"][0]["latency_steady"] = False
+    text = printed({"device": known_device(), "networks": rows}, width=400)
+    assert "unsteady (1.2 to 1.3)" in text
+    assert "unsteady: the machine was too disturbed; the machine was too unlike its state when" in text
+    assert f"if it stays so, remove {reference_file('0123456789ab')}, and the reference is measured anew" in text
 
 
 def test_an_accelerator_that_nobody_names_is_said():

@@ -81,7 +81,8 @@ def make_run(
     cost = space.fragments(TASK).additive(lambda piece: 0.002 + 2.2e-8 * sum(layer.flops for layer in piece))
     estimates = cost.of(space.sample(8, rng))
     pairs = tuple((float(e * f), float(e)) for e, f in zip(estimates, rng.normal(1, 0.03, 8), strict=True))
-    run.table.write_text(LatencyTable(device, SPACE, TASK, 0.412, cost, 0.081, pairs).to_json())
+    table = LatencyTable(device, SPACE, TASK, 0.412, 0.42, cost, 0.081, pairs, "")
+    run.table.write_text(table.to_json())
 
     study, trials = Study(run.study, space), []
     for number, row in enumerate(space.sample(n_random + n_chosen, rng)):
@@ -537,7 +538,9 @@ def test_picture_of_estimates_has_all_calibration_networks_and_finals(made, text
     for drawn, given in zip(zip(*points, strict=True), zip(*values, strict=True), strict=True):
         assert np.abs(np.polyval(np.polyfit(given, drawn, 1), given) - drawn).max() < 1e-3
     assert part(root, "estimates-band") is not None
-    assert "±8.1\N{NO-BREAK SPACE}%" in parse(text).text_in["device"]
+    assert (
+        "±8.3\N{NO-BREAK SPACE}%" in parse(text).text_in["device"]
+    )  # 8.1 % of networks left out, and what another time makes
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ DEVICE = Device("a cpu", 2, 1, "CPUExecutionProvider", "1.0", "Linux x86_64")
 def small_table(relative_error: float = 0.05) -> LatencyTable:
     entries = np.random.default_rng(3).uniform(0.01, 0.2, size=(5, 7))
     entries[:, 6] = 0.0
-    return LatencyTable(DEVICE, SMALL.name, TASK, 0.5, AdditiveCost(0.1, entries), relative_error, ())
+    return LatencyTable(DEVICE, SMALL.name, TASK, 0.5, 0.5, AdditiveCost(0.1, entries), relative_error, (), "")
 
 
+STATED = np.hypot(0.05, 1.96 * 0.01)  # half of the interval of the logarithm, what another time makes included
 COSTS = DeviceCosts(SMALL, TASK, small_table())
 
 
@@ -61,7 +62,7 @@ def test_samples_are_exactly_the_rows_that_meet_all_limits(every_row, case):
     for limit in limits:
         worst = values[limit.name] if limit.name != "latency_ms" else None
         if worst is None:
-            worst = values["latency_ms_estimated"] * np.exp(0.05 if limit.op == "<=" else -0.05)
+            worst = values["latency_ms_estimated"] * np.exp(STATED if limit.op == "<=" else -STATED)
         meets &= limit.holds(worst)
     np.testing.assert_array_equal(feasible.holds(every_row), meets)
     allowed = {tuple(row) for row in every_row[meets]}

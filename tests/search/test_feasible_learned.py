@@ -21,7 +21,7 @@ def costs() -> DeviceCosts:
     rng = np.random.default_rng(0)
     rows = SPACE.sample(30, rng)
     ms = (0.1 + 1e-6 * SPACE.counts(rows, TASK)[0]) * np.exp(0.03 * rng.standard_normal(30))
-    return DeviceCosts(SPACE, TASK, learn_latency(SPACE, TASK, device, 0.5, rows, ms))
+    return DeviceCosts(SPACE, TASK, learn_latency(SPACE, TASK, device, 0.5, rows, ms, reference_now_ms=0.5))
 
 
 def test_the_feasible_part_of_a_space_with_a_learned_latency(costs):
