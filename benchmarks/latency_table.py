@@ -2,18 +2,21 @@
 
     uv run python benchmarks/latency_table.py --resolution 96
     uv run python benchmarks/latency_table.py --resolution 224 --busy 1
+    uv run python benchmarks/latency_table.py --resolution 96 --later
 
 A table is measured as a search does it; other networks, from the whole range of multiply-adds, each in processes of
 its own by the protocol of latency/runtime.py. The two take turns: after each visit of the table's networks some of
-the others are measured, so that a machine that drifts is the same for both. Printed: the errors, how often the
-table's own interval holds what was measured, the same for multiply-adds scaled by the very networks that calibrate the
-table, how long the table took, and how fast it estimates.
+the others are measured, so that a machine that drifts is the same for both. With `--later` the others are measured
+when the table is done, as in a search: what another time makes of a network is in the errors then. Printed: the
+errors, how often the table's own interval holds what was measured, the same for multiply-adds scaled by the very
+networks that calibrate the table, how long the table took, and how fast it estimates.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +42,19 @@ def errors(name: str, estimated: NDArray[np.float64], measured: NDArray[np.float
 
 
 def measured_by_turns(
-    space: SearchSpace, task: Task, calibration: Population, rows: Population, seed: int
+    space: SearchSpace, task: Task, calibration: Population, pieces: Sequence[Population], seed: int
 ) -> tuple[LatencyModel, list[Timing], float]:
-    """The table, the truth of the rows, and the seconds that the table took."""
+    """The table, the truth of the rows of all pieces, and the seconds that the table took.
+
+    Args:
+        pieces: rows to measure after each visit of the table's networks.
+    """
     plan, reference, known_ms = plan_latency_model(space, task, calibration), reference_model(task), reference_ms(task)
     rng = np.random.default_rng([seed, 1, 1])
     visits: list[Visit] = []
     timings: list[Timing] = []
     seconds = 0.0
-    for i, piece in enumerate(np.array_split(rows, PLAN_VISITS)):
+    for i, piece in enumerate(pieces):
         started = time.monotonic()
         visits.append(visit_in_processes(plan, reference, rng))
         seconds += time.monotonic() - started
@@ -63,6 +70,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--networks", type=int, default=40)
     parser.add_argument("--busy", type=int, default=0, help="processes beside it that never rest")
+    parser.add_argument("--later", action="store_true", help="measure the others when the table is done, not by turns")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     space, task = get_space(asked.space), Task(asked.resolution, asked.classes, asked.channels)
@@ -72,7 +80,8 @@ def main() -> None:
     keys, known = space.canonical(rows), space.canonical(calibration)
     rows = rows[~(keys[:, None] == known).all(axis=2).any(axis=1)][: asked.networks]
     with busy(asked.busy):
-        table, timings, seconds = measured_by_turns(space, task, calibration, rows, asked.seed)
+        pieces = [rows[:0]] * (PLAN_VISITS - 1) + [rows] if asked.later else np.array_split(rows, PLAN_VISITS)
+        table, timings, seconds = measured_by_turns(space, task, calibration, pieces, asked.seed)
     measured = np.array([timing.latency_ms for timing in timings])
     estimated = table.estimate_ms(rows)
     low, high = table.interval_ms(rows)
@@ -96,6 +105,7 @@ def main() -> None:
                 "resolution": asked.resolution,
                 "network": space.format(row),
                 "busy": asked.busy,
+                "later": asked.later,
                 "latency_ms": timing.latency_ms,
                 "low": timing.latency_ms_interval[0],
                 "high": timing.latency_ms_interval[1],
@@ -106,7 +116,7 @@ def main() -> None:
             }
             for row, timing, estimate, scaled in zip(rows, timings, estimated, by_flops, strict=True)
         ],
-        by=("space", "resolution", "busy"),
+        by=("space", "resolution", "busy", "later"),
     )
 
 

@@ -25,7 +25,8 @@ AT = {"resolution": TASK.resolution, "classes": TASK.classes, "channels": TASK.c
 
 @pytest.fixture(autouse=True)
 def few_visits(monkeypatch):
-    """These tests are about what is said of networks, not how narrow the intervals are."""
+    """These tests are about what is said of networks, not how narrow intervals are or how long the reference takes."""
+    monkeypatch.setattr("pipelines.profile.stored_reference_ms", lambda *_: 1.0)
     monkeypatch.setattr("pipelines.profile.measure", partial(measure, visits=1, processes=3, most_processes=3))
     for module in (runtime, profile_module):
         monkeypatch.setattr(module, "in_new_process", lambda fn, *args: fn(*args))
@@ -102,7 +103,6 @@ def test_a_network_that_kills_what_runs_it_does_not_kill_the_command(monkeypatch
 def test_each_network_is_measured_where_nothing_else_has_run(monkeypatch, tmp_path):
     """Memory that a process has used makes networks faster: as certificates, profiles are of processes of their own."""
     monkeypatch.setenv("HWNAS_HOME", str(tmp_path))
-    monkeypatch.setattr("pipelines.profile.stored_reference_ms", lambda *_: 1.0)
     asked = []
 
     def in_new_process(fn, models, *args):
