@@ -38,6 +38,8 @@ def test_a_file_from_torch_counts_as_the_network(tmp_path):
     kinds = {node.op_type for node in model.graph.node}
     assert "GlobalAveragePool" in kinds  # as in build_onnx: torch's ReduceMean is slower
     assert "ReduceMean" not in kinds
+    for value in model.graph.initializer:
+        value.ClearField("raw_data")  # random weights may spell anything
     assert b".py" not in model.SerializeToString()  # nothing of the machine that exported
     assert ours.flops == theirs.flops
     assert ours.weight_bytes == pytest.approx(theirs.weight_bytes, rel=0.03)  # the exporter leaves batch norms unfolded
