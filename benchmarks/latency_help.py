@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,14 +198,14 @@ def ceiling(rows: Rows, devices: Sequence[str], draws: int) -> None:
         print(f"{device}: errors of next rows correlate with {np.corrcoef(error[:-1], error[1:])[0, 1]:.2f}")
 
 
-def show(found: Sequence[Mapping[str, object]], n: int) -> None:
+def show(found: Sequence[Mapping[str, Any]], n: int) -> None:
     for model in dict.fromkeys(row["model"] for row in found):
         mine = [row for row in found if row["model"] == model and row["networks"] == n]
-        draws = sorted({row["draw"] for row in mine})  # type: ignore[type-var]
+        draws = sorted({row["draw"] for row in mine})
         text = []
         measures = ("spearman", "within_10", "within_5", "held")
-        for what in (name for name in measures if not np.isnan([row[name] for row in mine]).any()):  # type: ignore[list-item]
-            means = [np.mean([row[what] for row in mine if row["draw"] == draw]) for draw in draws]  # type: ignore[misc]
+        for what in (name for name in measures if not np.isnan([row[name] for row in mine]).any()):
+            means = [np.mean([row[what] for row in mine if row["draw"] == draw]) for draw in draws]
             text.append(f"{what} {np.mean(means):.4f} +-{half_interval(np.array(means)):.4f}")
         print(f"{n:4d} {model:16s} {', '.join(text)}", flush=True)
 

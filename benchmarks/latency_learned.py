@@ -29,16 +29,16 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from latency import Device, build_onnx
+from latency.drift import NORMAL, WARM_RUNS, Reading, at_stored_speed, between_measurements, readings_of
 from latency.model import spread_rows
 from latency.prices import fit_prices, most_telling
 from latency.reference import reference_model
 from latency.rounds import in_new_process, run_rounds
-from latency.runtime import half_between
 from spaces import Population, Task, get_space
 from spaces.tally import LayerForm
 
 RESULTS = Path(__file__).with_name("results")
-KEPT = {"space", "res", "classes", "tag", "device", "busy", "stored", "row", "lr", "ref"}
+KEPT = {"space", "res", "classes", "tag", "device", "busy", "stored", "row", "readings"}
 BY = ("space", "resolution", "busy", "device", "noise", "judged", "model", "networks")
 SIZES = (10, 30, 100)
 EVERY = (  # that results/latency_learned.csv tells of: space, resolution, classes
@@ -56,14 +56,14 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-def visit(space_name: str, task: Task, rows: Population, seed: int) -> list[tuple[float, float]]:
-    """By one process, of each row: the logarithm of its time over the reference's, and the reference's ms."""
+def visit(space_name: str, task: Task, rows: Population, seed: int) -> list[Reading]:
+    """By one process, of each row."""
     space, rng, reference = get_space(space_name), np.random.default_rng(seed), reference_model(task)
-    found: dict[int, tuple[float, float]] = {}
+    found: dict[int, Reading] = {}
     for i in rng.permutation(len(rows)).tolist():
         model = build_onnx(space.layers(space.arch(rows[i]), task), rng, normalise=True)
-        raw = run_rounds([reference, model], visits=1, rounds=ROUNDS, rng=rng)
-        found[i] = (float(raw.log_ratios()[0, 0]), float(raw.quartiles_ms()[0, 0]))
+        raw = run_rounds([reference, model], visits=1, rounds=ROUNDS, warm_runs=WARM_RUNS, rng=rng)
+        ((found[i],),) = readings_of(raw)
     return [found[i] for i in range(len(rows))]
 
 
@@ -73,7 +73,7 @@ class Measured:
 
     Attributes:
         tags: "train" for those to learn from, "test" for those to judge by.
-        log_ratios: of each network, one a visit.
+        log_ratios: of each network, one a visit, at the stored speed.
         between: half of the interval that another time makes, by what the reference took while networks to learn from
             were measured.
     """
@@ -89,16 +89,21 @@ class Measured:
 
     @classmethod
     def of(cls, kept: Sequence[Mapping[str, object]]) -> Measured:
-        now_ms = [np.mean(each["ref"]) for each in kept if each["tag"] == "train"]  # type: ignore[arg-type]
+        stored = float(kept[0]["stored"])  # type: ignore[arg-type]
+        tags = np.array([each["tag"] for each in kept])
+        there = [at_stored_speed([Reading(*one) for one in each["readings"]], stored) for each in kept]  # type: ignore[attr-defined]
+        learned_from = [each for each, tag in zip(there, tags, strict=True) if tag == "train"]
+        drift = float(np.median([each.drift for each in learned_from]))
+        deviation = float(np.sqrt(np.mean([each.slope_deviation**2 for each in learned_from])))
         return cls(
             space=str(kept[0]["space"]),
             task=Task(int(kept[0]["res"]), int(kept[0]["classes"])),  # type: ignore[call-overload]
             rows=np.array([each["row"] for each in kept], dtype=np.int64),
             device=str(kept[0]["device"]),
             busy=int(kept[0]["busy"]),  # type: ignore[call-overload]
-            tags=np.array([each["tag"] for each in kept]),
-            log_ratios=tuple(np.array(each["lr"], dtype=float) for each in kept),
-            between=half_between(float(kept[0]["stored"]), float(np.median(now_ms))),  # type: ignore[arg-type]
+            tags=tags,
+            log_ratios=tuple(each.log_ratios for each in there),
+            between=NORMAL * between_measurements(drift, deviation),
         )
 
     @cached_property
@@ -210,12 +215,12 @@ def measured(name: str, task: Task, train: int, test: int, seed: int, beside: in
     for number, (tag, some) in enumerate(rows.items()):
         seeds = (100 * number + i for i in range(VISITS[tag]))
         with busy(beside):
-            visits = np.array([in_new_process(visit, space.name, task, some, each) for each in seeds])
+            visits = [in_new_process(visit, space.name, task, some, each) for each in seeds]
         what = {"space": space.name, "res": task.resolution, "classes": task.classes, "tag": tag}
         what |= {"device": described(Device.here()), "busy": beside, "stored": known_ms}
-        ratios, now_ms = visits.transpose(2, 1, 0).tolist()
         kept += [
-            {**what, "row": row.tolist(), "lr": lr, "ref": ms} for row, lr, ms in zip(some, ratios, now_ms, strict=True)
+            {**what, "row": row.tolist(), "readings": readings}
+            for row, readings in zip(some, zip(*visits, strict=True), strict=True)
         ]
     return kept
 

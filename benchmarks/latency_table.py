@@ -59,7 +59,7 @@ def measured_by_turns(
         visits.append(visit_in_processes(plan, reference, rng))
         seconds += time.monotonic() - started
         timings += measure_rows(space, task, piece, known_ms, i)
-    return fit_latency_model(space, plan, Device.here(), known_ms, PlanTimes.of(visits)), timings, seconds
+    return fit_latency_model(space, plan, Device.here(), known_ms, PlanTimes.of(visits, known_ms)), timings, seconds
 
 
 def main() -> None:

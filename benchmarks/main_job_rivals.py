@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -53,20 +53,20 @@ class Rival:
 
     def meets(self, limits: tuple[Limit, ...]) -> bool:
         low, high = self.timing.latency_ms_interval
-        values = {**self.costs, "latency_ms": None}
         return all(
-            limit.holds((high if limit.op == "<=" else low) if limit.name == "latency_ms" else values[limit.name])
+            limit.holds((high if limit.op == "<=" else low) if limit.name == "latency_ms" else self.costs[limit.name])
             for limit in limits
         )
 
 
 def build(arch: str, task: Task) -> nn.Module:
     if arch.startswith("torchvision:"):
-        module = mobilenet_v2(num_classes=task.classes, width_mult=float(arch.partition(":")[2]))
-        module.classifier[0] = nn.Identity()  # dropout: no other network here has it
+        module: nn.Module = mobilenet_v2(num_classes=task.classes, width_mult=float(arch.partition(":")[2]))
+        cast(nn.Sequential, module.classifier)[0] = nn.Identity()  # dropout: no other network here has it
         if task.channels != 3:
-            first = module.features[0][0]
-            module.features[0][0] = nn.Conv2d(task.channels, first.out_channels, 3, 2, 1, bias=False)
+            stem = cast(nn.Sequential, cast(nn.Sequential, module.features)[0])
+            first = cast(nn.Conv2d, stem[0])
+            stem[0] = nn.Conv2d(task.channels, first.out_channels, 3, 2, 1, bias=False)
         return module
     space = get_space(arch.rpartition(":")[0])
     return space.build(space.parse(arch), task)
@@ -76,7 +76,7 @@ def torch_costs(module: nn.Module, task: Task) -> dict[str, float]:
     """Counts of convolutions and linear layers of a module, by watching them run once."""
     total = {"flops": 0, "bytes": 0, "weight_bytes": 0}
 
-    def watch(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def watch(layer: nn.Conv2d | nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         weights = layer.weight.numel() + output.shape[1]  # a folded batch norm leaves a bias
         total["flops"] += layer.weight.numel() * output[0, 0].numel()
         total["bytes"] += 4 * (inputs[0].numel() + output.numel() + weights)
@@ -94,6 +94,7 @@ def torch_costs(module: nn.Module, task: Task) -> dict[str, float]:
 def narrow_mobilenet(width: float) -> str:
     """MobileNetV2 at a width as an architecture of the chain space, whose strides follow the resolution."""
     published = PUBLISHED["mobilenet-v2"].arch
+    assert published is not None
     parts = published.space.partition("@")[2].split(",")
 
     def scaled(part: str) -> str:
@@ -128,7 +129,7 @@ class Bench:
             raise SystemExit("rivals are compared for runs over chains without a limit on peak_memory_bytes")
         self.task = self.data.task
         stored = self.run.table.read_text()
-        self.table = LatencyTable.from_json(stored, space=self.space.name, task=self.task, device=Device.here())
+        self.table = LatencyTable.from_json(stored, space=self.space, task=self.task, device=Device.here())
         self.epochs = read_json(self.run.plan)["plan"]["final_epochs"]
 
     def measured(self, model: bytes | Path) -> Timing:
@@ -205,7 +206,7 @@ def main() -> None:
             for i, rival in enumerate(rivals)
         ]
         results: list[dict[str, Any]] = [future.result() for future in futures]
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for name, model in bench.run.models().items():
         rows.append(
             {"name": f"finalist {name}", "arch": model["arch"], "accuracy_val": model["accuracy_val"]}

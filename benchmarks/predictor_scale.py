@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -37,8 +38,9 @@ from hwnas.strategies import IteratedPredictor
 from latency import Device, DeviceCosts
 from spaces import Network, Population, Task, get_space
 from spaces.additive import AdditiveCost, AdditiveSampler, Interval
+from spaces.chain import ChainSpace
 
-SPACE, TASK = get_space("proxyless"), Task(resolution=224, classes=1000)
+SPACE, TASK = cast(ChainSpace, get_space("proxyless")), Task(resolution=224, classes=1000)
 TRAINED = 119  # as the paper
 RANKED_BESIDE = 20_000
 PAPERS_CANDIDATES, PAPERS_KEPT, J = 112_000, 137, 6
@@ -100,7 +102,10 @@ class Measured:
 
 def made_up(rows: Population) -> np.ndarray:
     flops = SPACE.counts(rows, TASK)[0]
-    return 0.7 + 0.03 * np.log(flops / flops.mean()) + np.random.default_rng(0).normal(0, 0.002, len(rows))
+    accuracies: np.ndarray = (
+        0.7 + 0.03 * np.log(flops / flops.mean()) + np.random.default_rng(0).normal(0, 0.002, len(rows))
+    )
+    return accuracies
 
 
 def fitted(surrogate: Surrogate, feasible: FeasibleSet) -> FittedSurrogate:
@@ -125,14 +130,15 @@ def in_parallel(pool: WorkerPool, model: FittedSurrogate, rows: Population, else
 
 def million(measured: Measured, pool: WorkerPool, n: int) -> None:
     job = f"{n:,} candidates"
-    feasible = FeasibleSet(SPACE, DeviceCosts(SPACE, TASK), [Limit.parse("flops<=450M"), Limit.parse("params<=5M")])
+    costs = DeviceCosts(SPACE, TASK)
+    feasible = FeasibleSet(SPACE, costs, [Limit.parse("flops<=450M"), Limit.parse("params<=5M")])
     model = fitted(GaussianProcess(), feasible)
     with measured.step(job, "sampled under two limits", n):
         rows = feasible.sample(n, np.random.default_rng(1))
     with measured.step(job, "predicted, process", n, pool.workers) as elsewhere:
         mean = in_parallel(pool, model, rows, elsewhere)
     with measured.step(job, f"soft front, J = {J}", n):
-        kept = soft_front(feasible.costs.one("flops", rows), mean, J=J)
+        kept = soft_front(costs.one("flops", rows), mean, J=J)
     print(f"{job}: {measured.total(job):.1f} s in all (target: 60 s on two cores), {kept.sum()} on the soft front")
     model = fitted(ProcessAndTrees(), feasible)
     with measured.step("beside", "predicted, process and trees", n, pool.workers) as elsewhere:
@@ -183,7 +189,7 @@ def papers_setting(measured: Measured, pool: WorkerPool, lut: Path) -> None:
 def pixel1(lut: Path) -> AdditiveCost:
     """The published Pixel 1 table of the space, in ms."""
     rows = parquet.read_table(lut, filters=[("lut", "==", "proxylessnas_mobile_trim_pixel1")]).to_pylist()
-    ms = {row["key"]: row["mean_ms"] for row in rows}
+    ms: dict[str, float] = {row["key"]: row["mean_ms"] for row in rows}
 
     def cost(piece: Network) -> float:
         if piece[-1].op == "linear":  # the head stands in the table as two

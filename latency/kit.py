@@ -28,6 +28,7 @@ from spaces.own_file import SpaceFile
 
 from . import kit_main
 from .device import Device
+from .drift import Reading
 from .files import read_json, write_atomically
 from .kit_main import KIT, KIT_FILE, MAIN_FILE, NETWORKS_FILE, REFERENCE, RESULT, VERSION, digest
 from .measuring import LEAST_PLAN_VISITS, PLAN_ROUNDS, PLAN_VISITS, MeasuringPlan, PlanTimes, network_name
@@ -38,7 +39,7 @@ from .runtime import ReferenceTime
 
 LEAST_PYTHON = (3, 10)
 PERIOD = 1024  # after so many values a weight begins anew, so that networks of random weights can be packed
-SOURCES = ("rounds.py", "runtime.py", "device.py", "kit_main.py")
+SOURCES = ("rounds.py", "drift.py", "runtime.py", "device.py", "kit_main.py")
 
 README = """hwnas kit: measures this device for {space}, {resolution} px, {channels} channel(s), {classes} classes
 
@@ -97,6 +98,12 @@ class _Device(_Told):
     accelerator: str
 
 
+class _Reading(_Told):
+    log_ratio: LogRatio
+    reference_ms: Positive
+    expected_slope: Annotated[float, Field(allow_inf_nan=False, ge=-1, le=1)]
+
+
 class KitResult(_Told):
     """What `measure.py` writes."""
 
@@ -109,8 +116,7 @@ class KitResult(_Told):
     kit: KitPlan
     reference_ms: Positive
     reference_ms_interval: Annotated[list[Positive], Field(min_length=2, max_length=2)]
-    reference_now_ms: list[Positive]  # of each visit
-    log_ratios: dict[str, list[LogRatio]]
+    readings: dict[str, list[_Reading]]  # of each visit
     digest: str
 
 
@@ -312,16 +318,15 @@ def _reference_of(result: KitResult) -> ReferenceTime:
 
 def _check_complete(path: Path, result: KitResult) -> None:
     wanted = [name for group in result.kit.groups for name in group]
-    missing = [name for name in wanted if name not in result.log_ratios]
+    missing = [name for name in wanted if name not in result.readings]
     if missing:
         raise InputError(
             f"{path} must hold {len(wanted)} networks of its kit, but {len(missing)} are missing ({missing[0]})",
             hint=f"run {MAIN_FILE} again",
         )
     visits = result.kit.visits
-    for name, times in ((REFERENCE, result.reference_now_ms), *((n, result.log_ratios[n]) for n in wanted)):
-        if len(times) != visits:
-            came = len(times)
+    for name in wanted:
+        if (came := len(result.readings[name])) != visits:
             raise InputError(f"{path} must hold {visits} visits of network {name}, got {came}", hint="measure again")
 
 
@@ -345,19 +350,19 @@ def import_result(result: KitResult, *, space: str | None = None) -> LatencyMode
         raise InputError(f"--space must be {kit.space}, which the kit is of, got {opened.name}")
     calibration = np.stack([opened.row(opened.parse(text)) for text in kit.calibration])
     plan = plan_latency_model(opened, task, calibration)
-    unknown = [name for group in plan.groups for name in map(network_name, group) if name not in result.log_ratios]
+    unknown = [name for group in plan.groups for name in map(network_name, group) if name not in result.readings]
     if unknown:
         raise InputError(
             f"the networks of {kit.space} must be those that the kit was made with, but {len(unknown)} are others now",
             hint=f"make a new kit; this one is by {kit.made_by}",
         )
-    log_ratios = {name: np.array(ratios) for name, ratios in result.log_ratios.items()}
-    times = PlanTimes(log_ratios, float(np.median(result.reference_now_ms)))
     device = Device(**result.device.model_dump())
     reference_ms = result.reference_ms
     if device == Device.here(threads=device.threads, provider=device.provider):
         reference_ms = keep_reference(task, device, _reference_of(result))
-    return fit_latency_model(opened, plan, device, reference_ms, times)
+    readings = {name: [Reading(**each.model_dump()) for each in made] for name, made in result.readings.items()}
+    visits = [{name: made[number] for name, made in readings.items()} for number in range(kit.visits)]
+    return fit_latency_model(opened, plan, device, reference_ms, PlanTimes.of(visits, reference_ms))
 
 
 def _check_kind(path: Path, stored: Mapping[str, Any], kind: str) -> None:

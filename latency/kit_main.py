@@ -1,4 +1,4 @@
-"""The main part of a kit's `measure.py`, which is this file behind `rounds.py`, `runtime.py` and `device.py`.
+"""The main part of a kit's `measure.py`, which is this file behind the others that `latency/kit.py` names.
 
 It measures all networks of the kit beside the reference network, and writes one JSON file; where it is interrupted, it
 goes on later. Any ONNX file can be measured in the same way, with `--models`. The rest of kits is in `latency/kit.py`.
@@ -24,19 +24,18 @@ import numpy as np
 import onnxruntime
 
 from .device import Device, allowed_cores
-from .rounds import QUANTILE, DisturbedError, ProviderError, Setting, in_new_process, open_session, pieces, run_rounds
+from .drift import WARM_RUNS, Reading, drift_remark, readings_of, unsteady_reason
+from .rounds import DisturbedError, ProviderError, Setting, in_new_process, open_session, pieces, run_rounds
 from .runtime import (
     REFERENCE_PROCESSES,
     REFERENCE_ROUNDS,
     REFERENCE_VISITS,
-    drift_remark,
     measure,
     measure_reference,
-    unsteady_reason,
     vague_remark,
 )
 
-VERSION = 4  # of what a kit and its result hold
+VERSION = 5  # of what a kit and its result hold
 KIT, RESULT, MODELS_RESULT, BEGUN = "hwnas kit", "hwnas kit result", "hwnas kit models", "hwnas kit begun"
 KIT_FILE, NETWORKS_FILE, MAIN_FILE = "kit.json", "networks.zip", "measure.py"
 REFERENCE = "reference"
@@ -189,7 +188,7 @@ class Progress:
 
 def runs_of(plan: Mapping[str, Any], groups: Sequence[Sequence[str]]) -> int:
     """How often something runs in one visit of these groups, the reference network beside the others included."""
-    return int(plan["rounds"]) * sum(len(group) + 1 for group in groups)
+    return (int(plan["rounds"]) + WARM_RUNS) * sum(len(group) + 1 for group in groups)
 
 
 class Begun:
@@ -222,9 +221,9 @@ class Begun:
             print(f"{MAIN_FILE}: {vague}", file=sys.stderr)
         return reference_ms
 
-    def add(self, visit: Mapping[str, Any]) -> None:
-        """Log ratios of all networks, by name, and what the reference took."""
-        self.stored["visits"].append(visit)
+    def add(self, visit: Mapping[str, Reading]) -> None:
+        """What one visit tells of all networks, by name."""
+        self.stored["visits"].append({name: reading._asdict() for name, reading in visit.items()})
         self._write()
 
     def forget_visits(self) -> None:
@@ -245,19 +244,17 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     progress = Progress((visits - done) * runs_of(kit.plan, groups))
     for number in range(done, visits):
         rng = np.random.default_rng([seed, number])  # its own: going on must not repeat the orders of earlier visits
-        log_ratios: dict[str, float] = {}
-        now_ms: list[float] = []
+        found: dict[str, Reading] = {}
         for piece in pieces(list(map(len, groups)), rng):
             part = [groups[i] for i in piece]
-            ratios, ms = in_new_process(kit_visit, kit, part, setting, *rng.spawn(1))
-            log_ratios.update(ratios)
-            now_ms += ms
+            found.update(in_new_process(kit_visit, kit, part, setting, *rng.spawn(1)))
             progress.advance(runs_of(kit.plan, part))
-        begun.add({"log_ratios": log_ratios, "reference_now_ms": float(np.quantile(now_ms, QUANTILE))})
+        begun.add(found)
     made = begun.stored["visits"]
-    reference_now_ms = [visit["reference_now_ms"] for visit in made]
+    readings = {name: [visit[name] for visit in made] for name in made[0]}
+    now_ms = float(np.median([each["reference_ms"] for visits in readings.values() for each in visits]))
     ran = "while it was measured, this machine ran"
-    remark = drift_remark(reference_ms, float(np.median(reference_now_ms)), ran=ran, stored_in=begun.path)
+    remark = drift_remark(reference_ms, now_ms, ran=ran, stored_in=begun.path)
     if remark:
         print(f"{MAIN_FILE}: {remark}", file=sys.stderr)
     return {
@@ -265,24 +262,21 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
         "kit": kit.plan,
         "reference_ms": reference_ms,
         "reference_ms_interval": begun.stored["reference_ms_interval"],
-        "reference_now_ms": reference_now_ms,
-        "log_ratios": {name: [visit["log_ratios"][name] for visit in made] for name in made[0]["log_ratios"]},
+        "readings": readings,
     }
 
 
 def kit_visit(
     kit: Kit, groups: Sequence[Sequence[str]], setting: Setting, rng: np.random.Generator
-) -> tuple[dict[str, float], list[float]]:
-    """One visit of each network of these groups, by this process: log ratios by name, and the reference's ms."""
+) -> dict[str, Reading]:
+    """One visit of each network of these groups, by this process."""
     reference = kit.model(REFERENCE)
-    log_ratios: dict[str, float] = {}
-    now_ms: list[float] = []
+    found: dict[str, Reading] = {}
     for group in groups:
-        models = [kit.model(name) for name in group]
-        raw = run_rounds([reference, *models], visits=1, rounds=kit.plan["rounds"], rng=rng, setting=setting)
-        log_ratios.update(zip(group, raw.log_ratios()[:, 0].tolist(), strict=True))
-        now_ms += raw.quartiles_ms()[0].tolist()
-    return log_ratios, now_ms
+        models = [reference, *map(kit.model, group)]
+        raw = run_rounds(models, visits=1, rounds=kit.plan["rounds"], warm_runs=WARM_RUNS, rng=rng, setting=setting)
+        found.update((name, visits[0]) for name, visits in zip(group, readings_of(raw), strict=True))
+    return found
 
 
 def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, Any]:

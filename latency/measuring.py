@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from spaces import Network, Population, Task
 
+from .drift import WARM_RUNS, Reading, at_stored_speed, readings_of
 from .onnx_graph import build_onnx
 from .rounds import QUANTILE, in_new_process, pieces, run_rounds
 
@@ -53,17 +54,7 @@ def networks_digest(networks: Iterable[Network]) -> str:
     return hashlib.sha256(" ".join(map(network_name, networks)).encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True)
-class Visit:
-    """One visit of each network of a plan.
-
-    Attributes:
-        log_ratios: by `network_name`: the logarithm of its time over the reference's.
-        reference_now_ms: of the reference network, in the same rounds.
-    """
-
-    log_ratios: Mapping[str, float]
-    reference_now_ms: float
+Visit = Mapping[str, Reading]  # of each network of a plan, by `network_name`
 
 
 @dataclass(frozen=True)
@@ -71,22 +62,39 @@ class PlanTimes:
     """How long the networks of a plan take on a device.
 
     Attributes:
-        log_ratios: by `network_name`: (visits,) logarithms of its time over the reference's.
+        log_ratios: by `network_name`: (visits,) logarithms of its time over the reference's, as they would be at the
+            speed at which that was stored.
         reference_now_ms: of the reference network, in the same rounds.
+        slope_deviation: how far the slope may be wrong by which `at_stored_speed` changed them, root mean square.
     """
 
     log_ratios: Mapping[str, NDArray[np.float64]]
     reference_now_ms: float
+    slope_deviation: float
 
     @classmethod
-    def of(cls, visits: Sequence[Visit]) -> PlanTimes:
-        """Of all visits: the median of what the reference took in each."""
-        by_name = {name: np.array([visit.log_ratios[name] for visit in visits]) for name in visits[0].log_ratios}
-        return cls(by_name, float(np.median([visit.reference_now_ms for visit in visits])))
+    def of(cls, visits: Sequence[Visit], reference_ms: float) -> PlanTimes:
+        """Of all visits.
+
+        Args:
+            reference_ms: of the reference network, as stored.
+        """
+        there = {name: at_stored_speed([visit[name] for visit in visits], reference_ms) for name in visits[0]}
+        now_ms = [np.quantile(list({each.reference_ms for each in visit.values()}), QUANTILE) for visit in visits]
+        return cls(
+            {name: each.log_ratios for name, each in there.items()},
+            float(np.median(now_ms)),
+            float(np.sqrt(np.mean([each.slope_deviation**2 for each in there.values()]))),
+        )
 
 
 def measure_plan(
-    plan: MeasuringPlan, reference: bytes, rng: np.random.Generator, *, budget_s: float | None = None
+    plan: MeasuringPlan,
+    reference: bytes,
+    reference_ms: float,
+    rng: np.random.Generator,
+    *,
+    budget_s: float | None = None,
 ) -> PlanTimes:
     """Measure everything on this machine.
 
@@ -94,6 +102,7 @@ def measure_plan(
     processes, is in the visits of each network, and moves no network against the others.
 
     Args:
+        reference_ms: of the reference network, as stored.
         budget_s: make fewer visits than 6, but at least 2, so that all of it takes about this long.
     """
     started = time.monotonic()
@@ -103,28 +112,23 @@ def measure_plan(
         if budget_s is not None and len(visits) >= LEAST_PLAN_VISITS and after_next_s > budget_s:
             break
         visits.append(visit_in_processes(plan, reference, rng))
-    return PlanTimes.of(visits)
+    return PlanTimes.of(visits, reference_ms)
 
 
 def visit_in_processes(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> Visit:
     """One visit of each network of a plan, where nothing else has run."""
-    log_ratios: dict[str, float] = {}
-    reference_ms: list[float] = []
+    found: dict[str, Reading] = {}
     for piece in pieces(list(map(len, plan.groups)), rng):
         part = replace(plan, groups=tuple(plan.groups[i] for i in piece))
-        ratios, ms = in_new_process(visit_once, part, reference, *rng.spawn(1))
-        log_ratios |= ratios
-        reference_ms += ms
-    return Visit(log_ratios, float(np.quantile(reference_ms, QUANTILE)))
+        found |= in_new_process(visit_once, part, reference, *rng.spawn(1))
+    return found
 
 
-def visit_once(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> tuple[dict[str, float], list[float]]:
-    """One visit of each network of a plan, by this process: log ratios by name, the reference's ms in each group."""
-    log_ratios: dict[str, float] = {}
-    reference_ms: list[float] = []
+def visit_once(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> dict[str, Reading]:
+    """One visit of each network of a plan, by this process."""
+    found: dict[str, Reading] = {}
     for group in plan.groups:
         models = plan.models(group, rng)
-        raw = run_rounds([reference, *models.values()], visits=1, rounds=PLAN_ROUNDS, rng=rng)
-        log_ratios.update(zip(models, raw.log_ratios()[:, 0].tolist(), strict=True))
-        reference_ms += raw.quartiles_ms()[0].tolist()
-    return log_ratios, reference_ms
+        raw = run_rounds([reference, *models.values()], visits=1, rounds=PLAN_ROUNDS, warm_runs=WARM_RUNS, rng=rng)
+        found.update((name, visits[0]) for name, visits in zip(models, readings_of(raw), strict=True))
+    return found

@@ -20,9 +20,9 @@ from spaces.additive import AdditiveCost
 from spaces.tally import ROWS_AT_ONCE, Tally, TallyOneByOne
 
 from .device import PROTOCOL, Device
+from .drift import SLOPE_DEVIATION, half_between
 from .measuring import MeasuringPlan, PlanTimes, measure_plan, network_name, networks_digest
 from .prices import LayerPrices, fit_prices, learned_prices, most_telling
-from .runtime import half_between
 
 LEARNED_NETWORKS = 30
 LEAST_NETWORKS = 6  # below, no error can be stated
@@ -37,6 +37,7 @@ class LatencyModel(ABC):
         space: the full name.
         reference_ms: the reference network's own latency, which all ratios on this device and task are times of.
         reference_now_ms: what it took while the networks were measured.
+        slope_deviation: how far the slope may be wrong by which their ratios were changed for it: `drift`.
         relative_error: half-width of the 95 % interval of the logarithm of a usual estimate, as networks that are left
             out tell, all measured at one time.
         calibration: (measured ms, ms estimated by all others alone) of the networks that the estimate was fitted to.
@@ -48,6 +49,7 @@ class LatencyModel(ABC):
     task: Task
     reference_ms: float
     reference_now_ms: float
+    slope_deviation: float
     relative_error: float
     calibration: tuple[tuple[float, float], ...]
     networks: str
@@ -90,7 +92,15 @@ class LatencyModel(ABC):
 
     def common_fields(self) -> dict[str, Any]:
         """What every stored model holds."""
-        names = ("space", "reference_ms", "reference_now_ms", "relative_error", "calibration", "networks")
+        names = (
+            "space",
+            "reference_ms",
+            "reference_now_ms",
+            "slope_deviation",
+            "relative_error",
+            "calibration",
+            "networks",
+        )
         return {
             **{name: getattr(self, name) for name in names},
             "protocol": PROTOCOL,
@@ -101,8 +111,8 @@ class LatencyModel(ABC):
 
 def stated_error(stored: Mapping[str, Any]) -> float:
     """`LatencyModel.stated_error`, of what `common_fields` gave."""
-    now_ms = stored.get("reference_now_ms", stored["reference_ms"])  # earlier versions do not say it
-    return math.hypot(stored["relative_error"], half_between(stored["reference_ms"], now_ms))
+    known = (stored[name] for name in ("reference_ms", "reference_now_ms", "slope_deviation"))
+    return math.hypot(stored["relative_error"], half_between(*known))
 
 
 def stored_fields(stored: Mapping[str, Any], *, space: str, task: Task, device: Device) -> dict[str, Any]:
@@ -127,7 +137,8 @@ def stored_fields(stored: Mapping[str, Any], *, space: str, task: Task, device: 
         "space": space,
         "task": task,
         "reference_ms": stored["reference_ms"],
-        "reference_now_ms": stored.get("reference_now_ms"),
+        "reference_now_ms": stored["reference_now_ms"],
+        "slope_deviation": stored["slope_deviation"],
         "relative_error": stored["relative_error"],
         "calibration": tuple((a, b) for a, b in stored["calibration"]),
         "networks": stored.get("networks"),
@@ -164,6 +175,7 @@ class LearnedLatency(LatencyModel):
     task: Task
     reference_ms: float
     reference_now_ms: float
+    slope_deviation: float
     relative_error: float
     calibration: tuple[tuple[float, float], ...]
     networks: str
@@ -177,7 +189,7 @@ class LearnedLatency(LatencyModel):
 
     def interval_ms(self, population: Population) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Wider for networks that are unlike the measured ones."""
-        between = half_between(self.reference_ms, self.reference_now_ms)
+        between = half_between(self.reference_ms, self.reference_now_ms, self.slope_deviation)
         parts = [self.prices.interval(counts, self.tally.forms, between) for counts in self._counted(population)]
         low, high = np.concatenate([np.zeros((2, 0)), *map(np.array, parts)], axis=1)
         return low, high
@@ -250,6 +262,7 @@ def learn_latency(
     measured_ms: NDArray[np.float64],
     *,
     reference_now_ms: float,
+    slope_deviation: float = SLOPE_DEVIATION,
 ) -> LearnedLatency:
     """Learn what layers cost from networks that were measured.
 
@@ -257,6 +270,7 @@ def learn_latency(
         reference_ms, reference_now_ms: of the reference network, as stored, and while they were measured.
         rows: (n, genes), different from one another.
         measured_ms: (n,) their latency on the device.
+        slope_deviation: how far the slope may be wrong by which `measured_ms` were brought to the stored speed.
     Raises:
         InputError: if there are fewer than 6 rows, two of one network, or not as many times, each above 0.
     """
@@ -273,6 +287,7 @@ def learn_latency(
         task=task,
         reference_ms=reference_ms,
         reference_now_ms=reference_now_ms,
+        slope_deviation=slope_deviation,
         relative_error=prices.relative_error,
         calibration=pairs,
         networks=networks_digest(space.layers(space.arch(row), task) for row in rows),
@@ -304,7 +319,7 @@ def measure_learned(
         InputError: if there are fewer than 6 rows, or two of one network.
     """
     plan = learned_plan(space, task, calibration)
-    times = measure_plan(plan, reference, rng, budget_s=budget_s)
+    times = measure_plan(plan, reference, reference_ms, rng, budget_s=budget_s)
     return fit_learned(space, plan, device, reference_ms, times)
 
 
@@ -326,8 +341,16 @@ def fit_learned(
     """The model of a device on which a `learned_plan` was measured."""
     names = [network_name(space.layers(space.arch(row), plan.task)) for row in plan.calibration]
     measured = reference_ms * np.exp([times.log_ratios[name].mean() for name in names])
-    now_ms = times.reference_now_ms
-    return learn_latency(space, plan.task, device, reference_ms, plan.calibration, measured, reference_now_ms=now_ms)
+    return learn_latency(
+        space,
+        plan.task,
+        device,
+        reference_ms,
+        plan.calibration,
+        measured,
+        reference_now_ms=times.reference_now_ms,
+        slope_deviation=times.slope_deviation,
+    )
 
 
 def spread_rows(space: SearchSpace, task: Task, n: int, rng: np.random.Generator) -> Population:

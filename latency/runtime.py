@@ -3,8 +3,8 @@
 Each network runs beside a reference network, in the rounds and visits of `latency/rounds.py`. The time of a run is the
 calling thread's CPU time, so being preempted does not count (wall clock where several threads or another processor
 do the work); a network's time is the lower quartile over the undisturbed rounds of a visit, divided by the same of the
-reference, so that drift of the clock cancels; the ratio is then multiplied by the reference's own milliseconds, which
-are stored with the device.
+reference, so that drift of the clock cancels; what else the machine's speed makes of the ratio is taken off by
+`latency/drift.py`. The ratio is then multiplied by the reference's own milliseconds, which are stored with the device.
 
 A process is about a percent faster or slower than the next one, whatever it runs. So each network is measured in
 several, and their scatter gives the interval, of whatever size it is. From that of the first ones it is decided, once,
@@ -30,24 +30,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .drift import NORMAL, WARM_RUNS, AtStoredSpeed, at_stored_speed, between_measurements, readings_of
 from .rounds import DEFAULT_SETTING, QUANTILE, DisturbedError, Rounds, Setting, in_new_process, run_rounds
 
-WARM_RUNS = 4
 PRECISION = 0.015
 FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 6, 12, 3
 VISITS = 2  # of each process: to start one takes as long as some visits
-# Deviation of a network's ratio to the reference from one measurement to the next, minutes later, beyond what the
-# processes of each scatter: 0.5 % was found of chains, up to 1.4 % of cells, and changes from hour to hour.
-BETWEEN_TIMES = 0.01
-# Work that occupies the memory makes the reference up to 1.9 times as slow, and networks another 4 % faster to 7 %
-# slower than it: of 25 such measurements intervals held 44 %, with this 92 %. Up to 1.2 times nothing of it is seen.
-ANOTHER_STATE, OF_ANOTHER_STATE = math.log(1.2), 0.1
 UNSTEADY = 0.1  # half of an interval from which on a number is none
-NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
 VAGUE_REFERENCE = 0.1  # half of the interval of a stored reference latency
 REFERENCE_PROCESSES, REFERENCE_VISITS, REFERENCE_ROUNDS = 6, 3, 12
 REFERENCE_PAUSES_S = (0.0, 4.0, 16.0)  # before each try, until one is no longer vague
-NORMAL = 1.96  # 97.5 % quantile; below it those of Student's t with 1, 2, ... degrees of freedom
+# 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom
 STUDENT_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010)
 
 
@@ -100,34 +93,6 @@ class Timing:
     def steady(self) -> bool:
         """Whether `latency_ms` is a measurement: on a machine too disturbed the interval is wide, and it is none."""
         return self.latency_ms_interval[1] <= self.latency_ms * math.exp(UNSTEADY)
-
-
-def drift_remark(
-    reference_ms: float, reference_now_ms: float, *, ran: str = "this machine now runs", stored_in: Path | None = None
-) -> str:
-    """What a person should know of a machine that is not as it was when its reference latency was stored, or "".
-
-    Args:
-        ran: which machine it is said of, and of when.
-        stored_in: the file whose removal makes the reference be measured anew, which helps where it stays so.
-    """
-    drift = reference_now_ms / reference_ms - 1
-    if abs(drift) <= NOTABLE_DRIFT:
-        return ""
-    said = (
-        f"{ran} {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
-        "latency was stored; latencies are given as of then"
-    )
-    if stored_in is None or abs(math.log1p(drift)) <= ANOTHER_STATE:
-        return said
-    return f"{said}, and are the less certain; if it stays so, remove {stored_in}, and the reference is measured anew"
-
-
-def unsteady_reason(reference_ms: float, reference_now_ms: float) -> str:
-    """Why a latency is no measurement, where its interval is too wide for one."""
-    if half_between(reference_ms, reference_now_ms) > UNSTEADY:
-        return "the machine was too unlike its state when its reference latency was stored"
-    return "the machine was too disturbed"
 
 
 def vague_remark(reference_ms: float, interval: Sequence[float] | None) -> str:
@@ -220,7 +185,8 @@ def measure(
 
     for _ in range(processes):
         measure_once(range(len(models)))
-    wanted = [processes_for(_process_means(raw), precision, most_processes) for raw in found]
+    means = [_process_means(_at_stored_speed(raw, reference_ms), processes) for raw in found]
+    wanted = [processes_for(each, precision, most_processes) for each in means]
     for number in range(processes, max(wanted, default=0)):
         measure_once([i for i, n in enumerate(wanted) if n > number])
     return [_timing(raw, processes, reference_ms) for raw in found]
@@ -251,22 +217,6 @@ def half_interval(means: NDArray[np.float64], first: int) -> float:
     return max(float(STUDENT_T[n - 2] * means[:n].std(ddof=1) / np.sqrt(len(means))) for n in ends)
 
 
-def between_measurements(reference_ms: float, reference_now_ms: float) -> float:
-    """Deviation of a network's ratio to the reference from one measurement to another, which no process of one shows.
-
-    Args:
-        reference_ms, reference_now_ms: as stored, and as found beside the network: how far the machine is from the
-            state that latencies are given for.
-    """
-    apart = abs(math.log(reference_now_ms / reference_ms))
-    return math.hypot(BETWEEN_TIMES, OF_ANOTHER_STATE * max(0.0, apart - ANOTHER_STATE))
-
-
-def half_between(reference_ms: float, reference_now_ms: float) -> float:
-    """Half of the 95 % interval that `between_measurements` makes, of the logarithm."""
-    return NORMAL * between_measurements(reference_ms, reference_now_ms)
-
-
 def measure_reference(
     reference: bytes, rng: np.random.Generator, *, setting: Setting = DEFAULT_SETTING
 ) -> ReferenceTime:
@@ -295,18 +245,24 @@ def reference_once(reference: bytes, rng: np.random.Generator, setting: Setting)
     return float(np.quantile(raw.quartiles_ms()[0], QUANTILE))
 
 
-def _process_means(found: Sequence[Rounds]) -> NDArray[np.float64]:
+def _at_stored_speed(found: Sequence[Rounds], reference_ms: float) -> AtStoredSpeed:
+    """The visits of all processes."""
+    return at_stored_speed([each for raw in found for each in readings_of(raw)[0]], reference_ms)
+
+
+def _process_means(there: AtStoredSpeed, processes: int) -> NDArray[np.float64]:
     """(processes,) log ratios of a network, each the mean over the visits of one process."""
-    return np.array([raw.log_ratios()[0].mean() for raw in found])
+    return np.asarray(there.log_ratios.reshape(processes, -1).mean(axis=1))
 
 
 def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
     """Of the second network of the rounds of each process; the first is the reference."""
-    means = _process_means(found)
+    there = _at_stored_speed(found, reference_ms)
+    means, between = _process_means(there, len(found)), between_measurements(there.drift, there.slope_deviation)
     latency_ms = reference_ms * np.exp(means.mean())
     now_ms = np.concatenate([raw.quartiles_ms()[0] for raw in found])
     reference_now_ms = float(np.quantile(now_ms, QUANTILE))  # as the stored one is found
-    half = math.hypot(half_interval(means, first), half_between(reference_ms, reference_now_ms))
+    half = math.hypot(half_interval(means, first), NORMAL * between)
     warm = np.concatenate([raw.warm[1] for raw in found])
     wall_p50_ms, wall_p90_ms = np.quantile(np.concatenate([raw.wall[1] for raw in found]), (0.5, 0.9))
     return Timing(

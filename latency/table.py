@@ -47,6 +47,7 @@ class LatencyTable(LatencyModel):
     task: Task
     reference_ms: float
     reference_now_ms: float
+    slope_deviation: float
     cost: AdditiveCost
     relative_error: float
     calibration: tuple[tuple[float, float], ...]
@@ -109,7 +110,7 @@ def measure_table(
         InputError: if the space is no chain, or the rows are fewer than 6 or not all of different networks.
     """
     plan = table_plan(space, task, calibration)
-    times = measure_plan(plan, reference, rng, budget_s=budget_s)
+    times = measure_plan(plan, reference, reference_ms, rng, budget_s=budget_s)
     return fit_table(space, plan, device, reference_ms, times)
 
 
@@ -174,10 +175,11 @@ def fit_table(
         task=task,
         reference_ms=reference_ms,
         reference_now_ms=times.reference_now_ms,
+        slope_deviation=times.slope_deviation,
         cost=blocks.cost(prices) + AdditiveCost(constant, np.zeros_like(blocks.cost(prices).table)),
         relative_error=float(stdtrit(len(rows) - 1, 0.975) * np.sqrt(np.mean(log_errors**2))),
         calibration=tuple(zip(measured.tolist(), left_out.tolist(), strict=True)),
-        networks=networks_digest(timed_networks(space, task)),
+        networks=networks_digest(plan.groups[0]),
     )
 
 

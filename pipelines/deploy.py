@@ -16,9 +16,10 @@ from hwnas.execution import use_one_thread
 from hwnas.objectives import Limit
 from hwnas.soft_limits import SoftLimit, kept_share
 from latency import Device, Timing, export_onnx
+from latency.drift import unsteady_reason
 from latency.files import write_json
 from latency.reference import measuring_alone, reference_model, stored_reference_ms
-from latency.runtime import measure, unsteady_reason
+from latency.runtime import measure
 from spaces import InputError, Task
 
 from .config import RunConfig

@@ -29,6 +29,7 @@ from latency import (
     read_latency_model,
 )
 from latency.device import PROTOCOL
+from latency.drift import drift_remark
 from latency.files import read_json
 from latency.kit_main import MAIN_FILE
 from latency.reference import (
@@ -40,7 +41,7 @@ from latency.reference import (
     stored_references,
     task_key,
 )
-from latency.runtime import FIRST_PROCESSES, ReferenceTime, drift_remark, vague_remark
+from latency.runtime import FIRST_PROCESSES, ReferenceTime, vague_remark
 from spaces import Arch, InputError, SearchSpace, Task
 
 from .config import RunConfig
@@ -212,7 +213,7 @@ def measure_model(
     plan = plan_latency_model(space, task, calibration_of(space, task, rng))
     with measuring_alone():
         reference_ms = stored_reference_ms(task, device, np.random.default_rng([seed, 1, 0]))
-        times = measure_plan(plan, reference_model(task), rng, budget_s=budget_s)
+        times = measure_plan(plan, reference_model(task), reference_ms, rng, budget_s=budget_s)
     return fit_latency_model(space, plan, device, reference_ms, times)
 
 
@@ -368,10 +369,11 @@ def read_any_table(path: Path) -> dict[str, Any]:
     stored = read_json(path)
     try:
         stored["device"]["cpu"], stored["space"], Task(**stored["task"])
+        reference_ms = stored["reference_ms"]
+        positive = [reference_ms, stored["relative_error"]]
         if _protocol(stored) == PROTOCOL:
             Device(**stored["device"])
-        reference_ms = stored["reference_ms"]
-        positive = [reference_ms, stored["relative_error"], stored.get("reference_now_ms", reference_ms)]
+            positive += [stored["reference_now_ms"], stored["slope_deviation"]]
         learned = stored.get("kind") == "learned"
         values = stored["variances"] if learned else [stored["constant_ms"], *np.ravel(stored["table_ms"])]
         numbers = [*positive, *np.ravel(stored["calibration"]), *values]

@@ -18,6 +18,7 @@ from rich.text import Text
 from hwnas.execution import WorkerPool
 from latency import Device, build_onnx, count, measure
 from latency.device import UNKNOWN, allowed_cores
+from latency.drift import drift_remark, unsteady_reason
 from latency.kit_main import KILLED, KitError, check_runs
 from latency.memory import peak_resident_bytes
 from latency.onnx_counts import count_file, file_bytes
@@ -29,7 +30,7 @@ from latency.reference import (
     stored_reference_ms,
 )
 from latency.rounds import CPU_PROVIDER, Setting, in_new_process, open_session
-from latency.runtime import drift_remark, unsteady_reason, vague_remark
+from latency.runtime import vague_remark
 from spaces import PUBLISHED, Arch, InputError, SearchSpace, Task, get_space, parse_arch
 
 MOST_IMAGES = 4096  # of a batch

@@ -59,8 +59,9 @@ def kept_line(number, tag, scatter, **about):
     rng = np.random.default_rng(number)
     row = get_space("proxyless@w0.25").sample(1, rng)[0].tolist()
     log_ratios = (0.1 * number + scatter * rng.standard_normal(6 if tag == "test" else 4)).tolist()
+    readings = [[ratio, 1.0, 0.0] for ratio in log_ratios]
     place = {"space": "proxyless@w0.25", "res": 32, "classes": 10, "device": "a", "busy": 0, "stored": 1.0}
-    return {**place, "tag": tag, "row": row, "lr": log_ratios, "ref": [1.0] * len(log_ratios), **about}
+    return {**place, "tag": tag, "row": row, "readings": readings, **about}
 
 
 def test_the_truths_own_error_is_that_of_the_networks_that_judge(benchmark):

@@ -137,10 +137,10 @@ def test_what_a_kit_measures_gives_the_model_that_measuring_here_gives(tmp_path,
     """On a machine with known times: the two ways differ in nothing."""
     ms = {}
 
-    def run_rounds(models, *, visits, rng, rounds=8, **_):
+    def run_rounds(models, *, visits, rng, rounds=8, warm_runs=4, **_):
         times = np.array([ms.setdefault(nodes_of(model), 0.1 + 0.013 * len(ms)) for model in models])
         times = np.broadcast_to(times[:, None, None], (len(models), 2 * visits, rounds))
-        return Rounds(times, times, times[:, :, :0])
+        return Rounds(times, times, times[:, :visits, :warm_runs])
 
     def nodes_of(model):
         proto = onnx.load_from_string(model)
@@ -157,13 +157,14 @@ def test_what_a_kit_measures_gives_the_model_that_measuring_here_gives(tmp_path,
         [SPACE.row(SPACE.parse(t)) for t in json.loads((folder / "kit.json").read_text())["calibration"]]
     )
     plan = plan_latency_model(SPACE, TASK, calibration)
-    times = measure_plan(plan, reference_model(TASK), np.random.default_rng(0))
+    times = measure_plan(plan, reference_model(TASK), imported.reference_ms, np.random.default_rng(0))
     here = kit.fit_latency_model(SPACE, plan, Device.here(), imported.reference_ms, times)
     rows = SPACE.sample(40, np.random.default_rng(1))
     assert imported.reference_ms == pytest.approx(ms[nodes_of(reference_model(TASK))])
     np.testing.assert_allclose(imported.estimate_ms(rows), here.estimate_ms(rows), rtol=1e-12)
     assert imported.relative_error == pytest.approx(here.relative_error)
     assert (imported.reference_now_ms, imported.networks) == (pytest.approx(here.reference_now_ms), here.networks)
+    assert imported.slope_deviation == pytest.approx(here.slope_deviation)
 
 
 def test_a_space_that_is_no_chain_gets_a_learned_model(tmp_path):
@@ -242,7 +243,8 @@ def test_what_was_measured_before_an_interruption_is_not_lost(tmp_path, monkeypa
         return true(models, **how)
 
     groups = json.loads((folder / "kit.json").read_text())["groups"]
-    bad_call = measure.REFERENCE_PROCESSES + len(groups) + 2
+    bad_call = len(groups) + 2
+    monkeypatch.setattr(measure, "measure_reference", lambda *_, **__: measure.ReferenceTime(0.5, (0.4, 0.6)))
     monkeypatch.setattr(measure, "run_rounds", run_rounds)
     assert measure.main([]) == 2
     assert "too disturbed" in capsys.readouterr().err
@@ -257,13 +259,13 @@ def test_what_was_measured_before_an_interruption_is_not_lost(tmp_path, monkeypa
     assert drawn == [np.random.default_rng([json.loads((folder / "kit.json").read_text())["seed"], 1]).random()]
     result = read_result(folder / "result.json", folder)
     assert result.reference_ms == before["reference_ms"]
-    assert {name: ratios[0] for name, ratios in result.log_ratios.items()} == before["visits"][0]["log_ratios"]
+    assert {name: visits[0].model_dump() for name, visits in result.readings.items()} == before["visits"][0]
     asked = []
     assert measure.main(["--overwrite"]) == 0  # all visits are new, the reference stays
     assert len(asked) == VISITS * len(groups)
     again = read_result(folder / "result.json", folder)
     assert again.reference_ms == result.reference_ms
-    assert again.log_ratios != result.log_ratios
+    assert again.readings != result.readings
 
 
 @pytest.mark.parametrize("change", [{"reference_ms": 0.001}, {"kit_id": "0" * 64}])
@@ -411,20 +413,25 @@ def test_a_result_names_no_file_of_this_machine_to_run(tmp_path, result):
 
 
 def first_network(result):
-    return next(iter(result["log_ratios"]))
+    return next(iter(result["readings"]))
+
+
+def first_reading(result):
+    return result["readings"][first_network(result)][0]
 
 
 SPOILED = {
     "missing": (
-        lambda r: r["log_ratios"].pop(first_network(r)),
+        lambda r: r["readings"].pop(first_network(r)),
         r"must hold \d+ networks of its kit, but 1 are missing",
     ),
-    "few visits of the reference": (lambda r: r["reference_now_ms"].pop(), "must hold 2 visits of network reference"),
-    "a reference that took nothing": (lambda r: r["reference_now_ms"].__setitem__(0, 0.0), "greater than 0"),
-    "few visits": (lambda r: r["log_ratios"][first_network(r)].pop(), "must hold 2 visits of network"),
-    "nan": (lambda r: r["log_ratios"][first_network(r)].__setitem__(0, float("nan")), "finite number"),
-    "infinite": (lambda r: r["log_ratios"][first_network(r)].__setitem__(0, float("inf")), "finite number"),
-    "no number": (lambda r: r["log_ratios"][first_network(r)].__setitem__(0, "0.1"), "valid number"),
+    "a reference that took nothing": (lambda r: first_reading(r).update(reference_ms=0.0), "greater than 0"),
+    "few visits": (lambda r: r["readings"][first_network(r)].pop(), "must hold 2 visits of network"),
+    "nan": (lambda r: first_reading(r).update(log_ratio=float("nan")), "finite number"),
+    "infinite": (lambda r: first_reading(r).update(log_ratio=float("inf")), "finite number"),
+    "no number": (lambda r: first_reading(r).update(log_ratio="0.1"), "valid number"),
+    "a slope of no machine": (lambda r: first_reading(r).update(expected_slope=1.5), "less than or equal to 1"),
+    "half a reading": (lambda r: first_reading(r).pop("expected_slope"), "expected_slope: field required"),
     "negative": (lambda r: r.update(reference_ms=-1.0), "greater than 0"),
     "zero": (lambda r: r.update(reference_ms=0.0), "greater than 0"),
     "negative end": (lambda r: r["reference_ms_interval"].__setitem__(0, -0.5), "greater than 0"),
@@ -441,7 +448,7 @@ SPOILED = {
     "outside its interval": (lambda r: r.update(reference_ms=1e6), "must be above 0 ms and in its interval"),
     "of no networks": (lambda r: r["kit"].update(calibration=[]), "kit.calibration"),
     "unknown field": (lambda r: r["device"].update(colour="red"), "device.colour"),
-    "version": (lambda r: r.update(version=1), "must be of version 4 of the kit, but it is of version 1"),
+    "version": (lambda r: r.update(version=1), "must be of version 5 of the kit, but it is of version 1"),
     "kind": (lambda r: r.update(format="hwnas kit models"), "must be a hwnas kit result"),
     "its kit": (lambda r: r["kit"].update(seed=7), "that part was edited"),
     "no kit": (lambda r: r.pop("kit"), "kit: field required"),
@@ -461,7 +468,7 @@ def test_results_that_cannot_be_are_refused_even_when_sealed_anew(tmp_path, resu
 @pytest.mark.parametrize(
     "change",
     [
-        lambda r: r["log_ratios"][first_network(r)].__setitem__(0, 0.25),
+        lambda r: first_reading(r).update(log_ratio=0.25),
         lambda r: r.update(reference_ms=2 * r["reference_ms"]),
         lambda r: r["versions"].update(numpy="0.1"),
     ],
@@ -503,10 +510,10 @@ def test_a_result_of_another_kit_is_refused(made, tmp_path):
 
 def test_a_space_whose_networks_changed_since_is_noticed(made, tmp_path, result):
     """A kit that another version of this project made: the names of its networks say what it measured."""
-    renamed = dict(result["log_ratios"])
+    renamed = dict(result["readings"])
     first = first_network(result)
     renamed["0" * 12] = renamed.pop(first)
-    stored = {**result, "log_ratios": renamed}
+    stored = {**result, "readings": renamed}
     groups = stored["kit"]["groups"]
     groups[0] = ["0" * 12 if name == first else name for name in groups[0]]
     stored["kit_id"] = kit_main.digest(stored["kit"])

@@ -38,14 +38,14 @@ def slowing(monkeypatch):
     state = {"runs": 0, "process": 0.0, "processes": 0}
     rng = np.random.default_rng(0)
 
-    def run_rounds(models, *, visits, rng=rng, rounds):
+    def run_rounds(models, *, visits, rng=rng, rounds, warm_runs):
         assert visits == 1
         state["runs"] += len(models) * rounds
         slower = 0.1 * state["runs"] / state["all"] + state["process"]
         ms = np.exp(slower + 0.02 * rng.standard_normal((len(models), 1, 1)))
         ms[0] = 1.0
         times = np.tile(ms, (1, 2, rounds))
-        return Rounds(times, times, times)
+        return Rounds(times, times, times[:, :1, :warm_runs])
 
     def in_process(fn, *args):
         state["processes"] += 1
@@ -61,7 +61,7 @@ def test_drift_moves_no_network_against_the_others(slowing):
     """Measured one after another they would be 10 % apart; so every network is off alike."""
     plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, np.random.default_rng(0)))
     slowing["all"] = PLAN_VISITS * PLAN_ROUNDS * sum(len(group) + 1 for group in plan.groups)
-    times = measure_plan(plan, b"", np.random.default_rng(1))
+    times = measure_plan(plan, b"", 1.0, np.random.default_rng(1))
     ratios = times.log_ratios
     assert {len(visits) for visits in ratios.values()} == {PLAN_VISITS}
     assert slowing["processes"] == PLAN_VISITS * 2  # the blocks, and the networks
@@ -77,16 +77,16 @@ def test_what_the_reference_took_is_known_of_every_plan(monkeypatch):
     """It slows down from 1 ms to 1.5 ms; that of a visit is the lower quartile over its groups, of all the median."""
     asked = []
 
-    def run_rounds(models, *, visits, rng, rounds):
+    def run_rounds(models, *, visits, rng, rounds, warm_runs):
         asked.append(len(models))
         ms = np.full((len(models), 2, rounds), 1 + 0.5 * len(asked) / (PLAN_VISITS * groups))
-        return Rounds(ms, ms, ms)
+        return Rounds(ms, ms, ms[:, :1, :warm_runs])
 
     monkeypatch.setattr(measuring, "run_rounds", run_rounds)
     monkeypatch.setattr(measuring, "in_new_process", lambda fn, *args: fn(*args))
     plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, np.random.default_rng(0)))
     groups = len(plan.groups)
-    times = measure_plan(plan, b"", np.random.default_rng(1))
+    times = measure_plan(plan, b"", 1.0, np.random.default_rng(1))
     number = np.arange(1, PLAN_VISITS * groups + 1).reshape(PLAN_VISITS, groups)
     wanted = np.median(np.quantile(1 + 0.5 * number / number[-1, -1], 0.25, axis=1))
     assert times.reference_now_ms == pytest.approx(wanted)
@@ -97,7 +97,7 @@ def test_a_budget_makes_fewer_visits(slowing, monkeypatch, budget_s, visits):
     slowing["all"] = 1
     monkeypatch.setattr(measuring.time, "monotonic", lambda: 10.0 * slowing["processes"] / 2)  # 10 s a visit
     plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, np.random.default_rng(0)))
-    ratios = measure_plan(plan, b"", np.random.default_rng(1), budget_s=budget_s).log_ratios
+    ratios = measure_plan(plan, b"", 1.0, np.random.default_rng(1), budget_s=budget_s).log_ratios
     assert {len(each) for each in ratios.values()} == {visits}
 
 

@@ -41,10 +41,10 @@ def true_ms(graph_bytes: bytes) -> float:
 def known_machine(monkeypatch):
     """The first network, the reference, takes 0.5 ms; the others what `true_ms` says."""
 
-    def run_rounds(models, *, visits, rng, rounds=8):
+    def run_rounds(models, *, visits, rng, rounds=8, warm_runs):
         ms = np.array([REFERENCE_MS, *map(true_ms, models[1:])])
         times = np.broadcast_to(ms[:, None, None], (len(ms), 2 * visits, rounds))
-        return Rounds(times, times, times)
+        return Rounds(times, times, times[:, :visits, :warm_runs])
 
     monkeypatch.setattr(measuring, "run_rounds", run_rounds)
     monkeypatch.setattr(measuring, "in_new_process", lambda fn, *args: fn(*args))
@@ -82,7 +82,7 @@ def make_learned() -> LearnedLatency:
     rng = np.random.default_rng(0)
     rows = SPACE.sample(20, rng)
     ms = SPACE.counts(rows, TASK)[0] * 1e-6 * np.exp(0.03 * rng.standard_normal(20))
-    return learn_latency(SPACE, TASK, DEVICE, 0.5, rows, ms, reference_now_ms=0.5)
+    return learn_latency(SPACE, TASK, DEVICE, 0.5, rows, ms, reference_now_ms=0.5, slope_deviation=0.07)
 
 
 def test_what_another_time_makes_of_a_network_is_in_every_interval():
@@ -90,7 +90,7 @@ def test_what_another_time_makes_of_a_network_is_in_every_interval():
     calm, rows = make_learned(), SPACE.sample(50, np.random.default_rng(1))
     twice = replace(calm, reference_now_ms=1.0)
     alone = np.log(np.divide(*calm.prices.interval(calm.tally(rows), calm.tally.forms)[::-1])) / 2
-    for learned, between in ((calm, 0.01), (twice, np.hypot(0.01, 0.1 * np.log(2 / 1.2)))):
+    for learned, between in ((calm, 0.01), (twice, np.hypot(0.01, 0.07 * np.log(2)))):
         low, high = learned.interval_ms(rows)
         np.testing.assert_allclose(np.log(high / low) / 2, np.hypot(alone, 1.96 * between))
         assert learned.stated_error == pytest.approx(np.hypot(learned.relative_error, 1.96 * between))
@@ -136,7 +136,9 @@ def test_latencies_that_cannot_be_are_refused(ms):
 def test_tables_and_models_are_told_apart():
     chain = get_space("proxyless@w0.25")
     networks = networks_digest(timed_networks(chain, TASK))
-    table = LatencyTable(DEVICE, chain.name, TASK, 0.5, 0.5, AdditiveCost(0.1, np.ones((22, 7))), 0.05, (), networks)
+    table = LatencyTable(
+        DEVICE, chain.name, TASK, 0.5, 0.5, 0.0, AdditiveCost(0.1, np.ones((22, 7))), 0.05, (), networks
+    )
     read = read_latency_model(table.to_json(), space=chain, task=TASK, device=DEVICE)
     assert isinstance(read, LatencyTable)
     assert read.additive().constant == 0.1

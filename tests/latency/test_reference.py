@@ -166,21 +166,3 @@ def test_a_vague_reference_is_said_to_be_one():
     assert runtime.vague_remark(2.0, None) == runtime.vague_remark(2.0, (1.9, 2.15)) == ""
     assert "known within 15% only" in runtime.vague_remark(2.0, (1.9, 2.3))
     assert "known within 25% only" in runtime.vague_remark(2.0, (1.6, 2.1))
-
-
-def test_drift_is_said_where_it_is_notable():
-    assert runtime.drift_remark(2.0, 2.15) == runtime.drift_remark(2.0, 1.85) == ""
-    assert "20% slower than when" in runtime.drift_remark(2.0, 2.4)
-    assert "20% faster than when" in runtime.drift_remark(2.0, 1.6)
-
-
-def test_where_the_machine_is_another_for_good_it_is_said_what_helps(tmp_path):
-    stored = tmp_path / "device.json"
-    assert "remove" not in runtime.drift_remark(2.0, 2.3, stored_in=stored)
-    assert f"if it stays so, remove {stored}" in runtime.drift_remark(2.0, 2.6, stored_in=stored)
-    assert f"if it stays so, remove {stored}" in runtime.drift_remark(2.0, 1.6, stored_in=stored)
-    assert runtime.drift_remark(2.0, 3.0, ran="it ran").startswith("it ran 50% slower")
-    # On a quiet machine at half its clock an interval is too wide for a number, whatever runs beside.
-    assert runtime.half_between(2.0, 4.0) > runtime.UNSTEADY > runtime.half_between(2.0, 3.8)
-    assert runtime.unsteady_reason(2.0, 4.0).startswith("the machine was too unlike its state when its reference")
-    assert runtime.unsteady_reason(2.0, 2.0) == "the machine was too disturbed"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from latency import rounds, runtime
+from latency import drift, rounds, runtime
 from latency.onnx_graph import build_onnx
 from latency.reference import reference_network
 from spaces import Task
@@ -149,7 +149,7 @@ def test_later_processes_that_scatter_more_make_the_interval_wider():
 
 def test_intervals_hold_the_truth_where_processes_differ(disturbed, monkeypatch):
     """And nothing else does: then the part that other times have must be left out to see whether 95 % is 95 %."""
-    monkeypatch.setattr(runtime, "BETWEEN_TIMES", 0.0)
+    monkeypatch.setattr(drift, "BETWEEN_TIMES", 0.0)
     inside, widths = [], []
     disturbed.by_place, disturbed.by_process = 0.01, 0.012
     for _ in range(150):
@@ -179,21 +179,32 @@ def test_intervals_hold_what_another_time_makes_of_a_network(disturbed):
 
 
 def test_a_machine_in_another_state_makes_intervals_wider(disturbed):
-    """Half or twice as fast as when its reference was stored; within 1.2 times nothing is added."""
+    """Half or twice as fast as when its reference was stored: nothing shows whether all are slowed down alike."""
     halves = []
     for speed in (1.0, 1.15, 0.87, 2.0, 0.5):
         disturbed.calls, disturbed.true_ms = 0, {name: speed * ms for name, ms in TRUE_MS.items()}
         (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
-        assert timing.latency_ms == pytest.approx(3.0, rel=0.03)
+        assert timing.latency_ms == pytest.approx(3.0, rel=0.05)
         halves.append(np.log(timing.latency_ms_interval[1] / timing.latency_ms))
-    assert max(halves[:3]) < 0.03
-    assert min(halves[3:]) > 1.96 * 0.1 * np.log(2 / 1.3)
+    assert max(halves[:3]) < 0.06
+    assert min(halves[3:]) > 0.1
 
 
-def test_a_deviation_between_measurements_grows_with_how_far_the_machine_is_from_its_stored_state():
-    assert [runtime.between_measurements(2.0, now) for now in (2.0, 2.39, 1.68)] == [0.01] * 3
-    assert runtime.between_measurements(2.0, 3.6) == pytest.approx(np.hypot(0.01, 0.1 * np.log(1.8 / 1.2)))
-    assert runtime.between_measurements(3.6, 2.0) == pytest.approx(runtime.between_measurements(2.0, 3.6))
+def test_a_network_that_slows_down_more_than_the_reference_is_measured_at_the_stored_speed(disturbed, monkeypatch):
+    """Each process finds the machine at one of two speeds; the reference at 2 or 2.8 ms, the network at 3 or 4.8 ms."""
+    disturbed.by_place = 0.01
+
+    def new_process(fn, *args):
+        disturbed.calls, disturbed.processes = 0, disturbed.processes + 1
+        slow = 1.4 if disturbed.processes % 3 else 1.0
+        disturbed.of_process = {b"reference": slow, b"b": slow**1.4}
+        return fn(*args)
+
+    monkeypatch.setattr(runtime, "in_new_process", new_process)
+    (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
+    low, high = timing.latency_ms_interval
+    assert low <= 3.0 <= high
+    assert timing.latency_ms == pytest.approx(3.0, rel=0.03)  # the mean of the ratios alone says 3.3 ms
 
 
 def test_runs_that_were_interrupted_or_shared_a_round_with_a_slow_reference_do_not_count():

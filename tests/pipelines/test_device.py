@@ -243,7 +243,7 @@ def stored(known: Device, /, **more) -> str:
 
 def made_up(known: Device, cost: AdditiveCost) -> LatencyTable:
     networks = networks_digest(timed_networks(SPACE, TASK))
-    return LatencyTable(known, SPACE.name, TASK, 0.5, 0.52, cost, 0.05, ((0.3, 0.31), (0.4, 0.38)), networks)
+    return LatencyTable(known, SPACE.name, TASK, 0.5, 0.52, 0.1, cost, 0.05, ((0.3, 0.31), (0.4, 0.38)), networks)
 
 
 @pytest.mark.parametrize("field", ["onnxruntime", "threads", "cpu", "cores", "flush_bytes"])
@@ -358,13 +358,13 @@ def test_the_damaged_table_of_a_run_is_said_to_be_damaged(tmp_path):
             open_model(config, run, SPACE, TASK)
 
 
-MUST_BE_POSITIVE = ("reference_ms", "reference_now_ms", "relative_error")
+MUST_BE_POSITIVE = ("reference_ms", "reference_now_ms", "slope_deviation", "relative_error")
 
 
 def test_a_table_of_an_earlier_hwnas_which_does_not_say_its_networks_is_refused(tmp_path):
     path = tmp_path / "mine.json"
     told = json.loads(stored(Device.here()))
-    path.write_text(json.dumps({name: told[name] for name in told if name not in ("networks", "reference_now_ms")}))
+    path.write_text(json.dumps({name: told[name] for name in told if name != "networks"}))
     with pytest.raises(InputError, match=r"mine\.json: the latency table must be of the networks") as caught:
         read_device_table(path, SPACE, TASK)
     assert f"make a new one: hwnas device measure --space {SPACE.name}" in caught.value.hint
@@ -373,7 +373,7 @@ def test_a_table_of_an_earlier_hwnas_which_does_not_say_its_networks_is_refused(
 def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(stored(Device.here(), protocol=2))
-    with pytest.raises(InputError, match="must be measured by protocol 5, but was by 2") as caught:
+    with pytest.raises(InputError, match="must be measured by protocol 6, but was by 2") as caught:
         read_device_table(path, SPACE, TASK)
     assert f"hwnas device measure --space {SPACE.name} --resolution 8 --classes 10" in caught.value.hint
     devices._check_out(path, lambda known: known["space"] == SPACE.name)

@@ -81,7 +81,7 @@ def make_run(
     cost = space.fragments(TASK).additive(lambda piece: 0.002 + 2.2e-8 * sum(layer.flops for layer in piece))
     estimates = cost.of(space.sample(8, rng))
     pairs = tuple((float(e * f), float(e)) for e, f in zip(estimates, rng.normal(1, 0.03, 8), strict=True))
-    table = LatencyTable(device, SPACE, TASK, 0.412, 0.42, cost, 0.081, pairs, "")
+    table = LatencyTable(device, SPACE, TASK, 0.412, 0.42, 0.1, cost, 0.081, pairs, "")
     run.table.write_text(table.to_json())
 
     study, trials = Study(run.study, space), []

@@ -19,7 +19,7 @@ DEVICE = Device("a cpu", 2, 1, "CPUExecutionProvider", "1.0", "Linux x86_64")
 def small_table(relative_error: float = 0.05) -> LatencyTable:
     entries = np.random.default_rng(3).uniform(0.01, 0.2, size=(5, 7))
     entries[:, 6] = 0.0
-    return LatencyTable(DEVICE, SMALL.name, TASK, 0.5, 0.5, AdditiveCost(0.1, entries), relative_error, (), "")
+    return LatencyTable(DEVICE, SMALL.name, TASK, 0.5, 0.5, 0.0, AdditiveCost(0.1, entries), relative_error, (), "")
 
 
 STATED = np.hypot(0.05, 1.96 * 0.01)  # half of the interval of the logarithm, what another time makes included

@@ -1,0 +1,134 @@
+"""What does the machine's speed make of ratios to the reference, and how much of it is taken off?
+
+    python benchmarks/latency_drift.py --minutes 13
+    python benchmarks/latency_drift.py --from benchmarks/results/latency_drift.csv
+
+Networks of six spaces, each visited beside the reference in a process of its own, again and again in random order; the
+machine is left alone, shares its cores with a process that computes, and with one that occupies the memory, by turns
+(what other machines do to it comes on top, and is not known). For each space: by how much the means of the first and
+of the second half of a network's visits differ (root mean square), as they are and brought to one speed
+(`latency/drift.py`); the slopes of log ratios over logarithms of the reference's time, and what was expected of them
+beforehand; and how often the intervals of both halves hold the difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from latency_common import OCCUPY_MEMORY, busy, described, wide_sample
+from scipy.special import stdtrit
+
+from hwnas.study import write_csv
+from latency import Device, build_onnx
+from latency.drift import NORMAL, AtStoredSpeed, Reading, at_stored_speed, between_measurements, readings_of
+from latency.reference import reference_model
+from latency.rounds import DEFAULT_SETTING, DisturbedError, in_new_process
+from latency.runtime import measured_once
+from spaces import Task, get_space
+
+RESULTS = Path(__file__).with_name("results") / "latency_drift.csv"
+SPACES = (
+    ("proxyless", 96),
+    ("proxyless", 224),
+    ("proxyless@w0.25", 32),
+    ("nasnet@2x48", 32),
+    ("darts@8x16", 32),
+    ("nasbench101", 32),
+)
+NETWORKS = 5  # of each
+BESIDE = {"nothing": None, "computing": "while True: pass", "memory": OCCUPY_MEMORY}
+
+Row = Mapping[str, object]
+
+
+def visited(minutes: float, seed: int) -> list[Row]:
+    """One row a visit."""
+    rng = np.random.default_rng(seed)
+    networks = []
+    for name, px in SPACES:
+        space, task = get_space(name), Task(px, 10)
+        for row in wide_sample(space, task, NETWORKS, rng):
+            model = build_onnx(space.layers(space.arch(row), task), rng, normalise=True)
+            networks.append((name, px, space.format(row), model, reference_model(task)))
+    ends, number = time.monotonic() + 60 * minutes, 0
+    rows: list[Row] = []
+    while time.monotonic() < ends:
+        beside, work = list(BESIDE.items())[number % len(BESIDE)]
+        with busy(1, work) if work else contextlib.nullcontext():
+            for i in rng.permutation(len(networks)):
+                name, px, text, model, reference = networks[i]
+                try:
+                    (raw,) = in_new_process(measured_once, [model], reference, 1, *rng.spawn(1), DEFAULT_SETTING)
+                except DisturbedError as error:
+                    print(f"{name}, {beside}: {error}")
+                    continue
+                ((reading,),) = readings_of(raw)
+                about = {"space": name, "resolution": px, "network": text, "pass": number, "beside": beside}
+                rows.append({**about, **reading._asdict(), "device": described(Device.here())})
+        number += 1
+    return rows
+
+
+def halves(rows: Sequence[Row], stored_ms: float) -> tuple[AtStoredSpeed, AtStoredSpeed, list[float]]:
+    """Both halves of a network's visits in time, at one speed, and the means of their log ratios as they are."""
+    readings = [Reading(*(float(row[name]) for name in Reading._fields)) for row in rows]  # type: ignore[arg-type]
+    parts = readings[: len(readings) // 2], readings[-(len(readings) // 2) :]
+    first, second = (at_stored_speed(part, stored_ms) for part in parts)
+    return first, second, [float(np.mean([each.log_ratio for each in part])) for part in parts]
+
+
+def half_interval(there: AtStoredSpeed) -> float:
+    n = len(there.log_ratios)
+    scatter = stdtrit(n - 1, 0.975) * there.log_ratios.std(ddof=1) / np.sqrt(n)
+    return float(np.hypot(scatter, NORMAL * between_measurements(there.drift, there.slope_deviation)))
+
+
+def show(rows: Sequence[Row]) -> None:
+    by_network: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        by_network[row["space"], row["resolution"], row["network"]].append(row)
+    print(f"{len(rows)} visits of {len(by_network)} networks on {rows[0]['device']}")
+    for name, px in SPACES:
+        known = {key: some for key, some in by_network.items() if key[:2] in ((name, px), (name, str(px)))}
+        took = np.array([float(row["reference_ms"]) for some in known.values() for row in some])  # type: ignore[arg-type]
+        before, after, held, slopes, expected = [], [], [], [], []
+        for some in known.values():
+            first, second, means = halves(some, float(np.median(took)))
+            before.append(means[1] - means[0])
+            after.append(second.log_ratios.mean() - first.log_ratios.mean())
+            held.append(abs(after[-1]) <= np.hypot(half_interval(first), half_interval(second)))
+            ratios, now_ms, told = np.array([[float(row[f]) for f in Reading._fields] for row in some]).T  # type: ignore[arg-type]
+            slopes.append(np.polyfit(np.log(now_ms), ratios, 1)[0])
+            expected.append(np.median(told))
+        print(
+            f"{name:16s} {px:3d} px: reference x{took.max() / took.min():.2f}; halves differ by "
+            f"{np.sqrt(np.mean(np.square(before))):.2%}, at one speed {np.sqrt(np.mean(np.square(after))):.2%}; "
+            f"slopes {min(slopes):+.2f} to {max(slopes):+.2f}, expected {min(expected):+.2f} to {max(expected):+.2f}; "
+            f"intervals hold {np.mean(held):.0%}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=13.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--from", dest="kept", type=Path, help="what was written before; nothing is measured")
+    asked = parser.parse_args()
+    if asked.kept:
+        with asked.kept.open(newline="") as file:
+            show(list(csv.DictReader(file)))
+        return
+    rows = visited(asked.minutes, asked.seed)
+    write_csv(RESULTS, [dict(row) for row in rows])
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()

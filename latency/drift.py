@@ -1,0 +1,159 @@
+"""What another speed of the machine makes of a network's ratio to the reference, and how it is taken off.
+
+Work beside it, of this machine or of another that shares its processor, slows a machine down by tens of percent, for
+seconds or for hours, and not all networks alike: the logarithm of a network's time over the reference's follows the
+logarithm of what the reference takes, along a line whose slope is the network's own. All ratios are given for the speed
+at which the reference's latency was stored. Where the visits of one measurement find the machine at several speeds,
+they show the slope; beforehand it is expected from what flushed caches cost, since a network that loses more by them
+than the reference is slowed down more. Both are weighed by how sure they are: least squares with a normal prior, and
+errors in both variables (Fuller, Measurement Error Models, 1987, section 1.2).
+
+Like `latency/rounds.py` this file is part of every kit, and needs nothing but numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .rounds import QUANTILE, Rounds
+
+WARM_RUNS = 4  # of each network in a visit
+# The slope is expected to be 0.4 times what flushing costs the network more than the reference (of its time, as a share
+# of what it costs the reference of its), give or take 0.15. Found of 30 networks of six spaces: 0.43 to 0.50 on an
+# Intel Xeon, 0.2 to 0.47 on an AMD EPYC, where DARTS cells and narrow chains cost as much as the reference.
+EXPECTED_SLOPE, SLOPE_DEVIATION = 0.4, 0.15
+LEAST_COST_OF_FLUSHING = 0.02  # of the reference's time: below, another's is no multiple of it
+MOST_EXPECTED = 1.5  # times as much more
+SCATTER, SCATTER_COUNTS = 0.02, 4  # of log ratios at one speed; expected as if so many visits had shown it
+# Deviation of a network's ratio to the reference from one measurement to the next, minutes later, beyond what the
+# processes of each scatter: 0.5 % was found of chains, up to 1.4 % of cells, and changes from hour to hour.
+BETWEEN_TIMES = 0.01
+NORMAL = 1.96  # 97.5 % quantile
+NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
+ANOTHER_STATE = math.log(1.2)  # from here on it is said what helps
+
+
+class Reading(NamedTuple):
+    """What one visit tells of one network.
+
+    Attributes:
+        log_ratio: logarithm of its time over the reference's.
+        reference_ms: what the reference took in the same rounds.
+        expected_slope: how `log_ratio` is expected to follow the logarithm of `reference_ms`.
+    """
+
+    log_ratio: float
+    reference_ms: float
+    expected_slope: float
+
+
+def readings_of(raw: Rounds) -> list[list[Reading]]:
+    """Of each network but the first, which is the reference, one for each visit.
+
+    Args:
+        raw: with warm runs.
+    """
+    flushed_ms = raw.quartiles_ms()
+    cost = np.maximum(1 - np.quantile(raw.warm, QUANTILE, axis=2) / flushed_ms, 0.0)
+    more = (cost[1:] - cost[0]) / np.maximum(cost[0], LEAST_COST_OF_FLUSHING)
+    slopes = EXPECTED_SLOPE * np.clip(more, -1.0, MOST_EXPECTED)
+    return [
+        [Reading(*map(float, each)) for each in zip(ratios, flushed_ms[0], expected, strict=True)]
+        for ratios, expected in zip(raw.log_ratios(), slopes, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class AtStoredSpeed:
+    """Ratios of a network to the reference, as they would be at the speed at which the reference was stored.
+
+    Attributes:
+        log_ratios: (visits,) logarithms.
+        slope_deviation: how far the slope that was taken off may be wrong.
+        drift: mean logarithm of what the reference took over what is stored of it.
+    """
+
+    log_ratios: NDArray[np.float64]
+    slope_deviation: float
+    drift: float
+
+
+def at_stored_speed(readings: Sequence[Reading], reference_ms: float) -> AtStoredSpeed:
+    """Take off what the machine's speed made of each visit of one network.
+
+    Args:
+        reference_ms: of the reference network, as stored.
+    """
+    log_ratios, now_ms, expected = np.array(readings, dtype=np.float64).T
+    drift = np.log(now_ms / reference_ms)
+    slope, deviation = _slope(drift - drift.mean(), log_ratios - log_ratios.mean(), float(np.median(expected)))
+    return AtStoredSpeed(log_ratios - slope * drift, deviation, float(drift.mean()))
+
+
+def _slope(x: NDArray[np.float64], y: NDArray[np.float64], expected: float) -> tuple[float, float]:
+    """Of the line through centred points, and its standard deviation, under a normal prior.
+
+    The reference scatters as much as the network, which moves x and y by as much in opposite ways and would pass for a
+    slope of -1: so much is taken off their moments (errors in variables). How much points scatter about the line is not
+    known either: it and the slope are found from each other, in turn.
+    """
+    squares, product = float(x @ x), float(x @ y)
+    slope, precision = expected, SLOPE_DEVIATION**-2
+    for _ in range(20):
+        left = y - slope * x
+        variance = (SCATTER_COUNTS * SCATTER**2 + float(left @ left)) / (SCATTER_COUNTS + len(x) - 1)
+        of_reference = min(squares, (len(x) - 1) * variance / (1 + (1 + slope) ** 2))
+        seen = (squares - of_reference) / (variance * squares) if squares else 0.0
+        precision = SLOPE_DEVIATION**-2 + seen * (squares - of_reference)
+        slope = (expected / SLOPE_DEVIATION**2 + seen * (product + of_reference)) / precision
+    return float(slope), float(precision**-0.5)
+
+
+def between_measurements(drift: float, slope_deviation: float) -> float:
+    """Deviation of a network's ratio to the reference from one measurement to another, which no process of one shows.
+
+    Args:
+        drift: logarithm of what the reference took over what is stored of it.
+        slope_deviation: how far the slope that was taken off may be wrong.
+    """
+    return math.hypot(BETWEEN_TIMES, slope_deviation * drift)
+
+
+def half_between(reference_ms: float, reference_now_ms: float, slope_deviation: float) -> float:
+    """Half of the 95 % interval that `between_measurements` makes, of the logarithm."""
+    return NORMAL * between_measurements(math.log(reference_now_ms / reference_ms), slope_deviation)
+
+
+def drift_remark(
+    reference_ms: float, reference_now_ms: float, *, ran: str = "this machine now runs", stored_in: Path | None = None
+) -> str:
+    """What a person should know of a machine that is not as it was when its reference latency was stored, or "".
+
+    Args:
+        ran: which machine it is said of, and of when.
+        stored_in: the file whose removal makes the reference be measured anew, which helps where it stays so.
+    """
+    drift = reference_now_ms / reference_ms - 1
+    if abs(drift) <= NOTABLE_DRIFT:
+        return ""
+    said = (
+        f"{ran} {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
+        "latency was stored; latencies are given as of then"
+    )
+    if stored_in is None or abs(math.log1p(drift)) <= ANOTHER_STATE:
+        return said
+    return f"{said}, and are the less certain; if it stays so, remove {stored_in}, and the reference is measured anew"
+
+
+def unsteady_reason(reference_ms: float, reference_now_ms: float) -> str:
+    """Why a latency is no measurement, where its interval is too wide for one."""
+    if abs(math.log(reference_now_ms / reference_ms)) > ANOTHER_STATE:
+        return "the machine was too unlike its state when its reference latency was stored"
+    return "the machine was too disturbed"

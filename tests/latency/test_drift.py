@@ -1,0 +1,139 @@
+"""What a machine's speed makes of a ratio to the reference, against what is known of made-up machines."""
+
+import numpy as np
+import pytest
+
+from latency import drift
+from latency.drift import Reading, at_stored_speed, readings_of
+from latency.rounds import Rounds
+from latency.runtime import UNSTEADY
+
+VISITS = 12
+
+
+def visits(rng, *, slope, speeds, expected=0.0, scatter=0.01, truth=0.5):
+    """Readings of a network that takes exp(truth) times the reference, 2 ms, at the stored speed."""
+    noise = scatter * rng.standard_normal((2, len(speeds)))
+    now = speeds + noise[0]
+    ratios = truth + slope * speeds + noise[1] - noise[0]
+    return [Reading(ratio, 2.0 * float(np.exp(x)), expected) for ratio, x in zip(ratios, now, strict=True)]
+
+
+def speeds_of(rng, centre, spread):
+    """Logarithms of how much longer the reference takes: two states that come and go."""
+    return centre + spread * rng.choice([-1.0, 1.0], VISITS)
+
+
+@pytest.mark.parametrize("slope", [-0.4, 0.0, 0.4])
+def test_a_machine_of_two_speeds_shows_the_slope(slope):
+    """Slowed down by 1.4 times in half of the visits, networks of three kinds are as fast as at the stored speed."""
+    rng, raw, found = np.random.default_rng(0), [], []
+    for _ in range(200):
+        readings = visits(rng, slope=slope, speeds=speeds_of(rng, 0.17, 0.17))
+        there = at_stored_speed(readings, 2.0)
+        raw.append(np.mean([each.log_ratio for each in readings]))
+        found.append(there.log_ratios.mean())
+        assert there.slope_deviation < 0.06
+        assert there.drift == pytest.approx(np.mean([np.log(each.reference_ms / 2) for each in readings]))
+    assert np.mean(raw) - 0.5 == pytest.approx(slope * 0.17, abs=0.01)
+    assert np.mean(found) == pytest.approx(0.5, abs=0.003)
+    assert np.std(found) < 0.01
+
+
+def test_a_machine_of_one_speed_is_corrected_as_expected():
+    """Nothing shows the slope: what the cost of flushing lets expect is taken off, and is as uncertain as it was."""
+    rng = np.random.default_rng(1)
+    there = at_stored_speed(visits(rng, slope=-0.3, expected=-0.3, speeds=np.full(VISITS, 0.2)), 2.0)
+    assert there.log_ratios.mean() == pytest.approx(0.5, abs=0.01)
+    assert there.slope_deviation == pytest.approx(drift.SLOPE_DEVIATION, rel=0.05)
+
+
+def test_the_scatter_of_the_reference_is_no_drift():
+    """On a steady machine far from its stored speed it would pass for a slope of -1, and move every latency."""
+    rng = np.random.default_rng(2)
+    found = [
+        at_stored_speed(visits(rng, slope=0.0, speeds=np.full(VISITS, 0.3), scatter=scatter), 2.0).log_ratios.mean()
+        for scatter in (0.01, 0.02)
+        for _ in range(300)
+    ]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.003)
+
+
+@pytest.mark.parametrize("slope", [-0.4, 0.0, 0.4])
+def test_of_many_visits_the_slope_is_that_of_orthogonal_regression(slope):
+    """Network and reference scatter alike: of the logarithms of both, Deming's line (1943) is the best."""
+    rng = np.random.default_rng(3)
+    readings = visits(rng, slope=slope, speeds=0.06 * rng.standard_normal(4000), scatter=0.03)
+    ratios, now_ms, _ = np.array(readings).T
+    x, y = np.log(now_ms), ratios + np.log(now_ms)
+    (xx, xy), (_, yy) = np.cov(x, y)
+    deming = (yy - xx + np.sqrt((yy - xx) ** 2 + 4 * xy**2)) / (2 * xy) - 1
+    assert deming == pytest.approx(slope, abs=0.05)
+    found, _ = drift._slope(x - x.mean(), ratios - ratios.mean(), 0.0)
+    assert found == pytest.approx(deming, abs=0.02)
+    least_squares = np.polyfit(x, ratios, 1)[0]
+    assert abs(least_squares - deming) > 0.1
+
+
+def test_of_few_visits_the_slope_lies_between_what_is_expected_and_what_is_seen():
+    rng = np.random.default_rng(5)
+    x = np.array([-0.2, -0.1, 0.0, 0.1, 0.2])
+    y = 0.4 * x + 0.002 * rng.standard_normal(5)
+    for spread, low, high in ((1.0, 0.35, 0.41), (0.05, -0.02, 0.1), (0.0, 0.0, 0.0)):
+        found, deviation = drift._slope(spread * x, spread * (y - y.mean()), 0.0)
+        assert low <= found <= high
+        assert deviation <= drift.SLOPE_DEVIATION
+
+
+def test_what_is_stated_holds_as_often_as_it_says():
+    """Slopes as they were found, on machines that stand still, wander, or jump, near their stored speed or not."""
+    rng, inside, by_drift = np.random.default_rng(4), [], []
+    for _ in range(1500):
+        slope = 0.1 + drift.SLOPE_DEVIATION * rng.standard_normal()
+        speeds = speeds_of(rng, rng.uniform(-0.3, 0.3), rng.choice([0.0, 0.03, 0.15]))
+        there = at_stored_speed(visits(rng, slope=slope, expected=0.1, speeds=speeds), 2.0)
+        error = there.log_ratios.mean() - 0.5
+        half = np.hypot(
+            2.2 * there.log_ratios.std(ddof=1) / np.sqrt(VISITS), 1.96 * there.slope_deviation * there.drift
+        )
+        inside.append(abs(error) <= half)
+        by_drift.append(abs(there.drift))
+    far = np.array(by_drift) > 0.15
+    assert 0.93 <= np.mean(np.array(inside)[far]) <= 0.985
+    assert 0.93 <= np.mean(np.array(inside)[~far]) <= 0.985
+
+
+def test_readings_are_what_the_rounds_say():
+    """Flushed, the reference takes 2 ms and others 4 and 1 ms; warm 1.6, 2.4 and 1 ms: that costs 20, 40 and 0 %."""
+    flushed = np.broadcast_to(np.array([2.0, 4.0, 1.0])[:, None, None], (3, 6, 8))
+    warm = np.broadcast_to(np.array([1.6, 2.4, 1.0])[:, None, None], (3, 3, 4))
+    first, second = readings_of(Rounds(flushed, flushed, warm))
+    assert first == [pytest.approx((np.log(2), 2.0, 0.4))] * 3
+    assert second == [pytest.approx((-np.log(2), 2.0, -0.4))] * 3
+    ((even,),) = readings_of(Rounds(flushed[:2, :2], flushed[:2, :2], flushed[:2, :1, :4]))
+    assert even.expected_slope == 0.0  # flushing costs nothing, so nothing is known
+
+
+def test_a_deviation_between_measurements_grows_with_how_far_the_machine_is_from_its_stored_state():
+    assert drift.between_measurements(0.0, 0.15) == drift.BETWEEN_TIMES
+    assert drift.between_measurements(0.2, 0.15) == pytest.approx(np.hypot(drift.BETWEEN_TIMES, 0.03))
+    assert drift.between_measurements(-0.2, 0.15) == drift.between_measurements(0.2, 0.15)
+    assert drift.half_between(2.0, 2.4, 0.1) == pytest.approx(1.96 * np.hypot(0.01, 0.1 * np.log(1.2)))
+
+
+def test_drift_is_said_where_it_is_notable():
+    assert drift.drift_remark(2.0, 2.15) == drift.drift_remark(2.0, 1.85) == ""
+    assert "20% slower than when" in drift.drift_remark(2.0, 2.4)
+    assert "20% faster than when" in drift.drift_remark(2.0, 1.6)
+
+
+def test_where_the_machine_is_another_for_good_it_is_said_what_helps(tmp_path):
+    stored = tmp_path / "device.json"
+    assert "remove" not in drift.drift_remark(2.0, 2.3, stored_in=stored)
+    assert f"if it stays so, remove {stored}" in drift.drift_remark(2.0, 2.6, stored_in=stored)
+    assert f"if it stays so, remove {stored}" in drift.drift_remark(2.0, 1.6, stored_in=stored)
+    assert drift.drift_remark(2.0, 3.0, ran="it ran").startswith("it ran 50% slower")
+    # On a quiet machine at half its clock an interval is too wide for a number, where nothing showed the slope.
+    assert drift.half_between(2.0, 4.0, 0.15) > UNSTEADY > drift.half_between(2.0, 2.7, 0.15)
+    assert drift.unsteady_reason(2.0, 4.0).startswith("the machine was too unlike its state when its reference")
+    assert drift.unsteady_reason(2.0, 2.0) == "the machine was too disturbed"
