@@ -32,6 +32,7 @@ EXPECTED_SLOPE, SLOPE_DEVIATION = 0.4, 0.15
 LEAST_COST_OF_FLUSHING = 0.02  # of the reference's time: below, another's is no multiple of it
 MOST_EXPECTED = 1.5  # times as much more
 SCATTER, SCATTER_COUNTS = 0.02, 4  # of log ratios at one speed; expected as if so many visits had shown it
+MOST_TURNS, SAME = 1000, 1e-6  # where points hardly tell a slope from scatter, each turn brings it little nearer
 # Deviation of a network's ratio to the reference from one measurement to the next, minutes later, beyond what the
 # processes of each scatter: 0.5 % was found of chains, up to 1.4 % of cells, and changes from hour to hour.
 BETWEEN_TIMES = 0.01
@@ -106,13 +107,15 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64], expected: float) -> t
     """
     squares, product = float(x @ x), float(x @ y)
     slope, precision = expected, SLOPE_DEVIATION**-2
-    for _ in range(20):
+    for _ in range(MOST_TURNS):
         left = y - slope * x
         variance = (SCATTER_COUNTS * SCATTER**2 + float(left @ left)) / (SCATTER_COUNTS + len(x) - 1)
         of_reference = min(squares, (len(x) - 1) * variance / (1 + (1 + slope) ** 2))
         seen = (squares - of_reference) / (variance * squares) if squares else 0.0
         precision = SLOPE_DEVIATION**-2 + seen * (squares - of_reference)
-        slope = (expected / SLOPE_DEVIATION**2 + seen * (product + of_reference)) / precision
+        before, slope = slope, (expected / SLOPE_DEVIATION**2 + seen * (product + of_reference)) / precision
+        if abs(slope - before) < SAME:
+            break
     return float(slope), float(precision**-0.5)
 
 
