@@ -49,6 +49,7 @@ AIMS = ("accuracy", "hypervolume", "front")
 RELEASED_FILES = ("nasbench_only108.tfrecord", "nasbench_full.tfrecord")
 COST_QUANTILE = 0.99  # of the networks that meet the limits: the cost of the reference point
 ONE_SHOT_RANDOM, ONE_SHOT_RANKED = 172, 100_000
+N_COLORS = 10  # in matplotlib's cycle
 CELLS_OF_FIVE = 195  # cells of at most 5 vertices in the sample of NAS-Bench-101
 
 
@@ -558,7 +559,8 @@ def draw(outcome: Mapping[str, Any], out: Path) -> None:
         lowest = []
         for curve in outcome["curves"]:
             if curve["objective"] == objective:
-                (line,) = ax.plot(curve["trained"], curve["mean"], label=curve["strategy"])
+                style = "-" if len(lowest) < N_COLORS else "--"  # colours come round again
+                (line,) = ax.plot(curve["trained"], curve["mean"], style, label=curve["strategy"])
                 if curve["low"][0] is not None:
                     ax.fill_between(curve["trained"], curve["low"], curve["high"], color=line.get_color(), alpha=0.2)
                 lowest.append(curve["mean"][len(curve["mean"]) // 10])
