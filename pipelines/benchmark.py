@@ -556,7 +556,7 @@ def draw(outcome: Mapping[str, Any], out: Path) -> None:
     figure = Figure(figsize=(6 * len(objectives), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     for ax, objective in zip(np.atleast_1d(figure.subplots(1, len(objectives))), objectives, strict=True):
-        lowest = []
+        lowest: list[float] = []
         for curve in outcome["curves"]:
             if curve["objective"] == objective:
                 style = "-" if len(lowest) < N_COLORS else "--"  # colours come round again
