@@ -22,15 +22,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from latency_common import OCCUPY_MEMORY, busy, described, wide_sample
-from scipy.special import stdtrit
+from latency_common import COMPUTE, OCCUPY_MEMORY, busy, described, wide_sample
 
 from hwnas.study import write_csv
 from latency import Device, build_onnx
 from latency.drift import NORMAL, AtStoredSpeed, Reading, at_stored_speed, between_measurements, readings_of
 from latency.reference import reference_model
 from latency.rounds import DEFAULT_SETTING, DisturbedError, in_new_process
-from latency.runtime import measured_once
+from latency.runtime import half_interval, measured_once
 from spaces import Task, get_space
 
 RESULTS = Path(__file__).with_name("results") / "latency_drift.csv"
@@ -43,7 +42,7 @@ SPACES = (
     ("nasbench101", 32),
 )
 NETWORKS = 5  # of each
-BESIDE = {"nothing": None, "computing": "while True: pass", "memory": OCCUPY_MEMORY}
+BESIDE = {"nothing": None, "computing": COMPUTE, "memory": OCCUPY_MEMORY}
 
 Row = Mapping[str, object]
 
@@ -84,9 +83,9 @@ def halves(rows: Sequence[Row], stored_ms: float) -> tuple[AtStoredSpeed, AtStor
     return first, second, [float(np.mean([each.log_ratio for each in part])) for part in parts]
 
 
-def half_interval(there: AtStoredSpeed) -> float:
-    n = len(there.log_ratios)
-    scatter = stdtrit(n - 1, 0.975) * there.log_ratios.std(ddof=1) / np.sqrt(n)
+def whole_interval(there: AtStoredSpeed) -> float:
+    """Half of it, of visits in processes of their own."""
+    scatter = half_interval(there.log_ratios, len(there.log_ratios))
     return float(np.hypot(scatter, NORMAL * between_measurements(there.drift, there.slope_deviation)))
 
 
@@ -103,7 +102,7 @@ def show(rows: Sequence[Row]) -> None:
             first, second, means = halves(some, float(np.median(took)))
             before.append(means[1] - means[0])
             after.append(second.log_ratios.mean() - first.log_ratios.mean())
-            held.append(abs(after[-1]) <= np.hypot(half_interval(first), half_interval(second)))
+            held.append(abs(after[-1]) <= np.hypot(whole_interval(first), whole_interval(second)))
             ratios, now_ms, told = np.array([[float(row[f]) for f in Reading._fields] for row in some]).T  # type: ignore[arg-type]
             slopes.append(np.polyfit(np.log(now_ms), ratios, 1)[0])
             expected.append(np.median(told))

@@ -29,7 +29,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from latency import Device, build_onnx
-from latency.drift import NORMAL, WARM_RUNS, Reading, at_stored_speed, between_measurements, readings_of
+from latency.drift import (
+    NORMAL,
+    WARM_RUNS,
+    Reading,
+    at_stored_speed,
+    between_measurements,
+    readings_of,
+    slope_deviation_of,
+)
 from latency.model import spread_rows
 from latency.prices import fit_prices, most_telling
 from latency.reference import reference_model
@@ -94,7 +102,6 @@ class Measured:
         there = [at_stored_speed([Reading(*one) for one in each["readings"]], stored) for each in kept]  # type: ignore[attr-defined]
         learned_from = [each for each, tag in zip(there, tags, strict=True) if tag == "train"]
         drift = float(np.median([each.drift for each in learned_from]))
-        deviation = float(np.sqrt(np.mean([each.slope_deviation**2 for each in learned_from])))
         return cls(
             space=str(kept[0]["space"]),
             task=Task(int(kept[0]["res"]), int(kept[0]["classes"])),  # type: ignore[call-overload]
@@ -103,7 +110,7 @@ class Measured:
             busy=int(kept[0]["busy"]),  # type: ignore[call-overload]
             tags=tags,
             log_ratios=tuple(each.log_ratios for each in there),
-            between=NORMAL * between_measurements(drift, deviation),
+            between=NORMAL * between_measurements(drift, slope_deviation_of(learned_from)),
         )
 
     @cached_property

@@ -14,7 +14,7 @@ Like `latency/rounds.py` this file is part of every kit, and needs nothing but n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -117,6 +117,11 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64], expected: float) -> t
         if abs(slope - before) < SAME:
             break
     return float(slope), float(precision**-0.5)
+
+
+def slope_deviation_of(networks: Iterable[AtStoredSpeed]) -> float:
+    """One for several networks, the root mean square."""
+    return math.sqrt(np.mean([each.slope_deviation**2 for each in networks]))
 
 
 def between_measurements(drift: float, slope_deviation: float) -> float:

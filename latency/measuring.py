@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from spaces import Network, Population, Task
 
-from .drift import WARM_RUNS, Reading, at_stored_speed, readings_of
+from .drift import WARM_RUNS, Reading, at_stored_speed, readings_of, slope_deviation_of
 from .onnx_graph import build_onnx
 from .rounds import QUANTILE, in_new_process, pieces, run_rounds
 
@@ -84,7 +84,7 @@ class PlanTimes:
         return cls(
             {name: each.log_ratios for name, each in there.items()},
             float(np.median(now_ms)),
-            float(np.sqrt(np.mean([each.slope_deviation**2 for each in there.values()]))),
+            slope_deviation_of(there.values()),
         )
 
 
