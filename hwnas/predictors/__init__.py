@@ -14,7 +14,7 @@ from .quality import (
     quality,
     spearman,
 )
-from .tuning import Tuned, grid, tune
+from .tuning import Tuned, TunedPredictor, grid, tune
 
 __all__ = [
     "CascadePredictor",
@@ -31,6 +31,7 @@ __all__ = [
     "RidgePredictor",
     "TreesPredictor",
     "Tuned",
+    "TunedPredictor",
     "choose_predictor",
     "cross_validate",
     "grid",

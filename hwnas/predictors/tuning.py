@@ -12,7 +12,7 @@ import numpy as np
 from spaces.errors import InputError
 from spaces.graph import GraphBatch
 
-from .predictor import Floats, Predictor
+from .predictor import FittedPredictor, Floats, Predictor, checked_targets
 from .quality import PredictorQuality, cross_validate
 
 
@@ -73,3 +73,22 @@ def tune(
         why = failed[0] if failed else "predictions are not finite"
         raise InputError(f"none of {len(candidates)} candidates could be cross-validated: {why}")
     return Tuned(candidates[int(np.argmin(errors))], tuple(qualities))
+
+
+@dataclass(frozen=True)
+class TunedPredictor(Predictor):
+    """Chooses among candidates by cross-validation of what it learns from, then fits the chosen one on all of it.
+
+    Attributes:
+        candidates: not fitted, such as a `grid` gives them.
+        splits, folds: as of `tune`.
+    """
+
+    candidates: tuple[Predictor, ...]
+    splits: int = 1
+    folds: int = 5
+
+    def fit(self, graphs: GraphBatch, features: Floats, targets: Floats, *, seed: int) -> FittedPredictor:
+        targets = checked_targets(targets, len(graphs), least=self.folds)
+        tuned = tune(self.candidates, graphs, features, targets, splits=self.splits, folds=self.folds, seed=seed)
+        return tuned.best.fit(graphs, features, targets, seed=seed)

@@ -15,6 +15,7 @@ from hwnas.predictors import (
     MLPPredictor,
     Predictor,
     RidgePredictor,
+    TunedPredictor,
     cross_validate,
     grid,
     tune,
@@ -175,6 +176,19 @@ def test_tuning_takes_the_least_cross_validated_error():
     for bad in ({"candidates": []}, {"splits": 0}):
         with pytest.raises(InputError, match="at least one"):
             tune(**{"candidates": candidates, **bad}, graphs=blank(40), features=features, targets=targets, seed=0)
+
+
+def test_a_tuned_predictor_is_the_chosen_candidate_fitted_on_everything():
+    rng = np.random.default_rng(6)
+    features = rng.normal(size=(40, 3))
+    targets = 2 * features[:, 1] + rng.normal(scale=0.1, size=40)
+    candidates = LinePredictor(0), LinePredictor(1), LinePredictor(2)
+    tuned = TunedPredictor(candidates).fit(blank(40), features, targets, seed=3)
+    alone = LinePredictor(1).fit(blank(40), features, targets, seed=3)
+    asked = blank(7), rng.normal(size=(7, 3))
+    np.testing.assert_array_equal(tuned.predict(*asked), alone.predict(*asked))
+    with pytest.raises(InputError, match="at least 5"):
+        TunedPredictor(candidates).fit(blank(4), features[:4], targets[:4], seed=3)
 
 
 class Diverges(Says):
