@@ -35,6 +35,7 @@ from hwnas.strategies import (
     Strategy,
 )
 from hwnas.study import write_csv
+from latency.files import read_json
 from spaces import InputError, SearchSpace
 from spaces.nasbench101 import RELEASED_RATES, NASBench101Space
 
@@ -109,10 +110,11 @@ class Comparison:
         return benchmark
 
     def check_strategies(self, names: Sequence[str], benchmark: TabularBenchmark) -> None:
-        """Make sure that each strategy can be had with these costs.
+        """Make sure that each strategy can be had with these costs, and begins on this table under these limits.
 
         Raises:
-            InputError: if one cannot: it takes fewer, or must know a cost of networks that were never trained.
+            InputError: if one cannot: it takes fewer, must know a cost of networks that were never trained, or needs
+                a larger table.
         """
         known = benchmark.known_costs.names
         for name in names:
@@ -123,6 +125,9 @@ class Comparison:
                     f"{name} must know {', '.join(unknown)} of networks that it never trained, which no one does",
                     hint=f"leave the strategy out, or name a --cost of {', '.join(others) or 'another table'}",
                 )
+            strategy = STRATEGIES[name](self)
+            strategy.start(self.feasible(benchmark, benchmark.evaluator(0).restricted), 0)
+            strategy.ask(1)
 
     def feasible(self, benchmark: TabularBenchmark, space: SearchSpace) -> FeasibleSet:
         """The part of a space that meets the limits, by the columns of the table where it has them.
@@ -417,7 +422,8 @@ def compare(
 
     Returns:
         {"table", "networks", "curves", "chosen"}: of each strategy its curves of the aim and of what
-        judges the most accurate network so far ("judged"); what was chosen at the end.
+        judges the most accurate network so far ("judged"); what was chosen at the end. With a folder, of all that it
+        holds, also what was not asked for now.
     Raises:
         InputError: if something does not go together, or the folder is of another comparison.
     """
@@ -437,7 +443,10 @@ def compare(
             if out is not None:
                 _record(out, run)
             steps.advance(f"{run.strategy}: {run.curve[-1]:.4f}")
-    outcome = summary(comparison, benchmark, [runs[key] for key in wanted])
+    if out is not None:
+        others = [key for key in _held(out) if key not in runs]
+        runs |= {key: run for key in others if (run := _recorded(out, *key)) is not None}
+    outcome = summary(comparison, benchmark, [runs[key] for key in dict.fromkeys([*wanted, *runs])])
     if out is not None:
         write_csv(out / "curves.csv", _curve_rows(outcome))
         write_csv(out / "chosen.csv", outcome["chosen"])
@@ -457,7 +466,7 @@ def _claim(out: Path, comparison: Comparison, benchmark: TabularBenchmark, names
     settings = json.loads(json.dumps({name: settings_of(STRATEGIES[name](comparison)) for name in names}))
     known: dict[str, Any] = {}
     if file.exists() or (out / "seeds").exists():
-        stored = json.loads(file.read_text()) if file.exists() else {}
+        stored = read_json(file) if file.exists() else {}
         known = stored.pop("strategies", {})
         differ = differing(stored, own)
         differ += [name for name, each in settings.items() if known.get(name, each) != each]
@@ -474,7 +483,18 @@ def _claim(out: Path, comparison: Comparison, benchmark: TabularBenchmark, names
 
 def _recorded(out: Path | None, name: str, seed: int) -> SeedRun | None:
     file = out / "seeds" / f"{name}-{seed}.json" if out is not None else None
-    return SeedRun(**json.loads(file.read_text())) if file is not None and file.exists() else None
+    if file is None or not file.exists():
+        return None
+    try:
+        return SeedRun(**read_json(file))
+    except TypeError as error:
+        raise InputError(f"{file} must be a search of this comparison: {error}", hint="remove it") from None
+
+
+def _held(out: Path) -> list[tuple[str, int]]:
+    """The searches in a folder, by strategy and seed."""
+    parts = [file.stem.rsplit("-", 1) for file in (out / "seeds").glob("*-*.json")]
+    return sorted((name, int(seed)) for name, seed in parts if name in STRATEGIES and seed.isdecimal())
 
 
 def _record(out: Path, run: SeedRun) -> None:

@@ -203,6 +203,7 @@ def profile_command(
     "bench", epilog="Example: hwnas bench nasbench_macro --strategy random --strategy nsga2 --trials 100 --seeds 50"
 )
 def bench_command(
+    context: typer.Context,
     table: Annotated[str, typer.Argument(help="nasbench101, nasbench_macro, or a TOML file that describes a table.")],
     strategy: Annotated[
         list[str] | None, typer.Option(help="Repeat for several. Default: random, evolution20, iterated.")
@@ -245,9 +246,21 @@ def bench_command(
             raise InputError("a comparison is of strategies or of predictors", hint="give one of the two options")
         if levels and not predictor:
             raise InputError("--levels compares predictors", hint="name them, such as --predictor mlp --predictor lstm")
+        refuse_what_would_be_ignored()
         if predictor:
             return rank_by_levels(predictor) if levels else judge_predictors(predictor)
         return compare_strategies()
+
+    def refuse_what_would_be_ignored() -> None:
+        of = {
+            **dict.fromkeys(("trials", "objective", "cost", "limit"), ("strategies", not predictor)),
+            "n": ("predictors", bool(predictor)),
+            "no_costs": ("predictors with --levels", levels),
+            **({"cost": ("another --objective than accuracy", objective != "accuracy")} if not predictor else {}),
+        }
+        for name, (what, holds) in of.items():
+            if not holds and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE":
+                raise InputError(f"--{name.replace('_', '-')} is for {what}", hint="leave it out")
 
     def judge_predictors(names: list[str]) -> dict[str, Any]:
         from .predictor_quality import judge_all, print_qualities
@@ -272,7 +285,13 @@ def bench_command(
         from .benchmark import Comparison, compare, print_comparison
 
         comparison = Comparison(
-            table, str(data_root), noisy, trials, objective, tuple(cost or ("flops",)), tuple(limit or ())
+            table,
+            str(data_root),
+            noisy,
+            trials,
+            objective,
+            tuple(dict.fromkeys(cost or ("flops",))),
+            tuple(limit or ()),
         )
         outcome = compare(comparison, strategy or ("random", "evolution20", "iterated"), range(seeds), **execution())
         if not as_json:
@@ -280,6 +299,8 @@ def bench_command(
         return outcome
 
     def execution() -> dict[str, Any]:
+        if workers is not None and workers < 1:
+            raise InputError(f"there must be at least one worker, got {workers}", hint="leave --workers out")
         listener = TerminalListener(Console(stderr=True))
         return {"out": out, "workers": workers or os.cpu_count() or 1, "listener": listener}
 

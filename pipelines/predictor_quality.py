@@ -212,10 +212,12 @@ def judge_all(
     Returns:
         {"table", "networks", "qualities", "failures"}: the mean of each of MEASURES over the seeds, and its 95 %
         interval; which fits failed, and why: they are tried again the next time. The mean is over those that did not.
+        With a folder, of all that it holds, also what was not asked for now.
     Raises:
         InputError: if something does not go together.
     """
     check_asked("predictor", names, PREDICTORS, seeds)
+    names, sizes = list(dict.fromkeys(names)), list(dict.fromkeys(sizes))
     benchmark = open_table(table, data, noisy)
     networks = len(benchmark.table.rows)
     if not sizes or min(sizes) < 2 or max(sizes) > networks - 2:
@@ -226,26 +228,24 @@ def judge_all(
     for name in names:
         if min(sizes) < LEAST[name]:
             raise InputError(f"{name} needs at least {LEAST[name]} networks to learn from, got {min(sizes)}")
-    wanted = [
-        Asked(table, data, noisy, name, n, seed) for name in dict.fromkeys(names) for n in sizes for seed in seeds
-    ]
+    wanted = [Asked(table, data, noisy, name, n, seed) for name in names for n in sizes for seed in seeds]
     source = {"table": benchmark.name, "noisy": noisy, "origin": origin(benchmark)}
+    held = [] if out is None else [Asked(table, data, noisy, *key) for key in _held(out)]
     of = {
         (name, n): source | {"predictor": json.loads(json.dumps(settings_of(PREDICTORS[name](n))))}
-        for name in names
-        for n in sizes
+        for name, n in dict.fromkeys((asked.predictor, asked.n) for asked in [*wanted, *held])
     }
-    before = {asked: _recorded(out, asked, of[asked.predictor, asked.n]) for asked in wanted}
+    before = {asked: _recorded(out, asked, of[asked.predictor, asked.n]) for asked in dict.fromkeys([*wanted, *held])}
     judged: dict[Asked, Judged | Failed] = {asked: found for asked, found in before.items() if found is not None}
     with listener.steps("fits", len(wanted)) as steps:
-        for _ in judged:
+        for _ in judged.keys() & set(wanted):
             steps.advance()
         for asked, found in done(judge_or_say, [asked for asked in wanted if asked not in judged], workers):
             judged[asked] = found
             _record(out, asked, of[asked.predictor, asked.n], found)
             tau = "failed" if isinstance(found, Failed) else f"Kendall tau {found.kendall_tau:.3f}"
             steps.advance(f"{asked.predictor} from {asked.n}: {tau}")
-    qualities = _summary([judged[asked] for asked in wanted])
+    qualities = _summary([judged[asked] for asked in dict.fromkeys([*wanted, *held]) if asked in judged])
     if out is not None:
         write_csv(out / "qualities.csv", qualities)
     failures = [asdict(found) for asked in wanted if isinstance(found := judged[asked], Failed)]
@@ -254,6 +254,12 @@ def judge_all(
 
 def _file(out: Path, asked: Asked) -> Path:
     return out / "fits" / f"{asked.predictor}-{asked.n}-{asked.seed}.json"
+
+
+def _held(out: Path) -> list[tuple[str, int, int]]:
+    """The fits in a folder, by predictor, networks learned from and seed."""
+    parts = [file.stem.rsplit("-", 2) for file in (out / "fits").glob("*-*-*.json")]
+    return sorted((name, int(n), int(seed)) for name, n, seed in parts if name in PREDICTORS)
 
 
 def _recorded(out: Path | None, asked: Asked, of: Mapping[str, Any]) -> Judged | None:

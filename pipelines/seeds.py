@@ -21,6 +21,7 @@ import latency
 import spaces
 from hwnas.evaluation import TabularBenchmark
 from hwnas.execution import WorkerPool, use_one_thread
+from latency.files import read_json
 from spaces import InputError
 
 PIPELINES = (
@@ -135,7 +136,7 @@ def recorded(file: Path, of: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not file.exists():
         return {}
-    stored: dict[str, Any] = json.loads(file.read_text())
+    stored = read_json(file)
     if differ := differing(stored.get("of", {}), of):
         raise InputError(
             f"{file.parents[1]} holds other fits, see {file}: they differ in, or do not say, {', '.join(differ)}",

@@ -20,7 +20,7 @@ from spaces.nasbench101 import rows_from_bits
 
 from .restricted import RestrictedSpace
 from .table import ArrayTable, Floats, Source, accuracies, costs, numbers, table_of
-from .tabular import TabularEvaluator
+from .tabular import TabularEvaluator, check_cost_names
 from .tfrecord import Record, read_records
 
 CELLS_FILE = "nasbench101_val30001.parquet"
@@ -294,6 +294,7 @@ def read_described(path: Path) -> TabularBenchmark:
         InputError: if the description is wrong, or its table in a row and column that are named.
     """
     described = _description(path)
+    check_cost_names(described.costs)
     file = path.parent / described.file
     space = get_space(described.space)
     searched, reported = _tuple(described.accuracy), _tuple(described.reported)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,9 +11,23 @@ from numpy.typing import NDArray
 
 from spaces import Arch, InputError, Population, SearchSpace
 
+from ..objectives import is_maximised
 from .evaluator import Evaluator
 from .restricted import RestrictedSpace
 from .table import Table
+
+
+def check_cost_names(names: Iterable[str]) -> None:
+    """Make sure that nothing is called a cost that would be taken for an accuracy.
+
+    Raises:
+        InputError: if something is.
+    """
+    if taken := [name for name in names if is_maximised(name)]:
+        raise InputError(
+            f"no cost may be named {', '.join(taken)}: names that begin with accuracy are of what is maximised",
+            hint="name it otherwise",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +50,7 @@ class TabularEvaluator(Evaluator):
     judged_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_cost_names(self.costs)
         unknown = {self.accuracy, *self.costs.values(), *self.judged_by} - set(self.table.names)
         if unknown:
             raise InputError(

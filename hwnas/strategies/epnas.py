@@ -144,7 +144,7 @@ class EPNAS(SurrogateSearch):
                 break
         wanted = self.n_simple + self.n_random - len(rows)
         drawn = self.feasible.distinct(wanted, rng, exclude=rows)
-        return np.concatenate([rows, drawn if len(drawn) else self.feasible.sample(1, rng)])
+        return np.concatenate([rows, drawn]) if len(rows) + len(drawn) else self.feasible.sample(1, rng)
 
     def _going_on(self, first: int, fitted: FittedSurrogate) -> NDArray[np.int64]:
         """The numbers of the trials before `first` whose networks are edited further."""

@@ -18,6 +18,9 @@ from .surrogate_search import SurrogateSearch
 
 Floats = NDArray[np.float64]
 WALKED = 1000  # children of a level whose latency is estimated, where that takes 2 to 5 ms each
+NOTHING_GROWN = (
+    "nothing that grew from the {n} simplest networks meets the limits: the first level are networks drawn under them"
+)
 GROWN_OUT = "no network of the last level grows any further: all networks trained so far are grown instead"
 COUNTED_SIMPLEST = 1000  # of a first level larger than that it is said to be larger
 
@@ -32,8 +35,10 @@ class PNAS(SurrogateSearch):
     `levels` steps, the parents are all networks trained so far, and again the K best of their children that were not
     trained follow.
 
-    Children that miss a limit are left out before they are ranked. They are not trained, but `n_bridges` of them, the
-    nearest to the limits, grow with the level, since their children may meet what they miss, such as a lower limit.
+    Children that miss a limit are left out before they are ranked. They are not trained, but some of them, the
+    nearest to the limits, grow with the level, since their children may meet what they miss, such as a lower limit:
+    `n_bridges` where fewer than K meet the limits, and else K, so that a level takes no longer than without limits.
+    Where no network that grows from the simplest ones meets the limits, the first level are some drawn under them.
     Those that miss an upper limit that growth can only violate further (`hwnas.growth.never_falls`) do not grow.
 
     Where latency is limited or a cost, and estimated by walking the records of one network after another, it is so of
@@ -179,7 +184,8 @@ class PNAS(SurrogateSearch):
             found = self._best(self._others, rows, None, rng, first)
             rows, self._others = found.rows, found.bridges
         if not len(rows):
-            self._refuse(f"nothing that grew from its {len(simplest)} simplest networks met them")
+            rows = self.feasible.distinct(first, rng)  # or says that none is found, and which network is nearest
+            self._remarks.append(NOTHING_GROWN.format(n=len(simplest)))
         return rows
 
     def _next_level(self, known: Population, fitted: FittedSurrogate | None, rng: np.random.Generator) -> Population:
@@ -203,7 +209,12 @@ class PNAS(SurrogateSearch):
             best, bridges = self._ranked(parents, known, fitted, rng, n)
             best, missed = self._estimated(best.at(self._places(best, n, self._quick_cost)))
             bridges = bridges.joined(missed).first_ones(self.n_bridges)
-        return Children(best.rows[self._places(best, k, self.cost)], bridges.rows)
+        kept = bridges.rows[: self._bridges_kept(len(best.rows), k)]
+        return Children(best.rows[self._places(best, k, self.cost)], kept)
+
+    def _bridges_kept(self, met: int, k: int) -> int:
+        """So many, where `met` children meet the limits and k are wanted."""
+        return self.n_bridges if met < k else min(k, self.n_bridges)
 
     def _ranked(
         self, parents: Population, known: Population, fitted: FittedSurrogate | None, rng: np.random.Generator, k: int

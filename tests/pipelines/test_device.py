@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from measuring_less import less_command
 from typer.testing import CliRunner
 
 from latency import Device, LatencyTable, measuring, read_latency_model, reference, runtime
@@ -55,9 +56,10 @@ def device(*arguments, monkeypatch, cwd, code=0):
 
 
 def hwnas(*arguments, cwd, code=0):
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
     environment = {**os.environ, "HWNAS_HOME": str(cwd / "home")}
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    done = subprocess.run(
+        less_command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout, done.stderr

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from measuring_less import less_command
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -27,10 +28,10 @@ SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
 QUICK = ["--space", SPACE, "--trials", "6", "--epochs", "2", "--final-epochs", "3"]
 
 
-def start(*arguments, cwd, home):
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
+def start(*arguments, cwd, home, whole_protocol=False):
+    whole = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
     return subprocess.Popen(
-        command,
+        whole if whole_protocol else less_command(*arguments),
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -39,8 +40,8 @@ def start(*arguments, cwd, home):
     )
 
 
-def hwnas(*arguments, cwd, home, code=0):
-    process = start(*arguments, cwd=cwd, home=home)
+def hwnas(*arguments, cwd, home, code=0, whole_protocol=False):
+    process = start(*arguments, cwd=cwd, home=home, whole_protocol=whole_protocol)
     out, err = process.communicate(timeout=300)
     assert process.returncode == code, out + err
     assert "Traceback" not in err
@@ -53,9 +54,8 @@ def finished(tmp_path_factory, home_for_digits):
     place = tmp_path_factory.mktemp("search")
     home_for_digits(place / "home")
     limits = ["--limit", "latency_ms<=5", "--limit", "params<=25k", "--limit", "intensity>=0.5"]
-    out, err = hwnas(
-        "search", "--data", "digits", *QUICK, *limits, "--run", "run", "--json", cwd=place, home=place / "home"
-    )
+    asked = ["search", "--data", "digits", *QUICK, *limits, "--run", "run", "--json"]
+    out, err = hwnas(*asked, cwd=place, home=place / "home")
     return place, json.loads(out), err
 
 
@@ -289,6 +289,18 @@ def test_after_kill_9_no_finished_trial_is_trained_again(finished, tmp_path, hom
     numbers = [int(row["number"]) for row in rows_of(tmp_path / "run" / "trials.csv")]
     assert numbers == list(range(6))
     assert Path(tmp_path / json.loads(out)["model"]).exists()
+
+
+@pytest.mark.slow
+def test_what_a_person_runs_is_measured_by_the_whole_protocol(tmp_path):
+    """In a home that knows no reference yet; other tests measure less."""
+    asked = ["search", "--data", "digits", *QUICK, "--limit", "latency_ms<=5", "--run", "run", "--json"]
+    out, _ = hwnas(*asked, cwd=tmp_path, home=tmp_path / "home", whole_protocol=True)
+    outcome = json.loads(out)
+    record = json.loads((tmp_path / "run" / "models" / outcome["chosen"]["name"] / "model.json").read_text())
+    assert record["processes"] >= 6
+    low, high = record["latency_ms_interval"]
+    assert low <= record["latency_ms"] <= high <= 5
 
 
 @pytest.mark.slow

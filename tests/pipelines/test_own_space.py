@@ -4,13 +4,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from measuring_less import less_command
 
 from latency import count
 from pipelines.wiring import parts_of
@@ -22,7 +22,7 @@ QUICK = ["--data", "digits", "--trials", "8", "--epochs", "1", "--final-epochs",
 
 def hwnas(*arguments, cwd, home, code=0):
     done = subprocess.run(
-        [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)],
+        less_command(*arguments),
         cwd=cwd,
         capture_output=True,
         text=True,

@@ -5,13 +5,13 @@ import csv
 import json
 import os
 import subprocess
-import sys
 import time
 import tomllib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from measuring_less import less_command
 
 from hwnas import FeasibleSet, SoftLimit, Study
 from hwnas.evaluation.evaluator import Evaluator
@@ -168,7 +168,7 @@ def test_a_run_of_another_strategy_is_left_alone(tmp_path):
 
 def hwnas(*arguments, cwd):
     return subprocess.run(
-        [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments],
+        less_command(*arguments),
         cwd=cwd,
         capture_output=True,
         text=True,

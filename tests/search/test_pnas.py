@@ -407,6 +407,7 @@ def test_pruning_changes_nothing_in_the_result(monkeypatch, limits):
     for prunes in (True, False):
         if not prunes:
             monkeypatch.setattr(GrowthLimits, "hopeless", lambda self, rows: np.zeros(len(rows), dtype=bool))
+        monkeypatch.setattr(PNAS, "_bridges_kept", lambda self, met, k: self.n_bridges)
         strategy = PNAS(K=6, first=8, surrogate=Known(), n_bridges=10_000)
         count = []
         monkeypatch.setattr(module, "children_in_parts", lambda s, p, c=count, **_: _counted(s, p, c))
@@ -530,8 +531,39 @@ def test_limits_that_the_simplest_networks_violate_are_refused_before_anything_i
     with pytest.raises(InfeasibleError, match=r"7 simplest networks miss them, and growth only adds: the least params"):
         first_ask(PNAS(K=6, first=7), MACRO, COSTS, [Limit("params", "<=", least - 1)])
     costs = DeviceCosts(PNAS_SPACE, TASK)
-    with pytest.raises(InfeasibleError, match="nothing that grew from its 20 simplest networks met them"):
+    with pytest.raises(InfeasibleError, match=r"none found in .* the nearest is"):
         first_ask(PNAS(K=6, first=20, n_bridges=5), PNAS_SPACE, costs, [Limit("params", "<=", 1)])
+
+
+def test_where_nothing_that_grows_meets_the_limits_it_begins_with_what_does():
+    """A table of small networks, and of large ones that no step of growth leads to."""
+    small, large = MACRO.simplest(40, np.random.default_rng(0)), EVERY[(EVERY == 2).sum(axis=1) >= 7]
+    table = RestrictedSpace(MACRO, np.unique(MACRO.canonical(np.concatenate([small, large])), axis=0))
+    above = Limit("params", ">=", float(COSTS.one("params", large).min()))
+    strategy = PNAS(K=4, first=7, surrogate=Known())
+    trials = list(search(table, Weighted(), strategy, n_trials=10, seed=0, costs=COSTS, limits=[above]))
+    assert len({str(trial.arch) for trial in trials}) == 10
+    assert COSTS.one("params", np.stack([MACRO.row(trial.arch) for trial in trials])).min() >= above.value
+    assert strategy.remarks[0].startswith("nothing that grew from the 7 simplest networks meets the limits")
+    with pytest.raises(InfeasibleError):
+        first_ask(PNAS(K=4, first=7), table, COSTS, [Limit("params", ">=", 1e9)])
+
+
+def test_a_lower_limit_that_most_meet_makes_no_level_slower(monkeypatch):
+    """Children that miss it grow with their level only as far as the beam: not a thousand of them."""
+    space, grown = get_space("pnas@1x8,b4"), []
+    costs = DeviceCosts(space, TASK)
+    below = float(np.quantile(costs.one("params", space.sample(500, np.random.default_rng(0))), 0.05))
+    monkeypatch.setattr(module, "children_in_parts", lambda s, p, **_: _noted(s, p, grown))
+    strategy = PNAS(K=3, first=10, surrogate=Known())
+    list(search(space, Weighted(), strategy, n_trials=19, seed=0, costs=costs, limits=[Limit("params", ">=", below)]))
+    assert 6 in grown
+    assert max(grown) < 50  # in the end all that was trained grows
+
+
+def _noted(space, parents, grown):
+    grown.append(len(parents))
+    yield from children_in_parts(space, parents)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import math
 import pickle
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +22,7 @@ from hwnas.training import (
     train,
     trainer,
 )
-from hwnas.training.trainer import _Feed, _optimiser, _Training
+from hwnas.training.trainer import _Feed, _optimiser, _Training, layout_of
 from spaces import InputError, Task, get_space
 from spaces.torch_network import TrainingNetwork
 
@@ -51,6 +53,29 @@ def weights(module):
 
 def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
+
+
+TRAINS = """
+from pathlib import Path
+import numpy as np
+from hwnas.training import Recipe, load_images, train
+from spaces import get_space
+space, data = get_space("darts@4x4"), load_images("digits", root=Path(), seed=0)
+for row in space.simplest(3, np.random.default_rng(0)):
+    train(space.build(space.arch(row), data.task), data, Recipe(), epochs=0.3, seed=0, device="cpu")
+"""
+
+
+def test_a_network_with_narrow_strided_convolutions_is_trained_in_a_layout_that_torch_can(tmp_path):
+    """Channels last, the backward pass of torch 2.15 damages the memory of the process, which may die of it."""
+    space = get_space("darts@4x4")
+    narrow = space.build(space.arch(space.simplest(1, np.random.default_rng(0))[0]), Task(8, 10, 1))
+    assert layout_of(narrow, torch.device("cpu")) == torch.contiguous_format
+    assert layout_of(narrow, torch.device("cuda")) == torch.channels_last
+    assert layout_of(nn.Sequential(nn.Conv2d(16, 16, 1, 2)), torch.device("cpu")) == torch.channels_last
+    assert layout_of(nn.Sequential(nn.Conv2d(4, 16, 3, 2)), torch.device("cpu")) == torch.channels_last
+    done = subprocess.run([sys.executable, "-c", TRAINS], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_equal_seeds_give_equal_weights_to_the_bit(digits):

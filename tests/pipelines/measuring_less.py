@@ -1,0 +1,26 @@
+"""Measuring as it is, but fewer times: most tests of the command line ask for a latency, and not for a good one."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from latency import measuring, runtime
+
+MAIN = (  # as `hwnas`, for `python -c`
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+    "from measuring_less import measure_less; measure_less(); from pipelines.cli import main; main()"
+)
+
+
+def measure_less(monkeypatch=None):
+    """In this process, for good or while `monkeypatch` holds: it decides how often its processes measure."""
+    patch = monkeypatch or pytest.MonkeyPatch()
+    patch.setattr(runtime, "REFERENCE_PAUSES_S", (0.0,))
+    patch.setattr(measuring, "PLAN_VISITS", measuring.LEAST_PLAN_VISITS)
+    for name, number in {"most_processes": runtime.FIRST_PROCESSES, "visits": 1}.items():
+        patch.setitem(runtime.measure.__kwdefaults__, name, number)
+
+
+def less_command(*arguments):
+    return [sys.executable, "-c", MAIN, *map(str, arguments)]
