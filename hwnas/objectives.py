@@ -100,7 +100,8 @@ class Limit:
 def _hint_for(text: str, names: Sequence[str]) -> str:
     word = re.match(r"\s*([\w-]*)", text)
     near = difflib.get_close_matches((word[1] if word else "").replace("-", "_").lower(), names, n=1)
-    return f"did you mean {near[0]!r}? {_HINT}" if near and near[0] != (word and word[1]) else _HINT
+    hint = _HINT if "latency_ms" in names else f"write {names[0]}<=NUMBER or {names[0]}>=NUMBER"
+    return f"did you mean {near[0]!r}? {hint}" if near and near[0] != (word and word[1]) else hint
 
 
 def is_maximised(name: str) -> bool:

@@ -144,7 +144,11 @@ def _trial(
     own_seed = evaluation_seed(seed, number)
     error = future.exception()
     if error is None:
-        return Trial(number, arch, epochs, own_seed, "complete", {**values, **future.result()}, parent=parent)
+        if "accuracy_val" not in (found := future.result()):
+            raise InputError(
+                f"an evaluator must give accuracy_val, but of {arch} it gave {', '.join(found) or 'nothing'}"
+            )
+        return Trial(number, arch, epochs, own_seed, "complete", {**values, **found}, parent=parent)
     if isinstance(error, InputError) or not isinstance(error, Exception):
         raise error  # the user's mistake or an interrupt, not the candidate's failure
     log.warning("trial %d (%s) failed: %s", number, arch, error)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from hwnas import FeasibleSet, Limit, Trial, hypervolume
+from hwnas import FeasibleSet, InfeasibleError, Limit, Trial, hypervolume
 from hwnas.evaluation import TabularBenchmark, TabularEvaluator, read_described, read_nasbench101, read_nasbench_macro
 from hwnas.evaluation.table_files import CELLS_FILE, MACRO_FILE
 from hwnas.objectives import minimised
@@ -82,6 +82,7 @@ class Comparison:
 
         Raises:
             InputError: if it does not.
+            InfeasibleError: if no network of the table meets the limits.
         """
         if self.aim not in AIMS:
             raise InputError(f"the objective must be one of {', '.join(AIMS)}, got {self.aim!r}")
@@ -89,7 +90,7 @@ class Comparison:
         allowed = len(self.allowed(benchmark))
         meeting = f" that meet {' and '.join(self.limits)}" if self.limits else ""
         if not allowed:
-            raise InputError(f"the table has no networks{meeting}", hint="relax the limit")
+            raise InfeasibleError(f"the table has no networks{meeting}", hint="relax the limit")
         if self.trials < 1 or self.trials > allowed:
             raise InputError(
                 f"the number of trials must be in 1..{allowed}, as many as the table has networks{meeting}, "
@@ -98,7 +99,8 @@ class Comparison:
         unknown = [name for name in self.costs if name not in benchmark.costs]
         if self.aim != "accuracy" and (unknown or not self.costs):
             raise InputError(
-                f"the table has no cost {', '.join(unknown) or 'named'}", hint=f"it has {', '.join(benchmark.costs)}"
+                f"the table has no cost {', '.join(unknown) or 'named'}",
+                hint=f"it has {', '.join(benchmark.costs) or 'none: name columns of it as costs in its description'}",
             )
         if self.aim == "hypervolume" and benchmark.accuracy_floor is None:
             raise InputError(
@@ -540,15 +542,18 @@ def _quantile(numbers: Sequence[int | None], q: float) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def with_interval(values: Floats) -> dict[str, list[Any]]:
-    """(seeds, n) -> the mean after 1, 2, ... trials, and its 95 % interval by Student's t; None of one seed."""
+def with_interval(values: Floats, *, least: float = 0.0) -> dict[str, list[Any]]:
+    """(seeds, n) -> the mean after 1, 2, ... trials, and its 95 % interval by Student's t; None of one seed.
+
+    Accuracies, shares and (from -1 on) correlations are at most 1, and so are the ends of the intervals.
+    """
     seeds, n = values.shape
     mean = values.mean(axis=0)
     nothing: list[Any] = [None] * n
     low, high = nothing, nothing
     if seeds > 1:
         reach = student.ppf(0.975, seeds - 1) * values.std(axis=0, ddof=1) / math.sqrt(seeds)
-        low, high = (mean - reach).tolist(), (mean + reach).tolist()
+        low, high = (np.clip(end, least, 1.0).tolist() for end in (mean - reach, mean + reach))
     return {"trained": list(range(1, n + 1)), "mean": mean.tolist(), "low": low, "high": high}
 
 
@@ -586,7 +591,9 @@ def draw(outcome: Mapping[str, Any], out: Path) -> None:
                 lowest.append(curve["mean"][len(curve["mean"]) // 10])
         ax.set_xlabel("networks trained")
         ax.set_ylabel({"judged": "accuracy of the best, judged", "accuracy": "best accuracy"}.get(objective, objective))
-        ax.set_ylim(bottom=min(lowest))
+        top = max(max(curve["mean"]) for curve in outcome["curves"] if curve["objective"] == objective)
+        span = max(top - min(lowest), 1e-3)  # intervals of few seeds are wider than all that is to see
+        ax.set_ylim(min(lowest) - 0.05 * span, top + 0.2 * span)
         ax.grid(alpha=0.3)
     ax.legend()
     figure.suptitle(f"{outcome['table']}, {outcome['networks']:,} networks: mean and 95 % interval")
@@ -611,12 +618,15 @@ def print_comparison(outcome: Mapping[str, Any]) -> None:
 
 
 def _cell(curve: Mapping[str, Any], place: int) -> str:
-    reach = "" if curve["low"][place] is None else f" +- {curve['high'][place] - curve['mean'][place]:.4f}"
+    low, mean, high = (curve[name][place] for name in ("low", "mean", "high"))
+    reach = "" if low is None else f" +- {max(high - mean, mean - low):.4f}"
     return f"{curve['mean'][place]:.4f}{reach}"
 
 
 def _to_best(row: Mapping[str, Any]) -> str:
     if not row["found_best"]:
         return "none found the best network of the table"
-    median, worst = (f"{n:.0f}" if n else "more" for n in (row["to_best_median"], row["to_best_worst"]))
-    return f"{row['found_best']} of {row['seeds']} found the best network, after {median} trained, the last {worst}"
+    said = f"{row['found_best']} of {row['seeds']} found the best network"
+    if row["to_best_median"] is not None:
+        said += f", half of all after {row['to_best_median']:.0f} trained"
+    return said + (f", the last after {row['to_best_worst']:.0f}" if row["to_best_worst"] is not None else "")

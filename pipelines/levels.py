@@ -182,7 +182,7 @@ def _ranks(test: LevelTest, key: tuple[str, int]) -> list[list[float]]:
 
 
 def _summary(name: str, level: Level, larger: Level, test: LevelTest, ranks: NDArray[np.float64]) -> dict[str, Any]:
-    interval = with_interval(ranks)
+    interval = with_interval(ranks, least=-1.0)
     row = {
         "predictor": name,
         "level": level.name,

@@ -77,6 +77,7 @@ LEAST = {  # networks that each learns from
 }
 THRESHOLDS = {"nasbench101": 0.91}  # of the paper's classifier
 TRAINED = 0.2  # accuracy: what is below did not train, and a few of those would decide a mean of squares
+BOUNDS = {"kendall_tau": (-1.0, 1.0), "spearman": (-1.0, 1.0), "coverage": (0.0, 1.0)}  # others are above 0
 MEASURES = ("kendall_tau", "spearman", "mse", "mse_trained", "mse_passed", "mse_above", "coverage")
 
 
@@ -220,6 +221,8 @@ def judge_all(
     names, sizes = list(dict.fromkeys(names)), list(dict.fromkeys(sizes))
     benchmark = open_table(table, data, noisy)
     networks = len(benchmark.table.rows)
+    if networks < 4:
+        raise InputError(f"predictors are fitted on 2 networks at least and judged on 2 others, got {networks}")
     if not sizes or min(sizes) < 2 or max(sizes) > networks - 2:
         raise InputError(
             f"predictors are fitted on 2 to {networks - 2} of the {networks} networks, got "
@@ -297,7 +300,8 @@ def _interval(measure: str, values: Sequence[float | None]) -> dict[str, float |
     low = high = None
     if mean is not None and len(known) > 1:
         reach = float(student.ppf(0.975, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known)))
-        low, high = mean - reach, mean + reach
+        least, most = BOUNDS.get(measure, (0.0, math.inf))
+        low, high = max(mean - reach, least), min(mean + reach, most)
     return {measure: mean, f"{measure}_low": low, f"{measure}_high": high}
 
 
@@ -311,6 +315,8 @@ def print_qualities(outcome: Mapping[str, Any]) -> None:
     for row in outcome["qualities"]:
         cells = "".join(f"{_cell(row, measure):>18}" for measure in MEASURES)
         print(f"{row['predictor']:<16}{row['n']:>5}{row['seeds']:>7}{cells}")
+    print("MSE of trained: of networks that learned anything (20 % accuracy and more)", end="")
+    print("; MSE of passed, above: of those predicted, and truly, above the table's threshold (91 % of NAS-Bench-101)")
     print("observed in 95 %: share of observed accuracies inside the intervals for an observed one, noise included")
     for each in outcome["failures"]:
         print(f"{each['predictor']} from {each['n']}, seed {each['seed']}, failed: {each['reason']}")
@@ -319,5 +325,5 @@ def print_qualities(outcome: Mapping[str, Any]) -> None:
 def _cell(row: Mapping[str, Any], measure: str) -> str:
     if row[measure] is None:
         return "-"
-    high = row[f"{measure}_high"]
-    return f"{row[measure]:.3f}" + ("" if high is None else f" +- {high - row[measure]:.3f}")
+    mean, low, high = row[measure], row[f"{measure}_low"], row[f"{measure}_high"]
+    return f"{mean:.3f}" + ("" if high is None else f" +- {max(high - mean, mean - low):.3f}")

@@ -60,7 +60,7 @@ from .plan import (
 )
 from .progress import Listener
 from .run_folder import RunFolder
-from .strategies import NEURAL_PREDICTOR, STRATEGIES, Setting
+from .strategies import GROWING, NEURAL_PREDICTOR, STRATEGIES, Setting
 
 if TYPE_CHECKING:
     from hwnas.evaluation import TrainingEvaluator
@@ -191,6 +191,8 @@ def _open_job(
     from hwnas.training import Recipe
 
     space = run.open_space(config, data.task)
+    if config.strategy in GROWING:  # before minutes of timing
+        space.grow(space.simplest(1, np.random.default_rng(0)))
     workers = config.workers or (os.cpu_count() or 1 if compute.startswith("cpu") else GPU_WORKERS)
     listener.say(
         f"data {config.data}: {len(data.train_labels)} training and {len(data.val_labels)} validation images, "

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hwnas.strategies import Strategy
 
 NEURAL_PREDICTOR = "neural-predictor"  # the only one that plans random networks first and picks afterwards
+GROWING = ("pnas", "epnas")  # that need a space whose networks grow
 DEFAULT = "iterated"  # no other is ahead of it after 14 or after 40 trainings: docs/guide.md
 FIRST = 10  # networks that strategies start from which go on after few
 EVOLVED = 20  # the population of evolution; with 5 in a sample it is the better one for budgets of some 100 trainings

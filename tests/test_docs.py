@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer.main
 
@@ -87,11 +88,15 @@ def test_links_lead_to_files(page):
 
 def test_the_python_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
-    exec(compile(code, "guide.md", "exec"), {})
+    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
+    exec(compile(first, "guide.md", "exec"), {})
     mean, text = capsys.readouterr().out.split()
     assert float(mean) > 0
     assert get_space("proxyless@w0.5").parse(text)
+    exec(compile(second, "guide.md", "exec"), {})
+    for line in capsys.readouterr().out.splitlines():
+        accuracy, text = line.split()
+        assert float(accuracy) == np.mean(np.array(get_space("nasbench_macro").parse(text).genes) > 1)
 
 
 @pytest.mark.parametrize("package", ["spaces", "latency", "hwnas", "pipelines"])

@@ -53,3 +53,7 @@ def __getattr__(name: str) -> object:  # lazy, since training imports torch and 
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -392,7 +392,7 @@ def read_columns(path: Path, names: Sequence[str]) -> tuple[dict[str, Column], S
 
 def _read_csv(path: Path) -> tuple[dict[str, Column], list[int]]:
     """Its columns, and the line at which each row ends: blank lines are no rows."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a mark of the byte order
         reader = csv.reader(file)
         rows = [(reader.line_num, row) for row in reader if row]
     header = rows[0][1] if rows else []

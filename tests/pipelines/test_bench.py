@@ -510,9 +510,70 @@ def test_what_is_measured_against_is_what_meets_the_limits(measured):
 def test_what_a_strategy_cannot_have_is_refused_before_anything_is_run(measured, tmp_path, arguments, said):
     options = ("--objective", "hypervolume", "--trials", 12, "--seeds", 1, "--out", tmp_path / "out", *arguments)
     code, _, stderr = invoked(measured, *options)
-    assert code == 2
+    assert code == (3 if said.startswith("no networks") else 2)
     assert said in " ".join(stderr.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--predictor", "gp", "--limit", "params<=1M"), "--limit is for strategies"),
+        (("--predictor", "gp", "--objective", "front"), "--objective is for strategies"),
+        (("--predictor", "gp", "--trials", 9), "--trials is for strategies"),
+        (("--predictor", "gp", "--cost", "flops"), "--cost is for strategies"),
+        (("--predictor", "gp", "--no-costs"), "--no-costs is for predictors with --levels"),
+        (("--strategy", "random", "--n", 9), "--n is for predictors"),
+        (("--strategy", "random", "--cost", "flops"), "--cost is for another --objective than accuracy"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(measured, arguments, said):
+    code, _, stderr = invoked(measured, *arguments)
+    assert (code, said in " ".join(stderr.split())) == (2, True)
+
+
+def test_no_workers_are_refused(measured):
+    result = CliRunner().invoke(app, ["bench", measured, "--strategy", "random", "--workers", "0"])
+    assert (result.exit_code, "at least one worker, got 0" in result.stderr) == (2, True)
+
+
+def test_a_folder_shows_all_that_it_holds(measured, tmp_path):
+    out = ("--trials", 12, "--out", tmp_path / "out", "--json")
+    invoked(measured, "--strategy", "random", "--seeds", 3, *out)
+    code, stdout, _ = invoked(measured, "--strategy", "evolution20", "--seeds", 2, *out)
+    assert code == 0
+    assert {row["strategy"]: row["seeds"] for row in json.loads(stdout)["chosen"]} == {"evolution20": 2, "random": 3}
+    with (tmp_path / "out" / "curves.csv").open() as file:
+        assert {row["strategy"] for row in csv.DictReader(file)} == {"evolution20", "random"}
+    for damaged in (tmp_path / "out" / "seeds" / "random-0.json", tmp_path / "out" / "comparison.json"):
+        whole = damaged.read_text()
+        for text in (whole[: len(whole) // 2], "{}" if damaged.name.startswith("random") else "[]"):
+            damaged.write_text(text)
+            code, stdout, _ = invoked(measured, "--strategy", "random", "--seeds", 1, *out)
+            assert (code, damaged.name in json.loads(stdout)["error"]) == (2, True)
+        damaged.write_text(whole)
+
+
+def test_a_strategy_that_cannot_begin_stops_the_comparison_before_any_search(described, tmp_path):
+    """PNAS needs more networks than that table has."""
+    few = tmp_path / "few.toml"
+    lines = Path(described).with_name("table.csv").read_text().splitlines()
+    (tmp_path / "few.csv").write_text("\n".join(lines[:9]))
+    few.write_text(Path(described).read_text().replace("table.csv", "few.csv"))
+    options = ("--strategy", "random", "--strategy", "pnas", "--trials", 8, "--seeds", 2, "--out", tmp_path / "out")
+    code, _, stderr = invoked(few, *options)
+    assert (code, "PNAS" in stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["accuracy_val", "accuracy_top5"])
+def test_no_cost_has_the_name_of_an_accuracy(described, tmp_path, name):
+    """It would be maximised, or stand where the accuracy is."""
+    text = Path(described).read_text()
+    mine = Path(described).with_name(f"{name}.toml")
+    mine.write_text(re.sub("costs = {.*}", f'costs = {{ {name} = "params" }}', text))
+    code, _, stderr = invoked(mine, "--strategy", "random", "--trials", 12, "--seeds", 1)
+    assert (code, f"no cost may be named {name}" in " ".join(stderr.split())) == (2, True)
 
 
 def test_what_only_training_tells_is_no_objective_but_of_those_that_wait_for_it(measured):

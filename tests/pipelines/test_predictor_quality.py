@@ -125,11 +125,18 @@ def test_the_command_prints_means_and_intervals_and_goes_on(described, tmp_path,
             low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
             assert row[measure] == pytest.approx(np.mean(values))
             if np.std(values) > 0:
+                high = high if measure == "mse" else min(high, 1.0)  # a correlation or share is no more
+                low = max(low, 0.0 if measure in ("mse", "coverage") else -1.0)
                 assert (row[f"{measure}_low"], row[f"{measure}_high"]) == pytest.approx((low, high))
     with (tmp_path / "out" / "qualities.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["kendall_tau"]) for row in rows] == [row["kendall_tau"] for row in printed["qualities"]]
     assert set(MEASURES) < set(rows[0])
+    # The same number twice counts no seed twice, and a folder shows all that it holds.
+    again = ("--predictor", "gp", "--n", 20, "--n", 20, "--seeds", 3, "--out", tmp_path / "out", "--json")
+    code, stdout, _ = invoked(described, *again)
+    found = {(row["predictor"], row["n"]): row["seeds"] for row in json.loads(stdout)["qualities"]}
+    assert found == {(name, n): 3 for name in ("ridge", "gp") for n in (20, 40)}
     # What is recorded is not fitted again; the text holds the same.
     monkeypatch.setattr(predictor_quality, "judge", None)
     code, stdout, _ = invoked(described, *options)

@@ -208,6 +208,15 @@ def test_spread_picks_cover_the_cost_axis():
     assert np.ptp(picked) > 0.7 * np.ptp(random)
 
 
+def test_an_evaluator_that_gives_no_accuracy_is_named():
+    class Nameless(Evaluator):
+        def evaluate(self, arch, *, epochs, seed):
+            return {"accuracy": 0.5}
+
+    with pytest.raises(InputError, match=r"must give accuracy_val, but of .* it gave accuracy"):
+        list(search(SPACE, Nameless(), RandomSearch(), n_trials=1, seed=0))
+
+
 def test_the_study_is_an_optuna_study_and_survives_a_cut_write(tmp_path):
     path = tmp_path / "s.db"
     study = Study(path, SPACE, cost="flops")
