@@ -350,7 +350,8 @@ def import_result(result: KitResult, *, space: str | None = None) -> LatencyMode
         raise InputError(f"--space must be {kit.space}, which the kit is of, got {opened.name}")
     calibration = np.stack([opened.row(opened.parse(text)) for text in kit.calibration])
     plan = plan_latency_model(opened, task, calibration)
-    unknown = [name for group in plan.groups for name in map(network_name, group) if name not in result.readings]
+    names = dict.fromkeys(name for group in plan.groups for name in map(network_name, group))
+    unknown = [name for name in names if name not in result.readings]
     if unknown:
         raise InputError(
             f"the networks of {kit.space} must be those that the kit was made with, but {len(unknown)} are others now",
@@ -360,7 +361,7 @@ def import_result(result: KitResult, *, space: str | None = None) -> LatencyMode
     reference_ms = result.reference_ms
     if device == Device.here(threads=device.threads, provider=device.provider):
         reference_ms = keep_reference(task, device, _reference_of(result))
-    readings = {name: [Reading(**each.model_dump()) for each in made] for name, made in result.readings.items()}
+    readings = {name: [Reading(**each.model_dump()) for each in result.readings[name]] for name in names}
     visits = [{name: made[number] for name, made in readings.items()} for number in range(kit.visits)]
     return fit_latency_model(opened, plan, device, reference_ms, PlanTimes.of(visits, reference_ms))
 

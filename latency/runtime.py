@@ -263,12 +263,12 @@ def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
     now_ms = np.concatenate([raw.quartiles_ms()[0] for raw in found])
     reference_now_ms = float(np.quantile(now_ms, QUANTILE))  # as the stored one is found
     half = math.hypot(half_interval(means, first), NORMAL * between)
-    warm = np.concatenate([raw.warm[1] for raw in found])
+    warm = np.concatenate([np.quantile(raw.warm[1], QUANTILE, axis=1) / raw.quartiles_ms()[1] for raw in found])
     wall_p50_ms, wall_p90_ms = np.quantile(np.concatenate([raw.wall[1] for raw in found]), (0.5, 0.9))
     return Timing(
         latency_ms=float(latency_ms),
         latency_ms_interval=(float(latency_ms * np.exp(-half)), float(latency_ms * np.exp(half))),
-        warm_ms=float(reference_ms * np.median(np.quantile(warm, QUANTILE, axis=1) / now_ms)),
+        warm_ms=float(latency_ms * np.median(warm)),  # at the stored speed as well
         wall_p50_ms=float(wall_p50_ms),
         wall_p90_ms=float(wall_p90_ms),
         processes=len(found),

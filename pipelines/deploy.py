@@ -242,8 +242,8 @@ def _export(run: RunFolder, config: RunConfig, source: Path, target: Path, recor
 LATENCY_MEANS = (
     "one image under ONNX Runtime on the device named here, all graph optimisations, caches flushed before every run; "
     "CPU time of one thread (wall clock where the device has more), as ratio to a reference network in the same "
-    "rounds, times the milliseconds that are stored for the reference on this device; while the machine is busier than "
-    "then, the wall clock says more"
+    "rounds, brought to the speed that the machine had when the reference was stored, times the milliseconds that are "
+    "stored for it; while the machine is busier than then, the wall clock says more"
 )
 
 

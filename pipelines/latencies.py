@@ -7,6 +7,7 @@ estimated stands as `latency_ms_estimated`, and `latency_ms` is None.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,7 @@ from .config import RunConfig
 from .run_folder import RunFolder
 
 FROM_KIT, FROM_HERE = "kit", "here"
+SAME_STATE = 0.05  # logarithm, between reference latencies of one device: slopes make 2 % of that
 
 
 @dataclass(frozen=True)
@@ -307,12 +309,13 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
     """The text of a latency model that `--device-table` may give for this space and task.
 
     One of this device is given in times of the reference latency that is stored now, as all else is that is measured
-    from now on; it may have been measured before that was stored anew.
+    from now on; it may have been measured before that was stored anew, if that changed it little.
 
     Args:
         named: how the space is given to commands, where that is not its name but a file.
     Raises:
-        InputError: if it is damaged, of another space or task, or was measured by this command on another device.
+        InputError: if it is damaged, of another space or task, was measured by this command on another device, or when
+            the stored reference latency was another one by more than 5 %.
     """
     stored = read_stored_table(path)
     origin = stored.get("origin", FROM_HERE)
@@ -333,6 +336,12 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
     known = stored_references(device).get(task_key(task)) if device == Device.here() else None
     if known is None or known.ms == model.reference_ms:
         return text
+    if abs(math.log(known.ms / model.reference_ms)) > SAME_STATE:
+        raise InputError(
+            f"{path} was measured when the reference latency of this device was {model.reference_ms:.4g} ms, and now "
+            f"{known.ms:.4g} ms are stored: at another speed of the machine its networks keep another ratio to it",
+            hint=anew,
+        )
     return table_text(model.with_reference(known.ms), origin, known.interval)
 
 

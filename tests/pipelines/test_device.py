@@ -425,15 +425,25 @@ def test_a_table_of_this_device_is_in_times_of_the_reference_that_is_stored_now(
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({**json.loads(model.to_json()), "origin": "here"}))
     assert read_device_table(path, space, TASK) == path.read_text()
-    keep_reference(TASK, here, ReferenceTime(0.75, (0.7, 0.8)))
+    keep_reference(TASK, here, ReferenceTime(0.48, (0.47, 0.5)))
     text = read_device_table(path, space, TASK)
-    assert json.loads(text)["reference_ms_interval"] == [0.7, 0.8]
+    assert json.loads(text)["reference_ms_interval"] == [0.47, 0.5]
     read = read_latency_model(text, space=space, task=TASK, device=here)
-    assert (read.reference_ms, json.loads(text)["origin"]) == (0.75, "here")
-    np.testing.assert_allclose(read.estimate_ms(rows), 1.5 * model.estimate_ms(rows))
+    assert (read.reference_ms, json.loads(text)["origin"]) == (0.48, "here")
+    np.testing.assert_allclose(read.estimate_ms(rows), 0.96 * model.estimate_ms(rows))
     # The machine was further from the state that is stored now than from the earlier one.
     assert read.stated_error > model.stated_error
-    np.testing.assert_allclose(read.calibration, 1.5 * np.array(model.calibration))
+    np.testing.assert_allclose(read.calibration, 0.96 * np.array(model.calibration))
+
+
+def test_a_table_of_this_device_in_another_state_is_refused(tmp_path):
+    """Ratios to the reference change with the machine's speed, each network's by its own slope."""
+    cost = AdditiveCost(0.1, np.linspace(0.1, 0.3, SPACE.allowed.size).reshape(SPACE.allowed.shape))
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**json.loads(made_up(Device.here(), cost).to_json()), "origin": "here"}))
+    keep_reference(TASK, Device.here(), ReferenceTime(0.75, (0.7, 0.8)))
+    with pytest.raises(InputError, match=r"reference latency of this device was 0\.5 ms, and now 0\.75 ms"):
+        read_device_table(path, SPACE, TASK)
 
 
 def test_of_another_device_whose_reference_is_vague_it_is_said(elsewhere):

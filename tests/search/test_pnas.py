@@ -557,7 +557,7 @@ def test_a_lower_limit_that_most_meet_makes_no_level_slower(monkeypatch):
     monkeypatch.setattr(module, "children_in_parts", lambda s, p, **_: _noted(s, p, grown))
     strategy = PNAS(K=3, first=10, surrogate=Known())
     list(search(space, Weighted(), strategy, n_trials=19, seed=0, costs=costs, limits=[Limit("params", ">=", below)]))
-    assert max(grown) < 50  # in the end all that was trained grows
+    assert max(grown) <= 60, grown  # in the end all that was trained grows, and its bridges
 
 
 def _noted(space, parents, grown):
