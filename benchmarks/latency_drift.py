@@ -8,7 +8,8 @@ machine is left alone, shares its cores with a process that computes, and with o
 (what other machines do to it comes on top, and is not known). For each space: by how much the means of the first and
 of the second half of a network's visits differ (root mean square), as they are and brought to one speed
 (`latency/drift.py`); the slopes of log ratios over logarithms of the reference's time, and what was expected of them
-beforehand; and how often the intervals of both halves hold the difference.
+beforehand; and how often the intervals of both halves hold the difference, were the reference stored at the speed that
+the machine had, or when it was 1.4 times slower or faster.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ SPACES = (
     ("nasbench101", 32),
 )
 NETWORKS = 5  # of each
+STORED_AT = (1.0, 1.4, 1 / 1.4)  # times the median of what the reference takes
 BESIDE = {"nothing": None, "computing": COMPUTE, "memory": OCCUPY_MEMORY}
 
 Row = Mapping[str, object]
@@ -89,6 +91,12 @@ def whole_interval(there: AtStoredSpeed) -> float:
     return float(np.hypot(scatter, NORMAL * between_measurements(there.drift, there.slope_deviation)))
 
 
+def is_held(first: AtStoredSpeed, second: AtStoredSpeed) -> bool:
+    """Whether the intervals of both halves hold their difference."""
+    apart = abs(second.log_ratios.mean() - first.log_ratios.mean())
+    return bool(apart <= np.hypot(whole_interval(first), whole_interval(second)))
+
+
 def show(rows: Sequence[Row]) -> None:
     by_network: dict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in rows:
@@ -102,7 +110,7 @@ def show(rows: Sequence[Row]) -> None:
             first, second, means = halves(some, float(np.median(took)))
             before.append(means[1] - means[0])
             after.append(second.log_ratios.mean() - first.log_ratios.mean())
-            held.append(abs(after[-1]) <= np.hypot(whole_interval(first), whole_interval(second)))
+            held.append([is_held(*halves(some, times * float(np.median(took)))[:2]) for times in STORED_AT])
             ratios, now_ms, told = np.array([[float(row[f]) for f in Reading._fields] for row in some]).T  # type: ignore[arg-type]
             slopes.append(np.polyfit(np.log(now_ms), ratios, 1)[0])
             expected.append(np.median(told))
@@ -110,7 +118,7 @@ def show(rows: Sequence[Row]) -> None:
             f"{name:16s} {px:3d} px: reference x{took.max() / took.min():.2f}; halves differ by "
             f"{np.sqrt(np.mean(np.square(before))):.2%}, at one speed {np.sqrt(np.mean(np.square(after))):.2%}; "
             f"slopes {min(slopes):+.2f} to {max(slopes):+.2f}, expected {min(expected):+.2f} to {max(expected):+.2f}; "
-            f"intervals hold {np.mean(held):.0%}"
+            f"intervals hold {', '.join(f'{share:.0%}' for share in np.mean(held, axis=0))}"
         )
 
 

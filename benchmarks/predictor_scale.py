@@ -128,7 +128,7 @@ def in_parallel(pool: WorkerPool, model: FittedSurrogate, rows: Population, else
     return np.concatenate(means)
 
 
-def million(measured: Measured, pool: WorkerPool, n: int) -> None:
+def million(measured: Measured, pool: WorkerPool, n: int, device: str) -> None:
     job = f"{n:,} candidates"
     costs = DeviceCosts(SPACE, TASK)
     feasible = FeasibleSet(SPACE, costs, [Limit.parse("flops<=450M"), Limit.parse("params<=5M")])
@@ -147,9 +147,10 @@ def million(measured: Measured, pool: WorkerPool, n: int) -> None:
         "our ensemble of GCNs": GCNPredictor(),
         "18 layers of the paper": replace(GCNPredictor.paper_proxyless(), epochs=5),
     }
+    where = "one core" if device == "cpu" else device
     for name, predictor in beside.items():
-        model = fitted(GraphSurrogate(predictor), feasible)
-        with measured.step("beside", f"predicted, {name}, one core", RANKED_BESIDE):
+        model = fitted(GraphSurrogate(replace(predictor, device=device)), feasible)
+        with measured.step("beside", f"predicted, {name}, {where}", RANKED_BESIDE):
             predicted(model, rows[:RANKED_BESIDE])
 
 
@@ -218,6 +219,7 @@ def main() -> None:
     parser.add_argument("--lut", type=Path, help="the published table; without it the second part is left out")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--candidates", type=int, default=1_000_000)
+    parser.add_argument("--device", default="cpu", help="where the GCNs predict: cpu, or cuda")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     use_one_thread()
@@ -228,7 +230,7 @@ def main() -> None:
         if given.lut is not None:
             papers_setting(measured, pool, given.lut)
         a_round(measured, given.candidates)
-        million(measured, pool, given.candidates)
+        million(measured, pool, given.candidates, given.device)
     with given.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(asdict(measured.lines[0])), lineterminator="\n")
         writer.writeheader()

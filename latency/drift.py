@@ -28,7 +28,9 @@ WARM_RUNS = 4  # of each network in a visit
 # The slope is expected to be 0.4 times what flushing costs the network more than the reference (of its time, as a share
 # of what it costs the reference of its), give or take 0.15. Found of 30 networks of six spaces: 0.43 to 0.50 on an
 # Intel Xeon, 0.2 to 0.47 on an AMD EPYC, where DARTS cells and narrow chains cost as much as the reference.
-EXPECTED_SLOPE, SLOPE_DEVIATION = 0.4, 0.15
+# What one visit says of that cost lets the expected slope scatter by 0.22.
+EXPECTED_SLOPE, SLOPE_DEVIATION, EXPECTED_SCATTER = 0.4, 0.15, 0.22
+SLOPE_CHANGES = 0.05  # from one kind of work beside it to another: what no visit at some speeds tells of others
 LEAST_COST_OF_FLUSHING = 0.02  # of the reference's time: below, another's is no multiple of it
 MOST_EXPECTED = 1.5  # times as much more
 SCATTER, SCATTER_COUNTS = 0.02, 4  # of log ratios at one speed; expected as if so many visits had shown it
@@ -86,19 +88,26 @@ class AtStoredSpeed:
     drift: float
 
 
-def at_stored_speed(readings: Sequence[Reading], reference_ms: float) -> AtStoredSpeed:
+def at_stored_speed(readings: Sequence[Reading], reference_ms: float, *, processes: int | None = None) -> AtStoredSpeed:
     """Take off what the machine's speed made of each visit of one network.
 
     Args:
+        readings: those of each process side by side.
         reference_ms: of the reference network, as stored.
+        processes: that made the visits, as many each; None for one each. Visits of one are too much alike to tell the
+            slope one by one: their means do.
     """
     log_ratios, now_ms, expected = np.array(readings, dtype=np.float64).T
     drift = np.log(now_ms / reference_ms)
-    slope, deviation = _slope(drift - drift.mean(), log_ratios - log_ratios.mean(), float(np.median(expected)))
-    return AtStoredSpeed(log_ratios - slope * drift, deviation, float(drift.mean()))
+    x, y = (each.reshape(processes or len(readings), -1).mean(axis=1) for each in (drift, log_ratios))
+    prior = float(np.median(expected)), math.hypot(SLOPE_DEVIATION, EXPECTED_SCATTER / math.sqrt(len(readings)))
+    slope, deviation = _slope(x - x.mean(), y - y.mean(), *prior)
+    return AtStoredSpeed(log_ratios - slope * drift, math.hypot(deviation, SLOPE_CHANGES), float(drift.mean()))
 
 
-def _slope(x: NDArray[np.float64], y: NDArray[np.float64], expected: float) -> tuple[float, float]:
+def _slope(
+    x: NDArray[np.float64], y: NDArray[np.float64], expected: float, prior_deviation: float
+) -> tuple[float, float]:
     """Of the line through centred points, and its standard deviation, under a normal prior.
 
     The reference scatters as much as the network, which moves x and y by as much in opposite ways and would pass for a
@@ -106,14 +115,14 @@ def _slope(x: NDArray[np.float64], y: NDArray[np.float64], expected: float) -> t
     known either: it and the slope are found from each other, in turn.
     """
     squares, product = float(x @ x), float(x @ y)
-    slope, precision = expected, SLOPE_DEVIATION**-2
+    slope, precision = expected, prior_deviation**-2
     for _ in range(MOST_TURNS):
         left = y - slope * x
         variance = (SCATTER_COUNTS * SCATTER**2 + float(left @ left)) / (SCATTER_COUNTS + len(x) - 1)
         of_reference = min(squares, (len(x) - 1) * variance / (1 + (1 + slope) ** 2))
         seen = (squares - of_reference) / (variance * squares) if squares else 0.0
-        precision = SLOPE_DEVIATION**-2 + seen * (squares - of_reference)
-        before, slope = slope, (expected / SLOPE_DEVIATION**2 + seen * (product + of_reference)) / precision
+        precision = prior_deviation**-2 + seen * (squares - of_reference)
+        before, slope = slope, (expected / prior_deviation**2 + seen * (product + of_reference)) / precision
         if abs(slope - before) < SAME:
             break
     return float(slope), float(precision**-0.5)
@@ -140,13 +149,13 @@ def half_between(reference_ms: float, reference_now_ms: float, slope_deviation: 
 
 
 def drift_remark(
-    reference_ms: float, reference_now_ms: float, *, ran: str = "this machine now runs", stored_in: Path | None = None
+    reference_ms: float, reference_now_ms: float, *, ran: str = "this machine now runs", helps: str = ""
 ) -> str:
     """What a person should know of a machine that is not as it was when its reference latency was stored, or "".
 
     Args:
         ran: which machine it is said of, and of when.
-        stored_in: the file whose removal makes the reference be measured anew, which helps where it stays so.
+        helps: what to do where it stays so, said where the two are far apart.
     """
     drift = reference_now_ms / reference_ms - 1
     if abs(drift) <= NOTABLE_DRIFT:
@@ -155,13 +164,19 @@ def drift_remark(
         f"{ran} {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
         "latency was stored; latencies are given as of then"
     )
-    if stored_in is None or abs(math.log1p(drift)) <= ANOTHER_STATE:
+    if not helps or abs(math.log1p(drift)) <= ANOTHER_STATE:
         return said
-    return f"{said}, and are the less certain; if it stays so, remove {stored_in}, and the reference is measured anew"
+    return f"{said}, and are the less certain; if it stays so, {helps}"
 
 
-def unsteady_reason(reference_ms: float, reference_now_ms: float) -> str:
-    """Why a latency is no measurement, where its interval is too wide for one."""
-    if abs(math.log(reference_now_ms / reference_ms)) > ANOTHER_STATE:
+def measured_anew(path: Path) -> str:
+    """What helps where the file at `path` stores the reference latency."""
+    return f"remove {path}, and the reference is measured anew"
+
+
+def unsteady_reason(interval_ms: Sequence[float], half_between_measurements: float) -> str:
+    """Why a latency is no measurement, where its interval is too wide for one: which part of it is the larger one."""
+    half = math.log(interval_ms[1] / interval_ms[0]) / 2
+    if 2 * half_between_measurements**2 > half**2:
         return "the machine was too unlike its state when its reference latency was stored"
     return "the machine was too disturbed"

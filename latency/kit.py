@@ -10,6 +10,7 @@ import ast
 import importlib.metadata
 import io
 import json
+import math
 import sys
 import zipfile
 from collections import Counter
@@ -38,6 +39,7 @@ from .reference import keep_reference, reference_model
 from .runtime import ReferenceTime
 
 LEAST_PYTHON = (3, 10)
+FARTHEST = math.log(20)  # a visit's reference from the stored one; a machine throttled to a tenth is nearer
 PERIOD = 1024  # after so many values a weight begins anew, so that networks of random weights can be packed
 SOURCES = ("rounds.py", "drift.py", "runtime.py", "device.py", "kit_main.py")
 
@@ -309,6 +311,16 @@ def _check_possible(path: Path, result: KitResult) -> None:
         _reference_of(result)
     except ValueError as error:
         raise InputError(f"{path}: {error}", hint=f"run {MAIN_FILE} again") from None
+    for name, visits in result.readings.items():
+        far = [
+            each.reference_ms for each in visits if abs(math.log(each.reference_ms / result.reference_ms)) > FARTHEST
+        ]
+        if far:
+            raise InputError(
+                f"{path}: the reference network takes {result.reference_ms:.4g} ms, but beside network {name} "
+                f"{far[0]:.4g} ms: no machine's speed changes so much",
+                hint=f"run {MAIN_FILE} again",
+            )
 
 
 def _reference_of(result: KitResult) -> ReferenceTime:

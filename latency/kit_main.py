@@ -24,7 +24,7 @@ import numpy as np
 import onnxruntime
 
 from .device import Device, allowed_cores
-from .drift import WARM_RUNS, Reading, drift_remark, readings_of, unsteady_reason
+from .drift import WARM_RUNS, Reading, drift_remark, measured_anew, readings_of, unsteady_reason
 from .rounds import DisturbedError, ProviderError, Setting, in_new_process, open_session, pieces, run_rounds
 from .runtime import (
     REFERENCE_PROCESSES,
@@ -254,7 +254,7 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     readings = {name: [visit[name] for visit in made] for name in made[0]}
     now_ms = float(np.median([each["reference_ms"] for visits in readings.values() for each in visits]))
     ran = "while it was measured, this machine ran"
-    remark = drift_remark(reference_ms, now_ms, ran=ran, stored_in=begun.path)
+    remark = drift_remark(reference_ms, now_ms, ran=ran, helps=measured_anew(begun.path))
     if remark:
         print(f"{MAIN_FILE}: {remark}", file=sys.stderr)
     return {
@@ -288,13 +288,13 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
     for path in files:
         (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
         low, high = timing.latency_ms_interval
-        why = unsteady_reason(reference_ms, timing.reference_now_ms)
+        why = unsteady_reason(timing.latency_ms_interval, timing.half_between_measurements)
         number = f"{timing.latency_ms:.4g} ms" if timing.steady else f"unsteady: {why}"
         print(
             f"{path}: {number} (95 %: {low:.4g} to {high:.4g}), warm {timing.warm_ms:.4g} ms, "
             f"wall clock p50 {timing.wall_p50_ms:.4g} ms, p90 {timing.wall_p90_ms:.4g} ms"
         )
-        remark = drift_remark(reference_ms, timing.reference_now_ms, stored_in=begun.path)
+        remark = drift_remark(reference_ms, timing.reference_now_ms, helps=measured_anew(begun.path))
         if remark:
             print(f"{path}: {remark}", file=sys.stderr)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

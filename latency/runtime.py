@@ -51,6 +51,8 @@ class Timing:
     Attributes:
         latency_ms: caches flushed before every run, by the protocol of this module.
         latency_ms_interval: 95 %, of what the mean of many processes would be, at this time or another.
+        half_between_measurements: half of it, of the logarithm, if all processes had found the same: what another time
+            and another state of the machine leave open.
         warm_ms: the same quartile of runs that follow each other at once.
         wall_p50_ms, wall_p90_ms: wall clock of all flushed runs, disturbances of the machine included.
         processes: in how many it was measured.
@@ -64,6 +66,7 @@ class Timing:
 
     latency_ms: float
     latency_ms_interval: tuple[float, float]
+    half_between_measurements: float
     warm_ms: float
     wall_p50_ms: float
     wall_p90_ms: float
@@ -78,6 +81,7 @@ class Timing:
         return {
             "latency_ms": self.latency_ms,
             "latency_ms_interval": list(self.latency_ms_interval),
+            "half_between_measurements": self.half_between_measurements,
             "latency_steady": self.steady,
             "latency_warm_ms": self.warm_ms,
             "latency_wall_p50_ms": self.wall_p50_ms,
@@ -247,7 +251,8 @@ def reference_once(reference: bytes, rng: np.random.Generator, setting: Setting)
 
 def _at_stored_speed(found: Sequence[Rounds], reference_ms: float) -> AtStoredSpeed:
     """The visits of all processes."""
-    return at_stored_speed([each for raw in found for each in readings_of(raw)[0]], reference_ms)
+    readings = [each for raw in found for each in readings_of(raw)[0]]
+    return at_stored_speed(readings, reference_ms, processes=len(found))
 
 
 def _process_means(there: AtStoredSpeed, processes: int) -> NDArray[np.float64]:
@@ -258,16 +263,18 @@ def _process_means(there: AtStoredSpeed, processes: int) -> NDArray[np.float64]:
 def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
     """Of the second network of the rounds of each process; the first is the reference."""
     there = _at_stored_speed(found, reference_ms)
-    means, between = _process_means(there, len(found)), between_measurements(there.drift, there.slope_deviation)
+    means = _process_means(there, len(found))
+    between = NORMAL * between_measurements(there.drift, there.slope_deviation)
     latency_ms = reference_ms * np.exp(means.mean())
     now_ms = np.concatenate([raw.quartiles_ms()[0] for raw in found])
     reference_now_ms = float(np.quantile(now_ms, QUANTILE))  # as the stored one is found
-    half = math.hypot(half_interval(means, first), NORMAL * between)
+    half = math.hypot(half_interval(means, first), between)
     warm = np.concatenate([np.quantile(raw.warm[1], QUANTILE, axis=1) / raw.quartiles_ms()[1] for raw in found])
     wall_p50_ms, wall_p90_ms = np.quantile(np.concatenate([raw.wall[1] for raw in found]), (0.5, 0.9))
     return Timing(
         latency_ms=float(latency_ms),
         latency_ms_interval=(float(latency_ms * np.exp(-half)), float(latency_ms * np.exp(half))),
+        half_between_measurements=between,
         warm_ms=float(latency_ms * np.median(warm)),  # at the stored speed as well
         wall_p50_ms=float(wall_p50_ms),
         wall_p90_ms=float(wall_p90_ms),

@@ -500,10 +500,9 @@ def _print_outcome(outcome: dict[str, Any]) -> None:
     if len(outcome["frontier"]) > 1:
         print("final models")
         for model in outcome["frontier"]:
-            notes = [] if model["on_front"] else ["not on the front"]
+            notes = [f"on the front: {model['on_front_probability']:.0%} likely"]
             notes += [] if waiting or model["latency_of"].startswith("model.onnx") else ["latency before training"]
-            note = f"  ({', '.join(notes)})" if notes else ""
-            print(f"  {model['name']}  {_latency(model)}  test accuracy {_accuracy(model)}{note}")
+            print(f"  {model['name']}  {_latency(model)}  test accuracy {_accuracy(model)}  ({', '.join(notes)})")
     print(f"model          {outcome['model']}")
     if waiting:
         print(f"to measure     on {waiting['device']}, in the folder of the kit: {waiting['command']}")

@@ -264,7 +264,7 @@ def certificate(record: Mapping[str, Any], limits: Sequence[Limit]) -> dict[str,
     if not is_measured(record):
         says = f"no statement about {target_ms:.4g} ms: the file was not measured on the device it is for"
     elif not settled:
-        why = unsteady_reason(record["reference_ms"], record["reference_now_ms"])
+        why = unsteady_reason(record["latency_ms_interval"], record["half_between_measurements"])
         says = f"no statement about {target_ms:.4g} ms: {why} while the file was measured"
     elif low > target_ms:
         says = f"the target of {target_ms:.4g} ms is missed: latency_ms is at least {low:.4g} with 95 % confidence"
@@ -272,7 +272,7 @@ def certificate(record: Mapping[str, Any], limits: Sequence[Limit]) -> dict[str,
         says = f"the target of {target_ms:.4g} ms is missed: latency_ms may be {low:.4g} to {high:.4g} (95 %)"
     elif not record["latency_steady"]:
         met = True
-        why = unsteady_reason(record["reference_ms"], record["reference_now_ms"])
+        why = unsteady_reason(record["latency_ms_interval"], record["half_between_measurements"])
         says = f"latency_ms is at most {target_ms:.4g}: far below it, though {why} for a number"
     else:
         met, says = True, f"latency_ms is at most {target_ms:.4g} with 95 % confidence"

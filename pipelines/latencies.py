@@ -30,7 +30,7 @@ from latency import (
     read_latency_model,
 )
 from latency.device import PROTOCOL
-from latency.drift import drift_remark
+from latency.drift import drift_remark, measured_anew
 from latency.files import read_json
 from latency.kit_main import MAIN_FILE
 from latency.reference import (
@@ -49,7 +49,7 @@ from .config import RunConfig
 from .run_folder import RunFolder
 
 FROM_KIT, FROM_HERE = "kit", "here"
-SAME_STATE = 0.05  # logarithm, between reference latencies of one device: slopes make 2 % of that
+SAME_STATE = 0.03  # logarithm, between reference latencies of one device: slopes found, to -0.67, make 2 % of it
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,11 @@ class MeasuredHere(Latencies):
         return self._of(timing, "model.onnx, in processes of its own", device)
 
     def remark(self, record: Mapping[str, Any]) -> str:
-        known_ms = record["reference_ms"]
+        known_ms, stored_in = record["reference_ms"], reference_file(Device.here().fingerprint)
+        anew = measured_anew(stored_in) if self.reference_ms is None else f"remove {stored_in}, and begin a new run"
         remarks = (
             vague_remark(known_ms, record.get("reference_ms_interval")),  # earlier versions do not say it
-            drift_remark(known_ms, record["reference_now_ms"], stored_in=reference_file(Device.here().fingerprint)),
+            drift_remark(known_ms, record["reference_now_ms"], helps=anew),
         )
         return "; ".join(filter(None, remarks))
 
@@ -315,7 +316,7 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
         named: how the space is given to commands, where that is not its name but a file.
     Raises:
         InputError: if it is damaged, of another space or task, was measured by this command on another device, or when
-            the stored reference latency was another one by more than 5 %.
+            the stored reference latency was another one by more than 3 %.
     """
     stored = read_stored_table(path)
     origin = stored.get("origin", FROM_HERE)

@@ -18,7 +18,7 @@ from rich.text import Text
 from hwnas.execution import WorkerPool
 from latency import Device, build_onnx, count, measure
 from latency.device import UNKNOWN, allowed_cores
-from latency.drift import drift_remark, unsteady_reason
+from latency.drift import drift_remark, measured_anew, unsteady_reason
 from latency.kit_main import KILLED, KitError, check_runs
 from latency.memory import peak_resident_bytes
 from latency.onnx_counts import count_file, file_bytes
@@ -258,7 +258,9 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
 def _unsteady(timed: Sequence[dict[str, Any]]) -> list[str]:
     """Why some latencies are no numbers."""
     reasons = (
-        unsteady_reason(each["reference_ms"], each["reference_now_ms"]) for each in timed if not each["latency_steady"]
+        unsteady_reason(each["latency_ms_interval"], each["half_between_measurements"])
+        for each in timed
+        if not each["latency_steady"]
     )
     return list(dict.fromkeys(reasons))
 
@@ -272,8 +274,8 @@ def _remarks(timed: Sequence[dict[str, Any]]) -> list[str]:
     for setting, those in of_setting.items():
         moved = max(those, key=lambda each: abs(each["reference_now_ms"] / each["reference_ms"] - 1))
         vague = [vague_remark(each["reference_ms"], each.get("reference_ms_interval")) for each in those]
-        stored_in = reference_file(moved["device_fingerprint"])
-        remarks = [*vague, drift_remark(moved["reference_ms"], moved["reference_now_ms"], stored_in=stored_in)]
+        helps = measured_anew(reference_file(moved["device_fingerprint"]))
+        remarks = [*vague, drift_remark(moved["reference_ms"], moved["reference_now_ms"], helps=helps)]
         before = f"{setting}: " if len(of_setting) > 1 else ""
         found += [f"{before}{remark}" for remark in dict.fromkeys(remarks) if remark]
     return found

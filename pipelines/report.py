@@ -117,6 +117,7 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "plan": {**plan, "n_random": n_random, "n_chosen": plan["n_random"] + plan["n_chosen"] - n_random},
         "trials": trials,
         "models": finals,
+        "front": {model["name"]: model["on_front_probability"] for model in outcome["frontier"]},
         "ms": lambda value: f"{value:.{decimals}f}",
         "known_ms": known_ms,
         "known_interval": known_interval,

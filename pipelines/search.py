@@ -21,7 +21,9 @@ from hwnas.search_loop import SearchFailedError, evaluation_seed, search
 from hwnas.strategies.neural_predictor import LEAST_TO_FIT
 from hwnas.study import Study, trial_rows, write_csv
 from hwnas.trial import Trial
+from hwnas.uncertain_front import probability_non_dominated
 from latency import Device, DeviceCosts, LatencyModel
+from latency.drift import NORMAL
 from latency.files import read_json, write_atomically, write_json
 from latency.model import LEARNED_NETWORKS
 from latency.onnx_graph import ParityError
@@ -38,6 +40,7 @@ from .latencies import (
     Latencies,
     Latency,
     is_measured,
+    known_interval,
     known_ms,
     latencies_of,
     measure_model,
@@ -709,15 +712,15 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
         job.listener.say(remark)
     finals = job.run.models()
     frontier = sorted(finals.values(), key=known_ms)
-    on_front = is_non_dominated([[known_ms(model), -model["accuracy_val"]] for model in frontier])
-    rows = [{**_flat(model), "on_front": bool(on)} for model, on in zip(frontier, on_front, strict=True)]
+    front = _front(frontier, len(job.data.val_labels))
+    rows = [{**_flat(model), **place} for model, place in zip(frontier, front, strict=True)]
     write_csv(job.run.frontier, rows)
     _save_plan(job, plan, ended=True)
     outcome = {
         "run": str(job.run.path),
         "meets_limits": record["meets_limits"],
         "chosen": _summary(record),
-        "frontier": [{**_summary(model), "on_front": bool(on)} for model, on in zip(frontier, on_front, strict=True)],
+        "frontier": [{**_summary(model), **place} for model, place in zip(frontier, front, strict=True)],
         "model": str(job.run.model(name) / "model.onnx"),
         "certificate": record["certificate"],
         "to_measure": job.latencies.to_measure(),
@@ -729,6 +732,17 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
     write_report(job.run, outcome)
     outcome["seconds"] = job.clock.elapsed()
     return outcome
+
+
+def _front(models: Sequence[Mapping[str, Any]], val_images: int) -> list[dict[str, Any]]:
+    """Of each final model, whether another is faster and more accurate, by what was measured and by what is likely."""
+    accuracy = np.array([model["accuracy_val"] for model in models])
+    drawn = (accuracy * val_images + 1) / (val_images + 2)  # of few images, all right is not sure to be all right
+    ms = np.array([known_ms(model) for model in models])
+    ms_std = np.array([np.ptp(known_interval(model)) / 2 / NORMAL for model in models])
+    likely = probability_non_dominated(accuracy, np.sqrt(drawn * (1 - drawn) / val_images), ms, ms_std)
+    on_front = is_non_dominated(np.stack([ms, -accuracy], axis=1))
+    return [{"on_front": bool(on), "on_front_probability": float(p)} for on, p in zip(on_front, likely, strict=True)]
 
 
 def guessing_remark(accuracy_interval: Sequence[float], labels: NDArray[np.int64], epochs: float) -> str:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from spaces import Arch, InputError, SearchSpace
 
+from ..device import resolve_device
 from ..training.data import ImageData
-from ..training.device import resolve_device
 from ..training.inherit import inherit
 from ..training.recipe import Recipe
 from ..training.trainer import TrainResult, evaluate, time_training, train

@@ -1,7 +1,7 @@
 """Data sets, augmentation, recipes, the trainer."""
 
+from ..device import available_devices, resolve_device
 from .data import ImageData, default_resolution, load_images
-from .device import available_devices, resolve_device
 from .recipe import Recipe
 from .sources import DATASETS
 from .trainer import EpochRecord, TrainingFailed, TrainingTime, TrainResult, evaluate, time_training, train

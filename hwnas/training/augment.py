@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from .device import on_device
+from ..device import on_device
 
 LEAST_AREA = 0.4  # of a crop, as a share of the image
 ASPECT_RATIOS = (3 / 4, 4 / 3)

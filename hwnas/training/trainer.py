@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from spaces.layers import AuxiliaryHead
 from spaces.torch_network import DropPath, TorchNetwork, TrainingNetwork, initialise
 
+from ..device import on_device
 from ..execution import is_out_of_memory
 from .augment import augment
 from .data import ImageData
-from .device import on_device
 from .recipe import Recipe
 from .sources import Images, Labels
 

@@ -362,6 +362,30 @@ def test_bad_input_is_named(fitted, call):
         call(*fitted)
 
 
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(fitted, name):
+    model, graphs, features, targets = fitted
+    with pytest.raises(InputError, match=name):
+        replace(SMALL, device=name).fit(graphs, features, targets, seed=0)
+    with pytest.raises(InputError, match=name):
+        replace(model, predictor=replace(SMALL, device=name)).predict(graphs, features)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_gpu_trains_and_predicts_as_the_cpu_does(fitted):
+    """The same draws: weights, dropout and order; only rounding is another."""
+    on_cpu, graphs, features, targets = fitted
+    on_gpu = replace(SMALL, device="cuda").fit(graphs, features, targets, seed=0)
+    assert {each.device.type for each in on_gpu.weights.all()} == {"cpu"}
+    moved = replace(on_cpu, predictor=replace(SMALL, device="cuda"))
+    spread = np.ptp(targets)
+    for other, near in ((moved, 1e-5), (on_gpu, 1e-3)):
+        for here, there in zip(on_cpu.predict(graphs, features), other.predict(graphs, features), strict=True):
+            assert there == pytest.approx(here, abs=near * spread)
+    again = replace(SMALL, device="cuda").fit(graphs, features, targets, seed=0)
+    assert (again.predict(graphs, features)[0] == on_gpu.predict(graphs, features)[0]).all()
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -190,6 +190,13 @@ def test_a_described_table_is_read(tmp_path):
     assert same.evaluate(SPACE.arch([1] * 8), epochs=1, seed=0) == pytest.approx(found)
 
 
+def test_what_a_spreadsheet_writes_before_the_first_name_is_no_part_of_it(tmp_path):
+    path = written(tmp_path)
+    plain = read_described(path)
+    (tmp_path / "t.csv").write_text(CSV, encoding="utf-8-sig")
+    assert (read_described(path).table.rows == plain.table.rows).all()
+
+
 def test_of_several_signals_one_is_searched_and_the_others_judge(tmp_path):
     toml = TOML.replace('accuracy = "val"', 'accuracy = ["val", "test", "third"]').replace('reported = "test"\n', "")
     csv = "arch,val,test,third,ms\n0-0-0-0-0-0-0-0,10,20,30,1\n1-1-1-1-1-1-1-1,11,21,31,1\n"

@@ -90,7 +90,7 @@ def test_every_measurement_of_every_network_has_its_row(benchmark):
     space, task = get_space("proxyless@w0.25"), Task(8, 10, 1)
     rows = space.sample(3, np.random.default_rng(0))
     timings = [
-        [Timing(10 * number + i, (i, i + 1), 1.0, 1.0, 1.0, 6, 96, 0.1, 2.0, 3.0) for i in range(3)]
+        [Timing(10 * number + i, (i, i + 1), 0.02, 1.0, 1.0, 1.0, 6, 96, 0.1, 2.0, 3.0) for i in range(3)]
         for number in range(2)
     ]
     lines = benchmark("latency_repeat").described_lines(space, task, rows, timings)

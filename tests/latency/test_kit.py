@@ -157,7 +157,7 @@ def test_what_a_kit_measures_gives_the_model_that_measuring_here_gives(tmp_path,
         [SPACE.row(SPACE.parse(t)) for t in json.loads((folder / "kit.json").read_text())["calibration"]]
     )
     plan = plan_latency_model(SPACE, TASK, calibration)
-    times = measure_plan(plan, reference_model(TASK), imported.reference_ms, np.random.default_rng(0))
+    times = measure_plan(plan, reference_model(TASK), imported.reference_ms, np.random.default_rng(0), budget_s=0.0)
     here = kit.fit_latency_model(SPACE, plan, Device.here(), imported.reference_ms, times)
     rows = SPACE.sample(40, np.random.default_rng(1))
     assert imported.reference_ms == pytest.approx(ms[nodes_of(reference_model(TASK))])
@@ -397,6 +397,15 @@ def read_back(folder, result):
     return import_result(read_result(folder / "result.json"))
 
 
+def test_networks_that_the_kit_does_not_name_are_left_out(tmp_path, result):
+    plain, rows = read_back(tmp_path, result), SPACE.sample(20, np.random.default_rng(0))
+    strange = [{"log_ratio": 9.0 * i, "reference_ms": result["reference_ms"], "expected_slope": 0.9} for i in range(2)]
+    result["readings"]["0" * 12] = strange
+    other = read_back(tmp_path, result)
+    np.testing.assert_array_equal(other.estimate_ms(rows), plain.estimate_ms(rows))
+    assert (other.slope_deviation, other.reference_now_ms) == (plain.slope_deviation, plain.reference_now_ms)
+
+
 def test_a_result_whose_kit_names_a_network_twice_is_refused(tmp_path, result):
     """Left out once, it would still be among the others, and the stated error would be of what is known."""
     twice = [result["kit"]["calibration"][0], *result["kit"]["calibration"]]
@@ -426,6 +435,10 @@ SPOILED = {
         r"must hold \d+ networks of its kit, but 1 are missing",
     ),
     "a reference that took nothing": (lambda r: first_reading(r).update(reference_ms=0.0), "greater than 0"),
+    "a reference of another machine": (
+        lambda r: first_reading(r).update(reference_ms=30 * r["reference_ms"]),
+        "no machine's speed changes so much",
+    ),
     "few visits": (lambda r: r["readings"][first_network(r)].pop(), "must hold 2 visits of network"),
     "nan": (lambda r: first_reading(r).update(log_ratio=float("nan")), "finite number"),
     "infinite": (lambda r: first_reading(r).update(log_ratio=float("inf")), "finite number"),

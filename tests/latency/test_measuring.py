@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from latency import calibration_of, measuring, plan_latency_model
-from latency.measuring import LEAST_PLAN_VISITS, PLAN_ROUNDS, PLAN_VISITS, measure_plan
+from latency import Device, calibration_of, fit_latency_model, measuring, plan_latency_model
+from latency.drift import Reading, at_stored_speed
+from latency.measuring import LEAST_PLAN_VISITS, PLAN_ROUNDS, PLAN_VISITS, PlanTimes, measure_plan
 from latency.rounds import Rounds, in_new_process, pieces
 from spaces import Task, get_space
 
@@ -90,6 +92,29 @@ def test_what_the_reference_took_is_known_of_every_plan(monkeypatch):
     number = np.arange(1, PLAN_VISITS * groups + 1).reshape(PLAN_VISITS, groups)
     wanted = np.median(np.quantile(1 + 0.5 * number / number[-1, -1], 0.25, axis=1))
     assert times.reference_now_ms == pytest.approx(wanted)
+
+
+def test_how_far_slopes_may_be_wrong_is_known_of_every_plan():
+    """The root mean square over its networks, of whose visits some show more of their slopes than others."""
+    rng = np.random.default_rng(0)
+    now = np.exp(0.2 * rng.standard_normal(PLAN_VISITS))
+    visits = [{"seen": Reading(0.1 * np.log(ms), ms, 0.0), "still": Reading(1.0, 1.0, 0.0)} for ms in now.tolist()]
+    alone = [at_stored_speed([visit[name] for visit in visits], 1.0).slope_deviation for name in visits[0]]
+    assert alone[0] < 0.5 * alone[1]
+    assert PlanTimes.of(visits, 1.0).slope_deviation == pytest.approx(np.sqrt(np.mean(np.square(alone))))
+
+
+@pytest.mark.parametrize("name", ["proxyless@8,8x1,16x2s2,32", "pnas@1x4,b1"])
+def test_models_say_how_the_machine_was_and_how_far_slopes_may_be_wrong(slowing, name):
+    slowing["all"] = 1e9
+    space = get_space(name)
+    plan = plan_latency_model(space, TASK, calibration_of(space, TASK, np.random.default_rng(0)))
+    times = measure_plan(plan, b"", 1.0, np.random.default_rng(1), budget_s=0.0)
+    moved = replace(times, reference_now_ms=1.3, slope_deviation=0.2)
+    calm, far = (fit_latency_model(space, plan, Device.here(), 1.0, each) for each in (times, moved))
+    assert (far.reference_now_ms, far.slope_deviation) == (1.3, 0.2)
+    between = far.stated_error**2 - calm.stated_error**2
+    assert between == pytest.approx((1.96 * 0.2 * np.log(1.3)) ** 2)
 
 
 @pytest.mark.parametrize(("budget_s", "visits"), [(1, LEAST_PLAN_VISITS), (45, 4), (10_000, PLAN_VISITS)])

@@ -1,21 +1,29 @@
-"""Measuring as it is, but fewer times: most tests of the command line ask for a latency, and not for a good one."""
+"""Measuring as it is, but fewer times, in the process that asks, and with little to flush.
+
+Most tests of the command line ask for a latency, and not for a good one.
+"""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from latency import measuring, runtime
+from latency import measuring, rounds, runtime
 
 MAIN = (  # as `hwnas`, for `python -c`
     f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
     "from measuring_less import measure_less; measure_less(); from pipelines.cli import main; main()"
 )
 
+LITTLE = 2**22  # bytes; a second for each gigabyte is most of what measuring takes
+
 
 def measure_less(monkeypatch=None):
-    """In this process, for good or while `monkeypatch` holds: it decides how often its processes measure."""
+    """In this process, for good or while `monkeypatch` holds."""
     patch = monkeypatch or pytest.MonkeyPatch()
+    patch.setattr(rounds, "FLUSH_BYTES", LITTLE)
+    for module in (runtime, measuring):
+        patch.setattr(module, "in_new_process", lambda fn, *args: fn(*args))
     patch.setattr(runtime, "REFERENCE_PAUSES_S", (0.0,))
     patch.setattr(measuring, "PLAN_VISITS", measuring.LEAST_PLAN_VISITS)
     for name, number in {"most_processes": runtime.FIRST_PROCESSES, "visits": 1}.items():

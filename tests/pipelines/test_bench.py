@@ -847,3 +847,12 @@ def test_iterated_search_on_the_sample_of_nasbench101_is_where_it_was():
     found = curves("iterated", Comparison("nasbench101", str(TABLES), trials=100), 6)
     for trained, least in ((60, 0.9485), (100, 0.9487)):
         assert found[:, trained - 1].mean() >= least, (trained, found[:, trained - 1].mean())
+
+
+def test_intervals_end_where_the_quantity_does():
+    """Two searches, of which one found 0.99 and the other 0.5: by Student's t from below 0 to above 1."""
+    told = bench.with_interval(np.array([[0.99], [0.5]]))
+    assert (told["low"], told["mean"], told["high"]) == ([0.0], [pytest.approx(0.745)], [1.0])
+    assert bench.with_interval(np.array([[0.9], [-0.9]]), least=-1.0)["low"] == [-1.0]
+    near = bench.with_interval(np.array([[0.8], [0.81], [0.82]]))
+    assert near["high"][0] - 0.81 == pytest.approx(stats.t.ppf(0.975, 2) * 0.01 / np.sqrt(3))

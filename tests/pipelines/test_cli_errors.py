@@ -1,21 +1,32 @@
 """Mistakes of users: one line that says what must hold, exit code 2, never a traceback, nothing touched."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import typer
 
 from hwnas.execution import WorkerDiedError
 from latency.rounds import in_new_process
-from pipelines.cli import _guarded
+from pipelines.cli import _guarded, app
 
 
 def hwnas(*arguments, cwd):
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    """As a command, but here: importing torch takes far longer than any of these mistakes."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        app(list(map(str, arguments)))
+    return SimpleNamespace(returncode=ended.value.code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 MISTAKES = [
@@ -49,10 +60,18 @@ def test_a_mistake_is_one_line(tmp_path, arguments, message):
     assert not list(tmp_path.glob("runs/*"))
 
 
-def test_mistakes_are_json_where_json_was_asked(tmp_path):
-    done = hwnas("search", "--data", "digits", "--trials", "4", "--limit", "latency<3", "--json", cwd=tmp_path)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_process_ends_with_what_its_command_says(tmp_path, as_json):
+    asked = ["search", "--data", "digits", "--trials", "4", "--limit", "latency<3", *["--json"][: int(as_json)]]
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *asked]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert set(json.loads(done.stdout)) == {"error", "hint"}
+    assert "Traceback" not in done.stderr
+    if as_json:
+        assert set(json.loads(done.stdout)) == {"error", "hint"}
+    else:
+        assert len(done.stderr.splitlines()) == 1
+        assert "latency<3" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["search", "frontier", "deploy", "profile", "device show", "device kit"])

@@ -42,7 +42,7 @@ from spaces.additive import AdditiveCost
 
 SPACE, TASK = get_space("proxyless@8,8x1,16x2s2,24x2s2,64"), Task(8, 10, 1)
 TASK_OPTIONS = ["--resolution", "8", "--classes", "10", "--channels", "1"]
-QUICK = ["--space", SPACE.name, "--trials", "3", "--epochs", "1", "--final-epochs", "1"]
+QUICK = ["--space", SPACE.name, "--trials", "3", "--epochs", "1", "--final-epochs", "1", "--workers", "1"]
 OTHER_CPU = "Plain Board 5"
 
 
@@ -72,6 +72,7 @@ def run_elsewhere(kit: Path, *arguments):
     sys.modules[spec.name] = measure
     spec.loader.exec_module(measure)
     measure.FLUSH_BYTES = 2**16
+    measure.REFERENCE_PAUSES_S = (0.0,)
     measure.in_new_process = lambda fn, *args: fn(*args)
     measure._cpu_model = lambda: OTHER_CPU
     assert measure.main(list(map(str, arguments))) == 0
@@ -246,6 +247,16 @@ def stored(known: Device, /, **more) -> str:
 def made_up(known: Device, cost: AdditiveCost) -> LatencyTable:
     networks = networks_digest(timed_networks(SPACE, TASK))
     return LatencyTable(known, SPACE.name, TASK, 0.5, 0.52, 0.1, cost, 0.05, ((0.3, 0.31), (0.4, 0.38)), networks)
+
+
+def test_a_kit_whose_times_make_no_model_is_refused(elsewhere, tmp_path, monkeypatch):
+    place, *_ = elsewhere
+    below_zero = made_up(table_of(place).device, AdditiveCost(-9.0, np.zeros(SPACE.allowed.shape)))
+    monkeypatch.setattr(devices, "import_result", lambda *_, **__: below_zero)
+    with pytest.raises(InputError, match=r"result\.json: networks must take a time above 0") as caught:
+        devices.import_kit(place / "kit" / "result.json", tmp_path / "pi.json")
+    assert caught.value.hint == "run measure.py of the kit again"
+    assert not (tmp_path / "pi.json").exists()
 
 
 @pytest.mark.parametrize("field", ["onnxruntime", "threads", "cpu", "cores", "flush_bytes"])
@@ -425,15 +436,15 @@ def test_a_table_of_this_device_is_in_times_of_the_reference_that_is_stored_now(
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({**json.loads(model.to_json()), "origin": "here"}))
     assert read_device_table(path, space, TASK) == path.read_text()
-    keep_reference(TASK, here, ReferenceTime(0.48, (0.47, 0.5)))
+    keep_reference(TASK, here, ReferenceTime(0.49, (0.47, 0.5)))
     text = read_device_table(path, space, TASK)
     assert json.loads(text)["reference_ms_interval"] == [0.47, 0.5]
     read = read_latency_model(text, space=space, task=TASK, device=here)
-    assert (read.reference_ms, json.loads(text)["origin"]) == (0.48, "here")
-    np.testing.assert_allclose(read.estimate_ms(rows), 0.96 * model.estimate_ms(rows))
+    assert (read.reference_ms, json.loads(text)["origin"]) == (0.49, "here")
+    np.testing.assert_allclose(read.estimate_ms(rows), 0.98 * model.estimate_ms(rows))
     # The machine was further from the state that is stored now than from the earlier one.
     assert read.stated_error > model.stated_error
-    np.testing.assert_allclose(read.calibration, 0.96 * np.array(model.calibration))
+    np.testing.assert_allclose(read.calibration, 0.98 * np.array(model.calibration))
 
 
 def test_a_table_of_this_device_in_another_state_is_refused(tmp_path):
@@ -441,8 +452,8 @@ def test_a_table_of_this_device_in_another_state_is_refused(tmp_path):
     cost = AdditiveCost(0.1, np.linspace(0.1, 0.3, SPACE.allowed.size).reshape(SPACE.allowed.shape))
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({**json.loads(made_up(Device.here(), cost).to_json()), "origin": "here"}))
-    keep_reference(TASK, Device.here(), ReferenceTime(0.75, (0.7, 0.8)))
-    with pytest.raises(InputError, match=r"reference latency of this device was 0\.5 ms, and now 0\.75 ms"):
+    keep_reference(TASK, Device.here(), ReferenceTime(0.52, (0.5, 0.53)))
+    with pytest.raises(InputError, match=r"reference latency of this device was 0\.5 ms, and now 0\.52 ms"):
         read_device_table(path, SPACE, TASK)
 
 

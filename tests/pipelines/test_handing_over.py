@@ -271,6 +271,7 @@ def measured_record(low, high, *, steady=True):
     return {
         "latency_ms": ms,
         "latency_ms_interval": [low, high],
+        "half_between_measurements": 0.02,
         "latency_ms_estimated_interval": [0.0, 9.0],
         "latency_wall_p90_ms": 5.0,
         "latency_steady": steady,

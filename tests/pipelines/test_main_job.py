@@ -20,12 +20,14 @@ from measuring_less import less_command
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from hwnas.pareto import is_non_dominated
+from hwnas.training import ImageData
 from latency import Device, count
 from pipelines import cli
 from spaces import Task, get_space
 
 SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
-QUICK = ["--space", SPACE, "--trials", "6", "--epochs", "2", "--final-epochs", "3"]
+QUICK = ["--space", SPACE, "--trials", "6", "--epochs", "2", "--final-epochs", "3", "--workers", "1"]
 
 
 def start(*arguments, cwd, home, whole_protocol=False):
@@ -89,6 +91,18 @@ def test_what_is_printed_is_what_was_found(finished):
     assert "plan: about 6 networks by iterated, 2 epochs each, then 2 final trainings of about 3 epochs" in err
 
 
+def drawn_fronts(models, val_images, draws=20_000):
+    """How often each is on the front where accuracies and latencies are drawn as their intervals say."""
+    rng = np.random.default_rng(0)
+    right = np.array([model["accuracy_val"] for model in models])
+    spread = np.sqrt((right * val_images + 1) * ((1 - right) * val_images + 1) / val_images) / (val_images + 2)
+    accuracies = rng.normal(right, spread, (draws, len(models)))
+    low, high = np.array([model["latency_ms_interval"] for model in models]).T
+    latencies = rng.normal([model["latency_ms"] for model in models], (high - low) / 3.92, (draws, len(models)))
+    fronts = [is_non_dominated(np.stack([ms, -right], axis=1)) for ms, right in zip(latencies, accuracies, strict=True)]
+    return np.mean(fronts, axis=0)
+
+
 def test_the_run_folder_holds_everything(finished):
     place, outcome, _ = finished
     run = place / "run"
@@ -98,8 +112,14 @@ def test_the_run_folder_holds_everything(finished):
     assert all(t["state"] == "complete" and float(t["params"]) <= 25_000 for t in trials)
     frontier = rows_of(run / "frontier.csv")
     assert {row["name"] for row in frontier} == {model["name"] for model in outcome["frontier"]}
+    told = [float(row["on_front_probability"]) for row in frontier]
+    assert told == [model["on_front_probability"] for model in outcome["frontier"]]
+    assert told == pytest.approx(
+        drawn_fronts(outcome["frontier"], len(ImageData.open(run / "data").val_labels)), abs=0.03
+    )
     page = (run / "report.html").read_text()
     assert outcome["chosen"]["arch"] in page
+    assert all(f"on the front: {100 * likely:.0f} % likely" in page for likely in told)
     assert sqlite3.connect(run / "study.db").execute("select count(*) from trials").fetchone() == (6,)
 
 

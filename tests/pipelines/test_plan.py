@@ -1,11 +1,13 @@
 """Budgets become plans whose work fills them, by the arithmetic of the plan's own parts."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hwnas.training import Recipe
+from hwnas.trial import Trial
 from pipelines import search
 from pipelines.plan import (
     CLOSING_S,
@@ -18,7 +20,8 @@ from pipelines.plan import (
     replan_chosen,
     replan_final,
 )
-from spaces import InputError
+from pipelines.progress import Listener
+from spaces import Arch, InputError
 
 SPEED = TrainingSpeed(train=(1e-4, 1e-10), validate=(3e-5, 3e-11), setup_s=0.2)
 
@@ -170,3 +173,28 @@ def test_a_plan_says_what_the_predictor_will_pick(trials, says):
 
 def test_one_of_a_thing_is_said_in_the_singular():
     assert [search._many(n, "epoch") for n in (0.5, 1, 1.0, 2)] == ["0.5 epochs", "1 epoch", "1 epoch", "2 epochs"]
+
+
+@pytest.mark.parametrize(("again", "exports"), [((True, True), 1), ((True, False), 2)])
+def test_time_is_kept_for_a_second_file_where_the_first_may_miss(tmp_path, monkeypatch, again, exports):
+    """Of 10 minutes 8 have gone: the finals take what is left but for one handing over, or for two."""
+    latency, flops = SimpleNamespace(ms=1.0, interval=(0.9, 1.1), record={}), (2e6, 6e6)
+    trials = [Trial(i, Arch("none", (i,)), 1, 0, "complete", {"flops": each}) for i, each in enumerate(flops)]
+    chosen = [search.Finalist(f"trial-{i}", trials[i], 0.9, latency, each) for i, each in enumerate(again)]
+    saved = {}
+    monkeypatch.setattr(search, "_finalists", lambda job, plan: chosen)
+    monkeypatch.setattr(search, "_record", lambda job, finalist: {})
+    monkeypatch.setattr(search, "_save_plan", lambda job, plan, **more: saved.update(more))
+    (tmp_path / "plan.json").write_text("{}")
+    job = SimpleNamespace(
+        config=SimpleNamespace(budget_s=600, final_epochs=None),
+        run=SimpleNamespace(plan=tmp_path / "plan.json"),
+        clock=SimpleNamespace(elapsed=lambda: 480.0),
+        listener=Listener(),
+    )
+    work, before = workload(), plan_trials(20, epochs=2.0, final_epochs=2.0, finalists=4)
+    plan = search._choose_finalists(job, before, work)
+    work, before = replace(work, flops=np.array(flops)), replace(before, finalists=2)
+    assert plan == replan_final(before, 600, 480.0, work, closing_s=exports * EXPORT_S)
+    assert plan.final_epochs != replan_final(before, 600, 480.0, work, closing_s=(3 - exports) * EXPORT_S).final_epochs
+    assert set(saved["finalists"]) == {"trial-0", "trial-1"}

@@ -210,6 +210,7 @@ def row_of(name, *, now_ms=2.0, **more):
         "batch": 1,
         "latency_ms": 1.25,
         "latency_ms_interval": [1.2, 1.3],
+        "half_between_measurements": 0.02,
         "latency_steady": True,
         "latency_warm_ms": 0.75,
         "latency_wall_p50_ms": 1.4,
@@ -249,6 +250,7 @@ def test_a_machine_that_drifted_since_its_reference_was_stored_says_so_once():
 def test_why_a_latency_is_no_number_is_said_and_what_helps():
     """On a machine that runs at half its clock for good, nothing that runs beside it is to blame."""
     rows = [row_of("a"), row_of("b", now_ms=4.2)]
+    rows[1]["latencies"][0]["half_between_measurements"] = 0.035  # of 0.04
     for row in rows:
         row["latency_steady"] = row["latencies"][0]["latency_steady"] = False
     text = printed({"device": known_device(), "networks": rows}, width=400)

@@ -21,7 +21,7 @@ from pipelines.deploy import deploy
 from pipelines.progress import Listener
 from pipelines.run_folder import MODEL_KEYS, RunFolder
 from pipelines.search import guessing_remark, run_search
-from spaces import InputError, Task, get_space
+from spaces import InputError, SearchSpace, Task, get_space
 
 SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
 
@@ -145,6 +145,15 @@ def test_a_hopeless_budget_is_refused_before_anything_is_timed(tmp_path, monkeyp
     )
     with pytest.raises(InputError, match="of 60 s all else takes 72 s at least"):
         search._first_plan(late)
+
+
+@pytest.mark.parametrize("strategy", ["pnas", "epnas"])
+def test_a_space_that_cannot_grow_is_refused_before_anything_is_timed(tmp_path, monkeypatch, strategy):
+    monkeypatch.setattr(search, "measure_model", never)
+    monkeypatch.setattr(type(get_space(SPACE)), "grow", SearchSpace.grow)
+    with pytest.raises(InputError, match=r"proxyless@.* does not give grow"):
+        run_search(config(strategy=strategy), tmp_path / "run", Listener())
+    assert not (tmp_path / "run").exists()
 
 
 def test_that_the_reference_is_timed_first_is_said_where_it_is_not_known(begun, monkeypatch):

@@ -1,4 +1,4 @@
-"""Which device a training runs on."""
+"""Which device networks and predictors are trained on."""
 
 from __future__ import annotations
 
