@@ -52,9 +52,9 @@ def make_run(
     path,
     *,
     limits=("latency_ms<=0.35", "params<=400k"),
-    n_random=28,
-    n_chosen=12,
-    failed=(7, 31),
+    n_random=14,
+    n_chosen=6,
+    failed=(7, 16),
     n_finals=3,
     meets=True,
     data="digits",
@@ -261,8 +261,8 @@ def test_every_trial_that_succeeded_is_a_point_in_the_picture(made, text):
     for shape in ("wide", "narrow"):
         root = svgs(text)[f"front-{shape}"]
         random, picked = (markers(root, f"front-{shape}-trials-{kind}") for kind in ("random", "picked"))
-        assert len(random) == sum(trial.number < 28 for trial in complete) == 27
-        assert len(picked) == sum(trial.number >= 28 for trial in complete) == 11
+        assert len(random) == sum(trial.number < 14 for trial in complete) == 13
+        assert len(picked) == sum(trial.number >= 14 for trial in complete) == 5
 
 
 def test_points_lie_where_their_values_are(made, text):
@@ -302,7 +302,7 @@ def test_failed_trials_are_counted_and_listed_with_their_reason(made, text):
     page = parse(text)
     assert "2 trials failed and have no point" in " ".join(page.text_in["front"].split())
     rows = page.tables["failed"][1:]
-    assert [row[0].split()[:2] for row in rows] == [["trial", "7"], ["trial", "31"]]
+    assert [row[0].split()[:2] for row in rows] == [["trial", "7"], ["trial", "16"]]
     assert all("loss is not finite" in row[1] and SPACE in row[0] for row in rows)
 
 
@@ -445,7 +445,7 @@ def test_boxes_are_as_wide_as_their_channels():
     [
         {"n_chosen": 0, "failed": (), "n_finals": 1},
         {"n_random": 2, "n_chosen": 0, "failed": (0,), "n_finals": 1, "limits": ()},
-        {"failed": tuple(range(24)), "limits": ("peak_memory_bytes<=1M", "intensity>=0.1")},
+        {"failed": tuple(range(12)), "limits": ("peak_memory_bytes<=1M", "intensity>=0.1")},
     ],
 )
 def test_unusual_runs_have_a_report(tmp_path, unusual):
