@@ -5,11 +5,11 @@
 
 Networks of six spaces, each visited beside the reference in a process of its own, again and again in random order; the
 machine is left alone, shares its cores with a process that computes, and with one that occupies the memory, by turns
-(what other machines do to it comes on top, and is not known). For each space: by how much the means of the first and
-of the second half of a network's visits differ (root mean square), as they are and brought to one speed
-(`latency/drift.py`); the slopes of log ratios over logarithms of the reference's time, and what was expected of them
-beforehand; and how often the intervals of both halves hold the difference, were the reference stored at the speed that
-the machine had, or when it was 1.4 times slower or faster.
+(what other machines do to it comes on top, and is not known). For each space: by how much the means of the half of a
+network's visits that found the machine fast and of the half that found it slow differ (root mean square), as they are
+and brought to one speed (`latency/drift.py`), and how often the intervals of both hold the difference: each half knows
+the other's speed only by its own slope. The same of the first and the second half in time. Then the slopes of log
+ratios over logarithms of the reference's time, and what was expected of them beforehand.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import csv
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,6 @@ SPACES = (
     ("nasbench101", 32),
 )
 NETWORKS = 5  # of each
-STORED_AT = (1.0, 1.4, 1 / 1.4)  # times the median of what the reference takes
 BESIDE = {"nothing": None, "computing": COMPUTE, "memory": OCCUPY_MEMORY}
 
 Row = Mapping[str, object]
@@ -77,12 +77,30 @@ def visited(minutes: float, seed: int) -> list[Row]:
     return rows
 
 
-def halves(rows: Sequence[Row], stored_ms: float) -> tuple[AtStoredSpeed, AtStoredSpeed, list[float]]:
-    """Both halves of a network's visits in time, at one speed, and the means of their log ratios as they are."""
-    readings = [Reading(*(float(row[name]) for name in Reading._fields)) for row in rows]  # type: ignore[arg-type]
-    parts = readings[: len(readings) // 2], readings[-(len(readings) // 2) :]
-    first, second = (at_stored_speed(part, stored_ms) for part in parts)
-    return first, second, [float(np.mean([each.log_ratio for each in part])) for part in parts]
+@dataclass(frozen=True)
+class Apart:
+    """How far the means of both halves of a network's visits are apart.
+
+    Attributes:
+        raw: of the log ratios as they are.
+        at_one_speed: brought to the stored speed, each half by what it knows.
+        held: whether the intervals of both halves hold that.
+    """
+
+    raw: float
+    at_one_speed: float
+    held: bool
+
+    @classmethod
+    def of(cls, readings: Sequence[Reading], stored_ms: float) -> Apart:
+        """Of the first and the last of these visits."""
+        half = len(readings) // 2
+        parts = readings[:half], readings[-half:]
+        raw = [float(np.mean([each.log_ratio for each in part])) for part in parts]
+        first, second = (at_stored_speed(part, stored_ms) for part in parts)
+        apart = float(second.log_ratios.mean() - first.log_ratios.mean())
+        held = abs(apart) <= np.hypot(whole_interval(first), whole_interval(second))
+        return cls(raw[1] - raw[0], apart, bool(held))
 
 
 def whole_interval(there: AtStoredSpeed) -> float:
@@ -91,10 +109,11 @@ def whole_interval(there: AtStoredSpeed) -> float:
     return float(np.hypot(scatter, NORMAL * between_measurements(there.drift, there.slope_deviation)))
 
 
-def is_held(first: AtStoredSpeed, second: AtStoredSpeed) -> bool:
-    """Whether the intervals of both halves hold their difference."""
-    apart = abs(second.log_ratios.mean() - first.log_ratios.mean())
-    return bool(apart <= np.hypot(whole_interval(first), whole_interval(second)))
+def said(halves: Sequence[Apart]) -> str:
+    raw, left = (
+        np.sqrt(np.mean(np.square(each))) for each in zip(*((h.raw, h.at_one_speed) for h in halves), strict=True)
+    )
+    return f"{raw:.2%} apart, at one speed {left:.2%}, held {sum(half.held for half in halves)} of {len(halves)}"
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -103,22 +122,20 @@ def show(rows: Sequence[Row]) -> None:
         by_network[row["space"], row["resolution"], row["network"]].append(row)
     print(f"{len(rows)} visits of {len(by_network)} networks on {rows[0]['device']}")
     for name, px in SPACES:
-        known = {key: some for key, some in by_network.items() if key[:2] in ((name, px), (name, str(px)))}
-        took = np.array([float(row["reference_ms"]) for some in known.values() for row in some])  # type: ignore[arg-type]
-        before, after, held, slopes, expected = [], [], [], [], []
-        for some in known.values():
-            first, second, means = halves(some, float(np.median(took)))
-            before.append(means[1] - means[0])
-            after.append(second.log_ratios.mean() - first.log_ratios.mean())
-            held.append([is_held(*halves(some, times * float(np.median(took)))[:2]) for times in STORED_AT])
-            ratios, now_ms, told = np.array([[float(row[f]) for f in Reading._fields] for row in some]).T  # type: ignore[arg-type]
-            slopes.append(np.polyfit(np.log(now_ms), ratios, 1)[0])
-            expected.append(np.median(told))
+        known = [some for key, some in by_network.items() if key[:2] in ((name, px), (name, str(px)))]
+        visits = [[Reading(*(float(row[field]) for field in Reading._fields)) for row in some] for some in known]  # type: ignore[arg-type]
+        took = np.array([each.reference_ms for some in visits for each in some])
+        stored_ms = float(np.median(took))
+        by_speed = [Apart.of(sorted(some, key=lambda each: each.reference_ms), stored_ms) for some in visits]
+        in_time = [Apart.of(some, stored_ms) for some in visits]
+        slopes = [
+            np.polyfit(np.log([r.reference_ms for r in some]), [r.log_ratio for r in some], 1)[0] for some in visits
+        ]
+        expected = [np.median([each.expected_slope for each in some]) for some in visits]
         print(
-            f"{name:16s} {px:3d} px: reference x{took.max() / took.min():.2f}; halves differ by "
-            f"{np.sqrt(np.mean(np.square(before))):.2%}, at one speed {np.sqrt(np.mean(np.square(after))):.2%}; "
-            f"slopes {min(slopes):+.2f} to {max(slopes):+.2f}, expected {min(expected):+.2f} to {max(expected):+.2f}; "
-            f"intervals hold {', '.join(f'{share:.0%}' for share in np.mean(held, axis=0))}"
+            f"{name:16s} {px:3d} px: reference x{took.max() / took.min():.2f}; fast and slow halves {said(by_speed)}; "
+            f"halves in time {said(in_time)}; slopes {min(slopes):+.2f} to {max(slopes):+.2f}, "
+            f"expected {min(expected):+.2f} to {max(expected):+.2f}"
         )
 
 

@@ -33,7 +33,7 @@ EXPECTED_SLOPE, SLOPE_DEVIATION, EXPECTED_SCATTER = 0.4, 0.15, 0.22
 SLOPE_CHANGES = 0.05  # from one kind of work beside it to another: what no visit at some speeds tells of others
 LEAST_COST_OF_FLUSHING = 0.02  # of the reference's time: below, another's is no multiple of it
 MOST_EXPECTED = 1.5  # times as much more
-SCATTER, SCATTER_COUNTS = 0.02, 4  # of log ratios at one speed; expected as if so many visits had shown it
+SCATTER, SCATTER_COUNTS = 0.03, 4  # of log ratios at one speed; expected as if so many visits had shown it
 MOST_TURNS, SAME = 1000, 1e-6  # where points hardly tell a slope from scatter, each turn brings it little nearer
 # Deviation of a network's ratio to the reference from one measurement to the next, minutes later, beyond what the
 # processes of each scatter: 0.5 % was found of chains, up to 1.4 % of cells, and changes from hour to hour.
@@ -94,13 +94,13 @@ def at_stored_speed(readings: Sequence[Reading], reference_ms: float, *, process
     Args:
         readings: those of each process side by side.
         reference_ms: of the reference network, as stored.
-        processes: that made the visits, as many each; None for one each. Visits of one are too much alike to tell the
-            slope one by one: their means do.
+        processes: that made the visits, as many each; None for one each. Visits of one are too much alike to count
+            one by one: their means tell the slope.
     """
     log_ratios, now_ms, expected = np.array(readings, dtype=np.float64).T
     drift = np.log(now_ms / reference_ms)
     x, y = (each.reshape(processes or len(readings), -1).mean(axis=1) for each in (drift, log_ratios))
-    prior = float(np.median(expected)), math.hypot(SLOPE_DEVIATION, EXPECTED_SCATTER / math.sqrt(len(readings)))
+    prior = float(np.median(expected)), math.hypot(SLOPE_DEVIATION, EXPECTED_SCATTER / math.sqrt(len(x)))
     slope, deviation = _slope(x - x.mean(), y - y.mean(), *prior)
     return AtStoredSpeed(log_ratios - slope * drift, math.hypot(deviation, SLOPE_CHANGES), float(drift.mean()))
 

@@ -34,7 +34,7 @@ from .files import read_json, write_atomically
 from .kit_main import KIT, KIT_FILE, MAIN_FILE, NETWORKS_FILE, REFERENCE, RESULT, VERSION, digest
 from .measuring import LEAST_PLAN_VISITS, PLAN_ROUNDS, PLAN_VISITS, MeasuringPlan, PlanTimes, network_name
 from .model import LatencyModel
-from .modelling import calibration_of, fit_latency_model, plan_latency_model
+from .modelling import calibration_of, check_estimates, fit_latency_model, plan_latency_model
 from .reference import keep_reference, reference_model
 from .runtime import ReferenceTime
 
@@ -54,6 +54,7 @@ Let the machine be idle, and plugged in, while it runs: {runs:,} runs of network
     python measure.py --models model.onnx   measures what the search found, here
 """
 
+ANEW = f"there, remove begun-*.json beside {MAIN_FILE}, which keeps the reference, and run it with --overwrite"
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LogRatio = Annotated[float, Field(allow_inf_nan=False, gt=-12, lt=12)]  # no network takes a 160,000th of another's time
@@ -310,16 +311,15 @@ def _check_possible(path: Path, result: KitResult) -> None:
     try:
         _reference_of(result)
     except ValueError as error:
-        raise InputError(f"{path}: {error}", hint=f"run {MAIN_FILE} again") from None
+        raise InputError(f"{path}: {error}", hint=ANEW) from None
+    stored = math.log(result.reference_ms)
     for name, visits in result.readings.items():
-        far = [
-            each.reference_ms for each in visits if abs(math.log(each.reference_ms / result.reference_ms)) > FARTHEST
-        ]
+        far = [each.reference_ms for each in visits if abs(math.log(each.reference_ms) - stored) > FARTHEST]
         if far:
             raise InputError(
                 f"{path}: the reference network takes {result.reference_ms:.4g} ms, but beside network {name} "
                 f"{far[0]:.4g} ms: no machine's speed changes so much",
-                hint=f"run {MAIN_FILE} again",
+                hint=ANEW,
             )
 
 
@@ -351,7 +351,8 @@ def import_result(result: KitResult, *, space: str | None = None) -> LatencyMode
     Args:
         space: the file of a person's own space, which no kit carries.
     Raises:
-        InputError: if the space is another one now than when the kit was made, or the kit is of no networks.
+        InputError: if the space is another one now than when the kit was made, the kit is of no networks, or what was
+            measured makes no model.
     """
     kit, task = result.kit, Task(**result.kit.task.model_dump())
     # What was carried here names no file of this machine to be run.
@@ -370,12 +371,21 @@ def import_result(result: KitResult, *, space: str | None = None) -> LatencyMode
             hint=f"make a new kit; this one is by {kit.made_by}",
         )
     device = Device(**result.device.model_dump())
-    reference_ms = result.reference_ms
-    if device == Device.here(threads=device.threads, provider=device.provider):
-        reference_ms = keep_reference(task, device, _reference_of(result))
     readings = {name: [Reading(**each.model_dump()) for each in result.readings[name]] for name in names}
     visits = [{name: made[number] for name, made in readings.items()} for number in range(kit.visits)]
-    return fit_latency_model(opened, plan, device, reference_ms, PlanTimes.of(visits, reference_ms))
+
+    def fitted(reference_ms: float) -> LatencyModel:
+        return fit_latency_model(opened, plan, device, reference_ms, PlanTimes.of(visits, reference_ms))
+
+    model = fitted(result.reference_ms)
+    try:
+        check_estimates(model, opened)
+    except ValueError as error:
+        raise InputError(f"what the kit measured makes no latency model: {error}", hint=ANEW) from None
+    if device == Device.here(threads=device.threads, provider=device.provider):  # what was refused is not kept
+        reference_ms = keep_reference(task, device, _reference_of(result))
+        return model if reference_ms == model.reference_ms else fitted(reference_ms)
+    return model
 
 
 def _check_kind(path: Path, stored: Mapping[str, Any], kind: str) -> None:

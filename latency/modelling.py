@@ -53,3 +53,15 @@ def read_latency_model(text: str, *, space: SearchSpace, task: Task, device: Dev
     if json.loads(text).get("kind") == "learned":
         return LearnedLatency.from_json(text, space=space, task=task, device=device)
     return LatencyTable.from_json(text, space=space, task=task, device=device)
+
+
+def check_estimates(model: LatencyModel, space: SearchSpace) -> None:
+    """Make sure that a model says of networks what a latency can be.
+
+    Raises:
+        ValueError: if an estimate or an end of its interval is no time.
+    """
+    rows = space.sample(64, np.random.default_rng(0))
+    values = np.stack([model.estimate_ms(rows), *model.interval_ms(rows)])
+    if not np.isfinite(values).all() or (values[[0, 2]] <= 0).any() or (values < 0).any():
+        raise ValueError("networks must take a time above 0, and some of its estimates say otherwise")

@@ -498,9 +498,12 @@ def _print_outcome(outcome: dict[str, Any]) -> None:
         print(f"soft limits    missed: its accuracy counts {share:.3g} of what it is")
     print(f"size           {chosen['params']:,.0f} parameters, {chosen['flops']:,.0f} multiply-adds")
     if len(outcome["frontier"]) > 1:
+        from .report import whole_percent
+
         print("final models")
         for model in outcome["frontier"]:
-            notes = [f"on the front: {model['on_front_probability']:.0%} likely"]
+            not_on = "" if model["on_front"] else "not "
+            notes = [f"{not_on}on the front as measured, {whole_percent(model['on_front_probability'])} likely to be"]
             notes += [] if waiting or model["latency_of"].startswith("model.onnx") else ["latency before training"]
             print(f"  {model['name']}  {_latency(model)}  test accuracy {_accuracy(model)}  ({', '.join(notes)})")
     print(f"model          {outcome['model']}")

@@ -24,7 +24,6 @@ from spaces.own_file import SpaceFile
 from .latencies import (
     FROM_HERE,
     FROM_KIT,
-    check_estimates,
     measure_model,
     read_any_table,
     read_stored_table,
@@ -151,10 +150,6 @@ def import_kit(result: Path, out: Path, *, kit: Path | None = None, space: str |
     )
     _check_out(out, lambda stored: _what_it_is_of(stored) == of)
     model = import_result(read, space=space)
-    try:
-        check_estimates(model, get_space(space or read.kit.space, model.task))
-    except ValueError as error:
-        raise InputError(f"{result}: {error}", hint=f"run {MAIN_FILE} of the kit again") from None
     same = model.reference_ms == read.reference_ms  # on this very device the stored one holds
     interval = read.reference_ms_interval if same else reference_interval(model.task, model.device, model.reference_ms)
     return _write(out, model, FROM_KIT, interval)

@@ -33,6 +33,7 @@ from latency.device import PROTOCOL
 from latency.drift import drift_remark, measured_anew
 from latency.files import read_json
 from latency.kit_main import MAIN_FILE
+from latency.modelling import check_estimates
 from latency.reference import (
     measuring_alone,
     reference_file,
@@ -344,18 +345,6 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
             hint=anew,
         )
     return table_text(model.with_reference(known.ms), origin, known.interval)
-
-
-def check_estimates(model: LatencyModel, space: SearchSpace) -> None:
-    """Make sure that a model says of networks what a latency can be.
-
-    Raises:
-        ValueError: if an estimate or an end of its interval is no time.
-    """
-    rows = space.sample(64, np.random.default_rng(0))
-    values = np.stack([model.estimate_ms(rows), *model.interval_ms(rows)])
-    if not np.isfinite(values).all() or (values[[0, 2]] <= 0).any() or (values < 0).any():
-        raise ValueError("networks must take a time above 0, and some of its estimates say otherwise")
 
 
 def read_stored_table(path: Path) -> dict[str, Any]:

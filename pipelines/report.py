@@ -84,7 +84,9 @@ def write_report(run: RunFolder, outcome: Mapping[str, Any]) -> None:
         InputError: if a file of the run is missing or is not what this project wrote.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=_percent, whole=lambda value: f"{value:,.0f}", number=lambda v: f"{v:.3g}")
+    environment.filters.update(
+        percent=_percent, whole_percent=whole_percent, whole=lambda value: f"{value:,.0f}", number=lambda v: f"{v:.3g}"
+    )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     write_atomically(run.report, template.render(_context(run, outcome)).encode())
 
@@ -404,6 +406,11 @@ def _decimals(values: Sequence[float]) -> int:
     """How many decimals give the smallest of the values three digits, so that a column lines up."""
     least = min((value for value in values if value > 0), default=1.0)
     return max(0, 2 - math.floor(math.log10(least)))
+
+
+def whole_percent(probability: float) -> str:
+    """Of what is never quite sure."""
+    return "below 1 %" if probability < 0.01 else "above 99 %" if probability > 0.99 else f"{100 * probability:.0f} %"
 
 
 def _percent(share: float) -> str:

@@ -735,13 +735,13 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
 
 
 def _front(models: Sequence[Mapping[str, Any]], val_images: int) -> list[dict[str, Any]]:
-    """Of each final model, whether another is faster and more accurate, by what was measured and by what is likely."""
+    """Of each final model, whether none is faster and more accurate, by what was measured, and how likely that is."""
     accuracy = np.array([model["accuracy_val"] for model in models])
     drawn = (accuracy * val_images + 1) / (val_images + 2)  # of few images, all right is not sure to be all right
-    ms = np.array([known_ms(model) for model in models])
-    ms_std = np.array([np.ptp(known_interval(model)) / 2 / NORMAL for model in models])
-    likely = probability_non_dominated(accuracy, np.sqrt(drawn * (1 - drawn) / val_images), ms, ms_std)
-    on_front = is_non_dominated(np.stack([ms, -accuracy], axis=1))
+    log_ms = np.log([known_ms(model) for model in models])
+    log_ms_std = (np.log([known_interval(model)[1] for model in models]) - log_ms) / NORMAL
+    likely = probability_non_dominated(accuracy, np.sqrt(drawn * (1 - drawn) / val_images), log_ms, log_ms_std)
+    on_front = is_non_dominated(np.stack([log_ms, -accuracy], axis=1))
     return [{"on_front": bool(on), "on_front_probability": float(p)} for on, p in zip(on_front, likely, strict=True)]
 
 

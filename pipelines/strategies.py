@@ -111,7 +111,10 @@ def only_cost(setting: Setting) -> str | None:
     if setting.job == "search":
         return None
     if len(setting.costs) != 1:
-        raise InputError(f"PNAS weighs accuracy against one cost, got {', '.join(setting.costs)}")
+        raise InputError(
+            f"PNAS weighs accuracy against one cost, got {', '.join(setting.costs)}",
+            hint="give one --cost, or compare other strategies",
+        )
     return setting.costs[0]
 
 

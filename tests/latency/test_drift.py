@@ -36,7 +36,7 @@ def test_a_machine_of_two_speeds_shows_the_slope(slope):
         assert drift.SLOPE_CHANGES < there.slope_deviation < 0.08
         assert there.drift == pytest.approx(np.mean([np.log(each.reference_ms / 2) for each in readings]))
     assert np.mean(raw) - 0.5 == pytest.approx(slope * 0.17, abs=0.01)
-    assert np.mean(found) == pytest.approx(0.5, abs=0.003)
+    assert np.mean(found) == pytest.approx(0.5, abs=0.005)
     assert np.std(found) < 0.01
 
 
@@ -91,7 +91,7 @@ def test_of_few_visits_the_slope_lies_between_what_is_expected_and_what_is_seen(
     rng = np.random.default_rng(5)
     x = np.array([-0.2, -0.1, 0.0, 0.1, 0.2])
     y = 0.4 * x + 0.002 * rng.standard_normal(5)
-    for spread, low, high in ((1.0, 0.35, 0.41), (0.05, -0.02, 0.1), (0.0, 0.0, 0.0)):
+    for spread, low, high in ((1.0, 0.33, 0.41), (0.05, -0.02, 0.1), (0.0, 0.0, 0.0)):
         found, deviation = drift._slope(spread * x, spread * (y - y.mean()), 0.0, drift.SLOPE_DEVIATION)
         assert low <= found <= high
         assert deviation <= drift.SLOPE_DEVIATION
@@ -116,12 +116,12 @@ def test_what_is_stated_holds_as_often_as_it_says():
 
 
 def test_of_processes_that_differ_the_visits_of_each_count_once():
-    """Six processes, each at a speed of its own and 1.5 % faster or slower than the next, two visits in each."""
+    """Six processes, each at a speed of its own and 2 % faster or slower than the next, two visits in each."""
     rng, together, one_by_one = np.random.default_rng(7), [], []
     for _ in range(300):
         slope = drift.SLOPE_DEVIATION * rng.standard_normal()
         speeds = np.repeat(0.15 + 0.12 * rng.standard_normal(6), 2)
-        own = np.repeat(0.015 * rng.standard_normal(6), 2)
+        own = np.repeat(0.02 * rng.standard_normal(6), 2)
         readings = [
             each._replace(log_ratio=each.log_ratio + more)
             for each, more in zip(visits(rng, slope=slope, speeds=speeds, scatter=0.005), own, strict=True)
@@ -130,8 +130,8 @@ def test_of_processes_that_differ_the_visits_of_each_count_once():
             there = at_stored_speed(readings, 2.0, processes=processes)
             taken_off = np.mean([each.log_ratio for each in readings] - there.log_ratios) / there.drift
             surprises.append((taken_off - slope) / np.sqrt(there.slope_deviation**2 - drift.SLOPE_CHANGES**2))
-    assert np.sqrt(np.mean(np.square(together))) < 1.15
-    assert np.sqrt(np.mean(np.square(one_by_one))) > 1.3
+    assert np.sqrt(np.mean(np.square(together))) < 1.1
+    assert np.sqrt(np.mean(np.square(one_by_one))) > 1.2
 
 
 def test_readings_are_what_the_rounds_say():
@@ -164,8 +164,9 @@ def test_where_the_machine_is_another_for_good_it_is_said_what_helps(tmp_path):
     assert f"if it stays so, remove {tmp_path / 'device.json'}" in drift.drift_remark(2.0, 2.6, helps=helps)
     assert f"if it stays so, remove {tmp_path / 'device.json'}" in drift.drift_remark(2.0, 1.6, helps=helps)
     assert drift.drift_remark(2.0, 3.0, ran="it ran").startswith("it ran 50% slower")
-    # On a quiet machine at half its clock an interval is too wide for a number, where nothing showed the slope.
-    assert drift.half_between(2.0, 4.0, 0.15) > UNSTEADY > drift.half_between(2.0, 2.7, 0.15)
+    # Where nothing showed the slope in six processes, an interval is too wide for a number from 1.3 times as slow on.
+    still = at_stored_speed([Reading(0.0, 2.0, 0.0)] * 6, 2.0).slope_deviation
+    assert drift.half_between(2.0, 2.7, still) > UNSTEADY > drift.half_between(2.0, 2.56, still)
 
 
 @pytest.mark.parametrize(("between", "reason"), [(0.14, "unlike its state"), (0.1, "disturbed")])

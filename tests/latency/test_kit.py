@@ -439,6 +439,13 @@ SPOILED = {
         lambda r: first_reading(r).update(reference_ms=30 * r["reference_ms"]),
         "no machine's speed changes so much",
     ),
+    "a reference beyond all numbers": (
+        lambda r: (
+            r.update(reference_ms=1e300, reference_ms_interval=[1e300, 1e300]),
+            first_reading(r).update(reference_ms=1e-300),
+        ),
+        "no machine's speed changes so much",
+    ),
     "few visits": (lambda r: r["readings"][first_network(r)].pop(), "must hold 2 visits of network"),
     "nan": (lambda r: first_reading(r).update(log_ratio=float("nan")), "finite number"),
     "infinite": (lambda r: first_reading(r).update(log_ratio=float("inf")), "finite number"),

@@ -11,10 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latency import Device, calibration_of, fit_latency_model, measuring, plan_latency_model
+from latency import Device, calibration_of, fit_latency_model, measure, measuring, plan_latency_model
 from latency.drift import Reading, at_stored_speed
-from latency.measuring import LEAST_PLAN_VISITS, PLAN_ROUNDS, PLAN_VISITS, PlanTimes, measure_plan
-from latency.rounds import Rounds, in_new_process, pieces
+from latency.measuring import (
+    LEAST_PLAN_VISITS,
+    PLAN_ROUNDS,
+    PLAN_VISITS,
+    PlanTimes,
+    measure_plan,
+    network_name,
+    visit_in_processes,
+)
+from latency.reference import reference_model
+from latency.rounds import ROUNDS_A_VISIT, Rounds, in_new_process, pieces
 from spaces import Task, get_space
 
 SPACE, TASK = get_space("proxyless@8,8x1,16x2s2,32"), Task(16, 10)
@@ -124,6 +133,19 @@ def test_a_budget_makes_fewer_visits(slowing, monkeypatch, budget_s, visits):
     plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, np.random.default_rng(0)))
     ratios = measure_plan(plan, b"", 1.0, np.random.default_rng(1), budget_s=budget_s).log_ratios
     assert {len(each) for each in ratios.values()} == {visits}
+
+
+def test_what_is_measured_goes_through_processes_and_back():
+    """Models, files, plans and raw times between real processes; few, and of the smallest networks."""
+    rng, model = np.random.default_rng(0), reference_model(TASK)
+    (timing,) = measure([model], model, 1.0, rng=rng, processes=3, most_processes=3, visits=1)
+    assert (timing.processes, timing.rounds) == (3, 3 * ROUNDS_A_VISIT)
+    assert timing.latency_ms_interval[0] < 1.0 < timing.latency_ms_interval[1]
+    plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, rng))
+    few = replace(plan, groups=(plan.groups[0][:2], plan.groups[-1]))
+    visit = visit_in_processes(few, model, rng)
+    assert set(visit) == {network_name(network) for group in few.groups for network in group}
+    assert all(np.isfinite(reading).all() and reading.reference_ms > 0 for reading in visit.values())
 
 
 def test_a_process_is_new_answers_and_passes_errors_on():

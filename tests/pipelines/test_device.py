@@ -16,7 +16,7 @@ import pytest
 from measuring_less import less_command
 from typer.testing import CliRunner
 
-from latency import Device, LatencyTable, measuring, read_latency_model, reference, runtime
+from latency import Device, LatencyTable, kit, measuring, read_latency_model, reference, runtime
 from latency.measuring import networks_digest
 from latency.model import learn_latency
 from latency.reference import keep_reference
@@ -65,7 +65,7 @@ def hwnas(*arguments, cwd, code=0):
     return done.stdout, done.stderr
 
 
-def run_elsewhere(kit: Path, *arguments):
+def run_elsewhere(kit: Path, *arguments, cpu=OTHER_CPU):
     """`measure.py` as it would run on a machine of another processor; quick, since its buffer to flush is small."""
     spec = importlib.util.spec_from_file_location("measure_elsewhere", kit / "measure.py")
     measure = importlib.util.module_from_spec(spec)
@@ -74,7 +74,7 @@ def run_elsewhere(kit: Path, *arguments):
     measure.FLUSH_BYTES = 2**16
     measure.REFERENCE_PAUSES_S = (0.0,)
     measure.in_new_process = lambda fn, *args: fn(*args)
-    measure._cpu_model = lambda: OTHER_CPU
+    measure._cpu_model = lambda: cpu
     assert measure.main(list(map(str, arguments))) == 0
 
 
@@ -249,14 +249,18 @@ def made_up(known: Device, cost: AdditiveCost) -> LatencyTable:
     return LatencyTable(known, SPACE.name, TASK, 0.5, 0.52, 0.1, cost, 0.05, ((0.3, 0.31), (0.4, 0.38)), networks)
 
 
-def test_a_kit_whose_times_make_no_model_is_refused(elsewhere, tmp_path, monkeypatch):
-    place, *_ = elsewhere
-    below_zero = made_up(table_of(place).device, AdditiveCost(-9.0, np.zeros(SPACE.allowed.shape)))
-    monkeypatch.setattr(devices, "import_result", lambda *_, **__: below_zero)
-    with pytest.raises(InputError, match=r"result\.json: networks must take a time above 0") as caught:
-        devices.import_kit(place / "kit" / "result.json", tmp_path / "pi.json")
-    assert caught.value.hint == "run measure.py of the kit again"
-    assert not (tmp_path / "pi.json").exists()
+def test_a_kit_whose_times_make_no_model_is_refused_and_nothing_of_it_is_kept(tmp_path, monkeypatch):
+    """Measured on this very device, whose reference latency it would give."""
+    monkeypatch.chdir(tmp_path)
+    devices.make_kit(Path("kit"), SPACE.name, TASK, seed=0)
+    run_elsewhere(Path("kit"), cpu=Device.here().cpu)
+    below_zero = made_up(Device.here(), AdditiveCost(-9.0, np.zeros(SPACE.allowed.shape)))
+    monkeypatch.setattr(kit, "fit_latency_model", lambda *_: below_zero)
+    with pytest.raises(InputError, match="makes no latency model: networks must take a time above 0") as caught:
+        devices.import_kit(Path("kit/result.json"), Path("pi.json"))
+    assert "remove begun-*.json beside measure.py" in caught.value.hint
+    assert not Path("pi.json").exists()
+    assert reference.stored_references(Device.here()) == {}
 
 
 @pytest.mark.parametrize("field", ["onnxruntime", "threads", "cpu", "cores", "flush_bytes"])

@@ -24,6 +24,7 @@ from hwnas.pareto import is_non_dominated
 from hwnas.training import ImageData
 from latency import Device, count
 from pipelines import cli
+from pipelines.report import whole_percent
 from spaces import Task, get_space
 
 SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
@@ -98,7 +99,8 @@ def drawn_fronts(models, val_images, draws=20_000):
     spread = np.sqrt((right * val_images + 1) * ((1 - right) * val_images + 1) / val_images) / (val_images + 2)
     accuracies = rng.normal(right, spread, (draws, len(models)))
     low, high = np.array([model["latency_ms_interval"] for model in models]).T
-    latencies = rng.normal([model["latency_ms"] for model in models], (high - low) / 3.92, (draws, len(models)))
+    log_ms = np.log([model["latency_ms"] for model in models])
+    latencies = rng.normal(log_ms, np.log(high / low) / 3.92, (draws, len(models)))
     fronts = [is_non_dominated(np.stack([ms, -right], axis=1)) for ms, right in zip(latencies, accuracies, strict=True)]
     return np.mean(fronts, axis=0)
 
@@ -119,7 +121,7 @@ def test_the_run_folder_holds_everything(finished):
     )
     page = (run / "report.html").read_text()
     assert outcome["chosen"]["arch"] in page
-    assert all(f"on the front: {100 * likely:.0f} % likely" in page for likely in told)
+    assert all(f"on the front: {whole_percent(likely)} likely" in page for likely in told)
     assert sqlite3.connect(run / "study.db").execute("select count(*) from trials").fetchone() == (6,)
 
 

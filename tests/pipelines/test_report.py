@@ -24,7 +24,7 @@ from pipelines.cli import app
 from pipelines.config import RunConfig, parse_duration
 from pipelines.drawing import blocks_of, draw_blocks
 from pipelines.judgement import NAMES, record_of, sentence
-from pipelines.report import rerun_command, write_report
+from pipelines.report import rerun_command, whole_percent, write_report
 from pipelines.run_folder import RunFolder
 from pipelines.search import SUMMARY
 from spaces import Task, get_space
@@ -327,6 +327,11 @@ def test_a_limit_on_latency_is_a_line_and_no_other_limit_is(tmp_path, limits, li
         limit.replace("400k", "400000") for limit in limits
     ]
     assert ("No limits were given" in page.text_in["chosen"]) == (not limits)
+
+
+def test_nothing_is_sure_to_be_on_the_front():
+    said = [whole_percent(each) for each in (0.0, 0.004, 0.012, 0.5, 0.99, 0.996, 1.0)]
+    assert said == ["below 1 %", "below 1 %", "1 %", "50 %", "99 %", "above 99 %", "above 99 %"]
 
 
 def test_a_missed_limit_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """The search loop: one seed, one course, whatever ends first, fails, or was interrupted."""
 
+import functools
 import sqlite3
 from dataclasses import dataclass, replace
 
@@ -62,12 +63,17 @@ def test_the_course_does_not_depend_on_which_evaluation_ends_first(strategy):
     assert course(other) != course(alone)
 
 
+@functools.cache
+def undisturbed(strategy, n_trials, parallel):
+    return tuple(search(SPACE, Smooth(), strategy(), n_trials=n_trials, seed=3, costs=COSTS, parallel=parallel))
+
+
 @pytest.mark.parametrize("strategy", [RandomSearch, Follower, Ridged])
 @pytest.mark.parametrize("stop_after", [1, 9, 10, 12])
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_going_on_gives_the_same_course_and_evaluates_nothing_twice(tmp_path, strategy, stop_after, parallel):
     arguments = {"n_trials": 14, "seed": 3, "costs": COSTS, "parallel": parallel}
-    whole = list(search(SPACE, Smooth(), strategy(), **arguments))
+    whole = undisturbed(strategy, 14, parallel)
     first, second = Counting(), Counting()
     running = search(SPACE, first, strategy(), study=Study(tmp_path / "s.db", SPACE, cost="flops"), **arguments)
     for _ in range(stop_after):
@@ -96,10 +102,10 @@ def test_a_gap_in_the_record_is_filled(tmp_path):
 
 
 @pytest.mark.parametrize("in_flight", [{}, {11}, {12, 14}])
-@pytest.mark.parametrize("known", [10, 11, 12, 13, 16, 17])
+@pytest.mark.parametrize("known", [10, 12, 13, 17])
 def test_a_predictor_picks_the_same_wherever_its_picks_were_interrupted(tmp_path, known, in_flight):
     arguments = {"n_trials": 18, "seed": 3, "costs": COSTS, "parallel": 3}
-    whole = list(search(SPACE, Smooth(), Focused(), **arguments))
+    whole = undisturbed(Focused, 18, 3)
     study = Study(tmp_path / "s.db", SPACE, cost="flops")
     for trial in whole:
         if trial.number < known and trial.number not in in_flight:
