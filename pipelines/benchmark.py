@@ -192,18 +192,22 @@ STRATEGIES: dict[str, Callable[[Comparison], Strategy]] = {
     "epnas-gcn": lambda c: EPNAS(surrogate=GraphSurrogate(GCNPredictor()), focus=1.0 if c.aim == "accuracy" else 0.0),
     "iterated-thompson": lambda c: IteratedPredictor(acquisition="thompson"),
     "pnas-trees": lambda c: PNAS(surrogate=ProcessAndTrees(), **_growth(c)),
-    "pnas-mlp": lambda c: PNAS(surrogate=SequenceSurrogate("mlp"), **_growth(c)),
-    "pnas-lstm": lambda c: PNAS(surrogate=SequenceSurrogate("lstm"), **_growth(c)),
+    "pnas-mlp": lambda c: PNAS(surrogate=SequenceSurrogate("mlp"), **_growth(c, chains=3)),
+    "pnas-lstm": lambda c: PNAS(surrogate=SequenceSurrogate("lstm"), **_growth(c, chains=3)),
     "pnas-gcn": lambda c: PNAS(surrogate=GraphSurrogate(GCNPredictor()), **_growth(c)),
 }
 
 
-def _growth(comparison: Comparison) -> dict[str, Any]:
-    """Beams for a hundred trained networks, not for the 1,280 of the paper; the best of 3 to 25 within that."""
+def _growth(comparison: Comparison, chains: int = 4) -> dict[str, Any]:
+    """Beams for a hundred trained networks, not for the 1,280 of the paper; the best of 3 to 25 within that.
+
+    Args:
+        chains: of a level where accuracy alone counts.
+    """
     cost = only_cost(_setting(comparison))
     if isinstance(open_table(comparison.table, comparison.data, comparison.noisy).space, NASBench101Space):
         return {"K": 20, "first": 20, "n_simplest": CELLS_OF_FIVE, "cost": cost, "J": 1}
-    return {"K": 4 if cost is None else 8, "first": 7, "cost": cost, "J": 1}
+    return {"K": chains if cost is None else 8, "first": 7, "cost": cost, "J": 1}
 
 
 def _costs_of_untrained(strategy: Strategy) -> tuple[str, ...]:
