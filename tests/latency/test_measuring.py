@@ -109,7 +109,7 @@ def test_how_far_slopes_may_be_wrong_is_known_of_every_plan():
     now = np.exp(0.2 * rng.standard_normal(PLAN_VISITS))
     visits = [{"seen": Reading(0.1 * np.log(ms), ms, 0.0), "still": Reading(1.0, 1.0, 0.0)} for ms in now.tolist()]
     alone = [at_stored_speed([visit[name] for visit in visits], 1.0).slope_deviation for name in visits[0]]
-    assert alone[0] < 0.5 * alone[1]
+    assert alone[0] < 0.7 * alone[1]
     assert PlanTimes.of(visits, 1.0).slope_deviation == pytest.approx(np.sqrt(np.mean(np.square(alone))))
 
 
