@@ -136,11 +136,19 @@ class Workload:
     def epoch_seconds(self) -> float:
         return self.mean_seconds(1) - self.mean_seconds(0)
 
-    def faster(self, factor: float) -> Workload:
-        """The same work at a speed that differs by a factor from what was timed."""
-        speed = self.speed
-        train, validate = ((factor * a, factor * b) for a, b in (speed.train, speed.validate))
-        return replace(self, speed=TrainingSpeed(train, validate, factor * speed.setup_s))
+    def corrected(self, factor: float, epochs: float) -> Workload:
+        """The same work where trainings of so many epochs took a factor of the time that was planned.
+
+        Slower ones are slower in all they do. What faster ones save is first their setup, which is timed in
+        processes that begin with it and counts little in longer trainings; only what is left of it, their images.
+        """
+        setup_s, per_image = factor * self.speed.setup_s, factor
+        if factor < 1:
+            images_s = self.mean_seconds(epochs) - self.speed.setup_s
+            found_s = factor * self.mean_seconds(epochs)
+            setup_s, per_image = max(0.0, found_s - images_s), min(1.0, found_s / images_s)
+        train, validate = ((per_image * a, per_image * b) for a, b in (self.speed.train, self.speed.validate))
+        return replace(self, speed=TrainingSpeed(train, validate, setup_s))
 
 
 def check_budget(budget_s: float, elapsed_s: float, *, table_s: float = 0.0) -> None:

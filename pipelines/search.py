@@ -273,7 +273,7 @@ def _search_stages(job: Job) -> tuple[Plan, Workload | None]:
     if job.config.budget_s is not None and work is not None and not read_json(job.run.plan).get("chosen_planned"):
         trained = [trial for trial in job.study.trials() if trial.state == "complete"]
         slowdown = _slowdown(work, plan, trained)
-        work = work.faster(slowdown)
+        work = work.corrected(slowdown, plan.epochs)
         plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work, final_epochs=job.config.final_epochs)
         _save_plan(job, plan, chosen_planned=True, slowdown=slowdown)
     plan = _run_trials(job, plan, plan, later())
@@ -341,7 +341,7 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
         stored = read_json(run.plan, "plan", "speed")
         plan = Plan(**stored["plan"])
         work = _workload(job, TrainingSpeed(**{k: _pair(v) for k, v in stored["speed"].items()}))
-        work = work.faster(stored.get("slowdown", 1.0))
+        work = work.corrected(stored.get("slowdown", 1.0), plan.epochs)
         job.listener.say("going on with the recorded plan")
         _show_plan(job, plan)
         return plan, work

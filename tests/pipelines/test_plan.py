@@ -98,7 +98,7 @@ def test_once_finalists_are_measured_only_their_export_is_kept_free():
 def test_a_slower_machine_gets_fewer_picks_and_fewer_final_epochs():
     work = workload()
     plan = plan_budget(600, 15.0, work, finalists=2)
-    slow = work.faster(2.0)
+    slow = work.corrected(2.0, plan.epochs)
     assert slow.mean_seconds(3) == pytest.approx(2 * work.mean_seconds(3))
     halved = replan_chosen(plan, 600, 400, slow)
     assert halved.n_chosen < plan.n_chosen
@@ -106,6 +106,23 @@ def test_a_slower_machine_gets_fewer_picks_and_fewer_final_epochs():
     final = replan_final(halved, 600, 450, slow)
     assert final.final_epochs < replan_final(plan, 600, 450, work).final_epochs
     assert 450 + slow.mean_seconds(final.final_epochs) + CLOSING_S <= 601
+
+
+@pytest.mark.parametrize("epochs", [0.2, 5.0])
+@pytest.mark.parametrize("factor", [0.3, 0.7, 0.95, 1.0, 1.3])
+@pytest.mark.parametrize("setup_s", [0.0, 0.2, 8.0])
+def test_what_faster_trainings_save_is_their_setup_first(epochs, factor, setup_s):
+    """Short trainings took 0.4 of the time planned on a GPU, since their setup did: long ones are not that fast."""
+    work = workload()
+    work = replace(work, speed=replace(SPEED, setup_s=setup_s))
+    found = work.corrected(factor, epochs)
+    assert found.mean_seconds(epochs) == pytest.approx(factor * work.mean_seconds(epochs))  # as was seen
+    assert 0 <= found.speed.setup_s <= max(factor, 1) * setup_s
+    for longer in (2 * epochs, 20 * epochs):
+        assert found.mean_seconds(longer) >= factor * work.mean_seconds(longer) * (1 - 1e-12)
+    saved = (1 - factor) * work.mean_seconds(epochs)
+    if 0 <= saved <= setup_s:
+        assert found.epoch_seconds() == pytest.approx(work.epoch_seconds())
 
 
 def test_given_final_epochs_leave_the_rest_to_the_search():
@@ -125,7 +142,7 @@ def test_given_final_epochs_leave_the_rest_to_the_search():
 def test_with_given_final_epochs_the_picks_fill_what_is_left(budget_s, final_epochs, slowdown):
     planned = workload(10_000)
     first = plan = plan_budget(budget_s, 15.0, planned, finalists=2, final_epochs=final_epochs)
-    true = planned.faster(slowdown)
+    true = planned.corrected(slowdown, plan.epochs)
     after_random_s = 15 + plan.n_random / 2 * true.mean_seconds(plan.epochs)
     plan = replan_chosen(plan, budget_s, after_random_s, true, final_epochs=final_epochs)
     finals_s = true.mean_seconds(final_epochs) + true.test_seconds()
