@@ -1,33 +1,17 @@
 """Mistakes of users: one line that says what must hold, exit code 2, never a traceback, nothing touched."""
 
-import contextlib
-import io
 import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import typer
+from commands import run_here
 
 from hwnas.execution import WorkerDiedError
 from latency.rounds import in_new_process
-from pipelines.cli import _guarded, app
-
-
-def hwnas(*arguments, cwd):
-    """As a command, but here: importing torch takes far longer than any of these mistakes."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(cwd),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as ended,
-    ):
-        app(list(map(str, arguments)))
-    return SimpleNamespace(returncode=ended.value.code, stdout=out.getvalue(), stderr=err.getvalue())
-
+from pipelines.cli import _guarded
 
 MISTAKES = [
     (["--data", "digits", "--trials", "4", "--space", "mobile"], "there is no space 'mobile'"),
@@ -51,7 +35,7 @@ MISTAKES = [
 def test_a_mistake_is_one_line(tmp_path, arguments, message):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    done = hwnas("search", *arguments, cwd=tmp_path)
+    done = run_here("search", *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -121,7 +105,7 @@ def test_a_process_that_was_killed_is_no_fault_of_the_command(capsys, work, says
     ],
 )
 def test_other_commands_say_what_must_hold_too(tmp_path, arguments, message):
-    done = hwnas(*arguments, cwd=tmp_path)
+    done = run_here(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,15 +5,14 @@ import hashlib
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import commands
 import numpy as np
 import onnx
 import pytest
-from measuring_less import less_command
 from typer.testing import CliRunner
 
 from latency import Device, LatencyTable, kit, measuring, read_latency_model, reference, runtime
@@ -56,13 +55,7 @@ def device(*arguments, monkeypatch, cwd, code=0):
 
 
 def hwnas(*arguments, cwd, code=0):
-    environment = {**os.environ, "HWNAS_HOME": str(cwd / "home")}
-    done = subprocess.run(
-        less_command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=300, check=False, env=environment
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout, done.stderr
+    return commands.hwnas(*arguments, cwd=cwd, home=cwd / "home", code=code)
 
 
 def run_elsewhere(kit: Path, *arguments, cpu=OTHER_CPU):

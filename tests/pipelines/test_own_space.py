@@ -1,16 +1,14 @@
 """A space of one's own through the whole house: the documented example, as a person runs it."""
 
 import json
-import os
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from measuring_less import less_command
+from commands import hwnas
 
 from latency import count
 from pipelines.wiring import parts_of
@@ -18,21 +16,6 @@ from spaces import Task, get_space
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "my_space.py"
 QUICK = ["--data", "digits", "--trials", "8", "--epochs", "1", "--final-epochs", "1", "--limit", "latency_ms<=5"]
-
-
-def hwnas(*arguments, cwd, home, code=0):
-    done = subprocess.run(
-        less_command(*arguments),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HWNAS_HOME": str(home)},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,13 @@
 import concurrent.futures as cf
 import csv
 import json
-import os
-import subprocess
 import time
 import tomllib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from measuring_less import less_command
+from commands import run_here
 
 from hwnas import FeasibleSet, SoftLimit, Study
 from hwnas.evaluation.evaluator import Evaluator
@@ -166,24 +164,12 @@ def test_a_run_of_another_strategy_is_left_alone(tmp_path):
     assert RunFolder.check(tmp_path / "run", RunConfig.of(**FIELDS)).config.is_file()
 
 
-def hwnas(*arguments, cwd):
-    return subprocess.run(
-        less_command(*arguments),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, "HWNAS_HOME": str(cwd / "home")},
-    )
-
-
 @pytest.mark.slow
 def test_epnas_searches_with_soft_limits_and_warm_starts(tmp_path):
     words = ["search", "--data", "digits", "--space", SPACE, "--trials", "14", "--epochs", "1", "--final-epochs", "1"]
     words += ["--finalists", "1", "--workers", "1", "--limit", "params<=20k", "--run", "run", "--json"]
     own = ["--strategy", "epnas", "--soft-limit", "params<=6k@0.5", "--warm-start"]
-    done = hwnas(*words, *own, cwd=tmp_path)
+    done = run_here(*words, *own, cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
     assert "about 14 networks by epnas" in done.stderr
     outcome, run = json.loads(done.stdout), tmp_path / "run"
@@ -198,7 +184,7 @@ def test_epnas_searches_with_soft_limits_and_warm_starts(tmp_path):
     assert outcome["chosen"]["params"] <= 12_000
     assert sorted(int(file.stem) for file in (run / "weights").iterdir()) == list(range(14))
     _check_warm(run)
-    other = hwnas(*words, "--strategy", "iterated", cwd=tmp_path)
+    other = run_here(*words, "--strategy", "iterated", cwd=tmp_path, home=tmp_path / "home")
     assert other.returncode == 2
     assert "strategy: 'iterated' != 'epnas'" in other.stdout
 
@@ -220,7 +206,7 @@ def _check_warm(run):
 def test_pnas_starts_children_from_their_parents(tmp_path):
     words = ["search", "--data", "digits", "--space", SPACE, "--trials", "16", "--epochs", "1", "--final-epochs", "1"]
     words += ["--finalists", "1", "--workers", "1", "--run", "run", "--json", "--strategy", "pnas", "--warm-start"]
-    done = hwnas(*words, cwd=tmp_path)
+    done = run_here(*words, cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
     _check_warm(tmp_path / "run")
 
@@ -229,7 +215,7 @@ def test_pnas_starts_children_from_their_parents(tmp_path):
 def test_what_a_strategy_remarks_is_said_once_and_kept(tmp_path):
     words = ["search", "--data", "digits", "--space", "pnas@1x8", "--trials", "11", "--epochs", "0.2"]
     words += ["--final-epochs", "0.2", "--finalists", "1", "--workers", "1", "--run", "run", "--strategy", "pnas"]
-    done = hwnas(*words, cwd=tmp_path)
+    done = run_here(*words, cwd=tmp_path, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr
     (remark,) = json.loads((tmp_path / "run" / "plan.json").read_text())["remarks"]
     assert "of 136 simplest networks, drawn" in remark
