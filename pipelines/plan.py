@@ -34,7 +34,7 @@ class TrainingSpeed:
 
     train: tuple[float, float]  # constant, slope
     validate: tuple[float, float]
-    setup_s: float  # of a training: building the network, its slower first steps
+    setup_s: float  # of a training: building the network, moving all to the device, its slower first steps
 
     @classmethod
     def fit(
@@ -42,6 +42,34 @@ class TrainingSpeed:
     ) -> TrainingSpeed:
         """From a few timed networks; with equal flops, or times that fall with them, the line is flat at the mean."""
         return cls(_line(flops, train), _line(flops, validate), setup_s)
+
+    def found(
+        self,
+        flops: NDArray[np.float64],
+        seconds: NDArray[np.float64],
+        train_s_per_image: NDArray[np.float64],
+        *,
+        epochs: float,
+        train_images: int,
+        validation_images: int,
+    ) -> TrainingSpeed:
+        """As trainings of so many epochs have shown it; the line over flops keeps its shape.
+
+        Setup and images are told apart, since short trainings are mostly the one and long ones the other.
+
+        Args:
+            flops, seconds, train_s_per_image: (n,) of the trainings; for an image NaN where it is not known.
+        """
+        known = ~np.isnan(train_s_per_image)
+        factor = 1.0
+        if known.any():
+            factor = float(train_s_per_image[known].mean() / (self.train[0] + self.train[1] * flops[known]).mean())
+        train, validate = ((factor * a, factor * b) for a, b in (self.train, self.validate))
+        images = TrainingSpeed(train, validate, setup_s=0.0)
+        planned = images.seconds(
+            flops, epochs=epochs, train_images=train_images, validation_images=validation_images
+        ).mean()
+        return replace(images, setup_s=max(0.0, float(seconds.mean() - planned)))
 
     def seconds(
         self, flops: NDArray[np.float64], *, epochs: float, train_images: int, validation_images: int
@@ -135,20 +163,6 @@ class Workload:
 
     def epoch_seconds(self) -> float:
         return self.mean_seconds(1) - self.mean_seconds(0)
-
-    def corrected(self, factor: float, epochs: float) -> Workload:
-        """The same work where trainings of so many epochs took a factor of the time that was planned.
-
-        Slower ones are slower in all they do. What faster ones save is first their setup, which is timed in
-        processes that begin with it and counts little in longer trainings; only what is left of it, their images.
-        """
-        setup_s, per_image = factor * self.speed.setup_s, factor
-        if factor < 1:
-            images_s = self.mean_seconds(epochs) - self.speed.setup_s
-            found_s = factor * self.mean_seconds(epochs)
-            setup_s, per_image = max(0.0, found_s - images_s), min(1.0, found_s / images_s)
-        train, validate = ((per_image * a, per_image * b) for a, b in (self.speed.train, self.speed.validate))
-        return replace(self, speed=TrainingSpeed(train, validate, setup_s))
 
 
 def check_budget(budget_s: float, elapsed_s: float, *, table_s: float = 0.0) -> None:

@@ -6,7 +6,7 @@ import concurrent.futures as cf
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -272,10 +272,9 @@ def _search_stages(job: Job) -> tuple[Plan, Workload | None]:
     plan = _run_trials(job, plan, replace(plan, n_chosen=0), first)
     if job.config.budget_s is not None and work is not None and not read_json(job.run.plan).get("chosen_planned"):
         trained = [trial for trial in job.study.trials() if trial.state == "complete"]
-        slowdown = _slowdown(work, plan, trained)
-        work = work.corrected(slowdown, plan.epochs)
+        work = replace(work, speed=_found_speed(work, plan, trained))
         plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work, final_epochs=job.config.final_epochs)
-        _save_plan(job, plan, chosen_planned=True, slowdown=slowdown)
+        _save_plan(job, plan, chosen_planned=True, speed=asdict(work.speed))
     plan = _run_trials(job, plan, plan, later())
     return plan, work
 
@@ -311,13 +310,21 @@ def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
     return plan
 
 
-def _slowdown(work: Workload, plan: Plan, trained: Sequence[Trial]) -> float:
-    """How much longer the trainings took than was planned."""
+def _found_speed(work: Workload, plan: Plan, trained: Sequence[Trial]) -> TrainingSpeed:
     if not trained:
-        return 1.0
-    flops = np.array([trial.values["flops"] for trial in trained])
-    planned = replace(work, flops=flops).mean_seconds(plan.epochs)
-    return float(np.clip(np.mean([trial.values["train_seconds"] for trial in trained]) / planned, 0.25, 4.0))
+        return work.speed
+    flops, seconds, per_image = (
+        np.array([trial.values.get(name, np.nan) for trial in trained])
+        for name in ("flops", "train_seconds", "train_s_per_image")
+    )
+    return work.speed.found(
+        flops,
+        seconds,
+        per_image,
+        epochs=plan.epochs,
+        train_images=work.train_images,
+        validation_images=work.validation_images,
+    )
 
 
 def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
@@ -341,7 +348,6 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
         stored = read_json(run.plan, "plan", "speed")
         plan = Plan(**stored["plan"])
         work = _workload(job, TrainingSpeed(**{k: _pair(v) for k, v in stored["speed"].items()}))
-        work = work.corrected(stored.get("slowdown", 1.0), plan.epochs)
         job.listener.say("going on with the recorded plan")
         _show_plan(job, plan)
         return plan, work
@@ -356,7 +362,7 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
         epochs=config.epochs,
         final_epochs=config.final_epochs,
     )
-    _save_plan(job, plan, speed={"train": speed.train, "validate": speed.validate, "setup_s": speed.setup_s})
+    _save_plan(job, plan, speed=asdict(speed))
     _show_plan(job, plan)
     return plan, work
 
@@ -584,11 +590,12 @@ def _none_found(job: Job, missed: Sequence[LeftOut], unknown: Sequence[LeftOut])
 
 
 def _kept(kind: str, found: list[Finalist], n: int) -> list[Finalist]:
-    """The n most wanted of the measured: for a search the best, first of those whose file is likely to meet the limits
-    too; for a frontier, its members along all latencies.
+    """The n most wanted of the measured, of whom the best come first. For a search the very best, then first of those
+    whose file is likely to meet the limits too; for a frontier, its members along all latencies.
     """
     if kind == "search":
-        return sorted(found, key=lambda each: not each.again)[:n]
+        kept = sorted(found, key=lambda each: not each.again)[:n]
+        return kept if n == 1 or found[0] in kept else [*kept[:-1], found[0]]
     ms = np.array([each.latency.ms for each in found])
     scores = np.array([each.score for each in found])
     front = is_non_dominated(np.stack([ms, -scores], axis=1))

@@ -56,17 +56,20 @@ class TrainResult:
             accuracy too good.
         seconds: of training and validation together.
         images_per_second: of training alone.
+        train_s_per_image: of training alone, in the first epoch and after its slower first steps; None where it has
+            no more than those.
     """
 
     accuracy_val: float
     history: tuple[EpochRecord, ...]
     seconds: float
     images_per_second: float
+    train_s_per_image: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingTime:
-    """Seconds for one image in training and in validation, and how much longer the first steps take.
+    """Seconds for one image in training and in validation, and of what comes once: moving to the device, first steps.
 
     On a GPU the first steps choose, and compile, kernels for every shape that a process has not met before.
     """
@@ -133,6 +136,7 @@ def train(
             history=tuple(history),
             seconds=time.perf_counter() - start,
             images_per_second=run.seen / training_s,
+            train_s_per_image=run.s_per_image,
         )
 
 
@@ -182,14 +186,16 @@ def time_training(
     device = torch.device(device)
     with _failures(), _current(device), _own_randomness(seed, device):
         module = copy.deepcopy(module)
+        began = time.perf_counter()
         run = _Training(module, data, recipe, epochs=1, seed=seed, device=device, auxiliary=auxiliary)
-        first = 2 if run.recorded is None else UNRECORDED + 2
+        _synchronise(device)
+        start_s, first = time.perf_counter() - began, run.slower_steps
         run.steps = 3 * batches + first  # the schedule has to last, whatever the size of an epoch
         groups = run.groups()
         steps = [groups[step % len(groups)] for step in range(batches + first)]
         seconds = [_seconds(device, run.step, group) for group in steps]
         train_s = sum(seconds[first:]) / sum(map(len, steps[first:]))
-        start_s = sum(seconds[:first]) - train_s * sum(map(len, steps[:first]))
+        start_s += sum(seconds[:first]) - train_s * sum(map(len, steps[:first]))
 
         index = np.arange(min(SCORING_BATCH, len(run.val)))
         run.module.eval()
@@ -303,12 +309,14 @@ class _Training:
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         self.steps = max(1, round(epochs * recipe.steps_per_epoch(len(self.train))))
         self.done = self.seen = 0  # steps, images
+        self.s_per_image: float | None = None
         half = device.type == "cuda"
         self.half = torch.bfloat16 if half and torch.cuda.is_bf16_supported(False) else torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=half and self.half == torch.float16)
         # A probability that grows, and what modules of others do, cannot be replayed.
         recordable = half and recipe.drop_path == 0 and isinstance(module, TorchNetwork)
         self.recorded = _RecordedPass() if recordable else None
+        self.slower_steps = 2 if self.recorded is None else UNRECORDED + 2
 
     def groups(self) -> list[NDArray[np.int64]]:
         """The batches of one epoch, in a new order."""
@@ -324,12 +332,18 @@ class _Training:
         """Mean loss over the steps of the next epoch, or of what the training still has of it."""
         groups = self.groups()[: self.steps - self.done]
         total = torch.zeros((), device=self.device)
+        settled: tuple[float, int] | None = None  # when, and after how many images
         for group in groups:
+            if self.done == self.slower_steps:
+                _synchronise(self.device)
+                settled = time.perf_counter(), self.seen
             loss = self.step(group)
             total += loss
             if self.device.type == "cpu":  # elsewhere asking would wait for the device
                 _check_finite(loss)
         _check_finite(total)
+        if settled is not None:
+            self.s_per_image = (time.perf_counter() - settled[0]) / (self.seen - settled[1])
         return float(total) / len(groups)
 
     def step(self, group: NDArray[np.int64]) -> Tensor:

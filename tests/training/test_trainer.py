@@ -463,6 +463,11 @@ def test_timing_tells_what_comes_once_from_what_each_image_takes(digits, monkeyp
     monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     timed = time_training(Clocked(64, 10), digits, Recipe(), device="cpu", batches=3, seed=0)
     assert timed == TrainingTime(train_s_per_image=2.0, validation_s_per_image=1.0, start_s=80.0)
+    first.update({True: 50.0, False: 30.0})
+    trained = trainer.train(Clocked(64, 10), digits, Recipe(), epochs=2, seed=0, device="cpu")
+    assert trained.train_s_per_image == 2.0
+    n, scored = len(digits.train_labels), len(digits.val_labels)
+    assert trained.seconds == 2 * 2 * n + 50 + scored + 30
 
 
 @pytest.mark.parametrize("name", ["gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "", "mps:1"])

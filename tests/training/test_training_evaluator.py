@@ -40,7 +40,9 @@ def test_another_process_finds_the_same_and_failures_come_back(evaluator, archs)
         there = pool.submit(evaluator.evaluate, archs[0], epochs=1, seed=5).result()
         with pytest.raises(TrainingFailed, match="diverged"):
             pool.submit(doomed.evaluate, archs[0], epochs=2, seed=0).result()
-    assert here.keys() == there.keys() == {"accuracy_val", "train_seconds"}
+    assert here.keys() == there.keys() == {"accuracy_val", "train_seconds", "train_s_per_image"}
+    assert 0 < here["train_s_per_image"] < here["train_seconds"]
+    assert "train_s_per_image" not in evaluator.evaluate(archs[0], epochs=0.01, seed=5)  # of first steps alone
     assert here["accuracy_val"] == there["accuracy_val"]
     assert len(pickle.dumps(evaluator)) < 5000
 
