@@ -147,7 +147,7 @@ def million(measured: Measured, pool: WorkerPool, n: int, device: str) -> None:
         "our ensemble of GCNs": GCNPredictor(),
         "18 layers of the paper": replace(GCNPredictor.paper_proxyless(), epochs=5),
     }
-    where = "one core" if device == "cpu" else device
+    where = "one core" if device == "cpu" else torch.cuda.get_device_name(device)
     for name, predictor in beside.items():
         model = fitted(GraphSurrogate(replace(predictor, device=device)), feasible)
         with measured.step("beside", f"predicted, {name}, {where}", RANKED_BESIDE):

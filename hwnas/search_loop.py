@@ -144,10 +144,10 @@ def _trial(
     own_seed = evaluation_seed(seed, number)
     error = future.exception()
     if error is None:
-        if "accuracy_val" not in (found := future.result()):
-            raise InputError(
-                f"an evaluator must give accuracy_val, but of {arch} it gave {', '.join(found) or 'nothing'}"
-            )
+        found = future.result()
+        if not isinstance(found, Mapping) or "accuracy_val" not in found:
+            given = (", ".join(found) or "nothing") if isinstance(found, Mapping) else repr(found)
+            raise InputError(f"an evaluator must give accuracy_val by name, but of {arch} it gave {given}")
         return Trial(number, arch, epochs, own_seed, "complete", {**values, **found}, parent=parent)
     if isinstance(error, InputError) or not isinstance(error, Exception):
         raise error  # the user's mistake or an interrupt, not the candidate's failure

@@ -90,7 +90,12 @@ class Comparison:
         allowed = len(self.allowed(benchmark))
         meeting = f" that meet {' and '.join(self.limits)}" if self.limits else ""
         if not allowed:
-            raise InfeasibleError(f"the table has no networks{meeting}", hint="relax the limit")
+            rows = benchmark.table.rows
+            nearest = rows[np.argmin(self.feasible(benchmark, benchmark.space).violation(rows))]
+            raise InfeasibleError(
+                f"the table has no networks{meeting}; the nearest is {benchmark.space.format(nearest)}",
+                hint="relax the limit",
+            )
         if self.trials < 1 or self.trials > allowed:
             raise InputError(
                 f"the number of trials must be in 1..{allowed}, as many as the table has networks{meeting}, "
@@ -519,7 +524,9 @@ def summary(comparison: Comparison, benchmark: TabularBenchmark, runs: Sequence[
             (comparison.aim, [run.curve for run in own]),
             ("judged", [run.judged for run in own]),
         ):
-            curves.append({"strategy": name, "objective": objective, **with_interval(np.array(values))})
+            curves.append(
+                {"strategy": name, "objective": objective, "seeds": len(own), **with_interval(np.array(values))}
+            )
         judged = with_interval(np.array([[run.chosen_judged] for run in own]))
         shares = [run.inside for run in own if run.inside is not None]
         chosen.append(
@@ -566,6 +573,7 @@ def _curve_rows(outcome: Mapping[str, Any]) -> list[dict[str, object]]:
         {
             "strategy": curve["strategy"],
             "objective": curve["objective"],
+            "seeds": curve["seeds"],
             "trained": k,
             "mean": m,
             "low": low,
@@ -582,6 +590,7 @@ def draw(outcome: Mapping[str, Any], out: Path) -> None:
     from matplotlib.figure import Figure
 
     objectives = list(dict.fromkeys(curve["objective"] for curve in outcome["curves"]))
+    alike = len({curve["seeds"] for curve in outcome["curves"]}) == 1
     figure = Figure(figsize=(6 * len(objectives), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     for ax, objective in zip(np.atleast_1d(figure.subplots(1, len(objectives))), objectives, strict=True):
@@ -589,7 +598,8 @@ def draw(outcome: Mapping[str, Any], out: Path) -> None:
         for curve in outcome["curves"]:
             if curve["objective"] == objective:
                 style = "-" if len(lowest) < N_COLORS else "--"  # colours come round again
-                (line,) = ax.plot(curve["trained"], curve["mean"], style, label=curve["strategy"])
+                label = curve["strategy"] if alike else f"{curve['strategy']} ({curve['seeds']} seeds)"
+                (line,) = ax.plot(curve["trained"], curve["mean"], style, label=label)
                 if curve["low"][0] is not None:
                     ax.fill_between(curve["trained"], curve["low"], curve["high"], color=line.get_color(), alpha=0.2)
                 lowest.append(curve["mean"][len(curve["mean"]) // 10])

@@ -503,7 +503,8 @@ def _print_outcome(outcome: dict[str, Any]) -> None:
         print("final models")
         for model in outcome["frontier"]:
             not_on = "" if model["on_front"] else "not "
-            notes = [f"{not_on}on the front as measured, {whole_percent(model['on_front_probability'])} likely to be"]
+            how = "estimated" if waiting else "measured"
+            notes = [f"{not_on}on the front as {how}, {whole_percent(model['on_front_probability'])} likely to be"]
             notes += [] if waiting or model["latency_of"].startswith("model.onnx") else ["latency before training"]
             print(f"  {model['name']}  {_latency(model)}  test accuracy {_accuracy(model)}  ({', '.join(notes)})")
     print(f"model          {outcome['model']}")

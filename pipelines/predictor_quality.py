@@ -239,7 +239,11 @@ def judge_all(
         for name, n in dict.fromkeys((asked.predictor, asked.n) for asked in [*wanted, *held])
     }
     before = {asked: _recorded(out, asked, of[asked.predictor, asked.n]) for asked in dict.fromkeys([*wanted, *held])}
-    judged: dict[Asked, Judged | Failed] = {asked: found for asked, found in before.items() if found is not None}
+    judged = {
+        asked: found
+        for asked, found in before.items()
+        if isinstance(found, Judged) or (found is not None and asked not in wanted)  # those that failed are tried again
+    }
     with listener.steps("fits", len(wanted)) as steps:
         for _ in judged.keys() & set(wanted):
             steps.advance()
@@ -251,7 +255,7 @@ def judge_all(
     qualities = _summary([judged[asked] for asked in dict.fromkeys([*wanted, *held]) if asked in judged])
     if out is not None:
         write_csv(out / "qualities.csv", qualities)
-    failures = [asdict(found) for asked in wanted if isinstance(found := judged[asked], Failed)]
+    failures = [asdict(found) for found in judged.values() if isinstance(found, Failed)]
     return {"table": table, "networks": networks, "qualities": qualities, "failures": failures}
 
 
@@ -262,16 +266,19 @@ def _file(out: Path, asked: Asked) -> Path:
 def _held(out: Path) -> list[tuple[str, int, int]]:
     """The fits in a folder, by predictor, networks learned from and seed."""
     parts = [file.stem.rsplit("-", 2) for file in (out / "fits").glob("*-*-*.json")]
-    return sorted((name, int(n), int(seed)) for name, n, seed in parts if name in PREDICTORS)
+    numbered = [part for part in parts if part[0] in PREDICTORS and part[1].isdecimal() and part[2].isdecimal()]
+    return sorted((name, int(n), int(seed)) for name, n, seed in numbered)
 
 
-def _recorded(out: Path | None, asked: Asked, of: Mapping[str, Any]) -> Judged | None:
-    """What was found before; a fit that failed is tried again.
+def _recorded(out: Path | None, asked: Asked, of: Mapping[str, Any]) -> Judged | Failed | None:
+    """What was found before.
 
     Raises:
         InputError: if the folder is of another table, code or setting, or does not say of which.
     """
     stored = {} if out is None else recorded(_file(out, asked), of)
+    if "failed" in stored:
+        return Failed(**stored["failed"])
     return Judged(**stored["judged"]) if "judged" in stored else None
 
 

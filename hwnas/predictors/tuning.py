@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,13 +16,15 @@ from spaces.graph import GraphBatch
 from .predictor import FittedPredictor, Floats, Predictor, checked_targets
 from .quality import PredictorQuality, cross_validate
 
+log = logging.getLogger(__name__)
 
-def grid(predictor: Predictor, **values: Sequence[Any]) -> list[Predictor]:
+
+def grid(predictor: Predictor, **values: Sequence[Any]) -> tuple[Predictor, ...]:
     """A predictor with every combination of the values of its settings, those of the last setting changing fastest."""
-    return [
+    return tuple(
         replace(predictor, **dict(zip(values, chosen, strict=True)))  # type: ignore[type-var]
         for chosen in itertools.product(*values.values())
-    ]
+    )
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def tune(
         except (InputError, ArithmeticError, np.linalg.LinAlgError) as error:
             own = ()
             failed.append(str(error))
+            log.warning("%s could not be cross-validated and is not chosen: %s", each, error)
         qualities.append(own)
     errors = np.array([np.mean([quality.rmse**2 for quality in own]) if own else np.inf for own in qualities])
     errors[~np.isfinite(errors)] = np.inf
@@ -78,6 +82,8 @@ def tune(
 @dataclass(frozen=True)
 class TunedPredictor(Predictor):
     """Chooses among candidates by cross-validation of what it learns from, then fits the chosen one on all of it.
+
+    What was fitted is the chosen one's, and says what it is of as such (`FittedGCN.predictor`).
 
     Attributes:
         candidates: not fitted, such as a `grid` gives them.

@@ -187,8 +187,18 @@ def test_a_tuned_predictor_is_the_chosen_candidate_fitted_on_everything():
     alone = LinePredictor(1).fit(blank(40), features, targets, seed=3)
     asked = blank(7), rng.normal(size=(7, 3))
     np.testing.assert_array_equal(tuned.predict(*asked), alone.predict(*asked))
+    assert hash(TunedPredictor(grid(RidgePredictor()))) == hash(TunedPredictor((RidgePredictor(),)))
     with pytest.raises(InputError, match="at least 5"):
         TunedPredictor(candidates).fit(blank(4), features[:4], targets[:4], seed=3)
+
+
+def test_what_tuning_could_not_try_is_told(caplog):
+    features = np.random.default_rng(6).normal(size=(40, 3))
+    tuned = tune([LinePredictor(7), LinePredictor(1)], blank(40), features, features[:, 1], seed=0)
+    assert tuned.best == LinePredictor(1)
+    (told,) = caplog.messages
+    assert "LinePredictor(" in told
+    assert "could not be cross-validated and is not chosen: " in told
 
 
 class Diverges(Says):

@@ -500,7 +500,10 @@ def test_what_is_measured_against_is_what_meets_the_limits(measured):
         ),
         (("--strategy", "nsga2", "--strategy", "pnas", "--cost", "flops", "--cost", "params"), "against one cost"),
         (("--strategy", "random", "--limit", "train_seconds<=99"), "not a quantity that can be limited"),
-        (("--strategy", "random", "--limit", "latency_ms<=0.001"), "no networks that meet latency_ms<=0.001"),
+        (
+            ("--strategy", "random", "--limit", "latency_ms<=0.001"),
+            "no networks that meet latency_ms<=0.001; the nearest is ",
+        ),
         (
             ("--strategy", "random", "--limit", "latency_ms<=1", "--trials", 900),
             "networks that meet latency_ms<=1, got 900",

@@ -194,12 +194,20 @@ def test_one_failing_fit_is_named_and_the_others_go_on(described, tmp_path, monk
     found = [judge(Asked(described, "data", False, "gp", 20, seed)) for seed in (0, 2)]
     assert row["kendall_tau"] == pytest.approx(np.mean([each.kendall_tau for each in found]))
     assert "gp from 20, seed 1, failed: nothing passes" in invoked(*options)[1]
+    # Nor is it forgotten where the folder is gone on with for another predictor, whatever else lies there.
+    (tmp_path / "fits" / "gp-20-0 (copy).json").write_text("{}")
+    other = ("--predictor", "ridge", "--n", 20, "--seeds", 1, "--out", tmp_path, "--json")
+    code, stdout, _ = invoked(described, *other)
+    assert (code, json.loads(stdout)["failures"]) == (0, printed["failures"])
+    kept = {row["predictor"]: row for row in json.loads(stdout)["qualities"]}
+    assert (kept["gp"]["seeds"], kept["gp"]["failed"], kept["ridge"]["seeds"]) == (2, 1, 1)
     # What failed is tried again, and nothing else is.
     asked = []
     monkeypatch.setattr(predictor_quality, "judge", lambda each: asked.append(each.seed) or replace(found[0], seed=1))
     code, stdout, _ = invoked(*options, "--json")
     assert (code, asked, json.loads(stdout)["failures"]) == (0, [1], [])
-    assert [(row["seeds"], row["failed"]) for row in json.loads(stdout)["qualities"]] == [(3, 0)]
+    gp, _ridge = json.loads(stdout)["qualities"]
+    assert (gp["seeds"], gp["failed"]) == (3, 0)
     # A folder that does not say what its fits come from is not gone on with.
     file = tmp_path / "fits" / "gp-20-0.json"
     file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "of"}))

@@ -215,12 +215,15 @@ def test_spread_picks_cover_the_cost_axis():
     assert np.ptp(picked) > 0.7 * np.ptp(random)
 
 
-def test_an_evaluator_that_gives_no_accuracy_is_named():
+@pytest.mark.parametrize(
+    ("given", "said"), [({"accuracy": 0.5}, "accuracy"), ({}, "nothing"), (None, "None"), (0.5, "0.5")]
+)
+def test_an_evaluator_that_gives_no_accuracy_is_named(given, said):
     class Nameless(Evaluator):
         def evaluate(self, arch, *, epochs, seed):
-            return {"accuracy": 0.5}
+            return given
 
-    with pytest.raises(InputError, match=r"must give accuracy_val, but of .* it gave accuracy"):
+    with pytest.raises(InputError, match=rf"must give accuracy_val by name, but of .* it gave {said}$"):
         list(search(SPACE, Nameless(), RandomSearch(), n_trials=1, seed=0))
 
 
