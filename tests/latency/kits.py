@@ -45,11 +45,11 @@ def loaded(kit: Path):
     return module
 
 
-def small_kit(folder: Path, *, space=SPACE, task=TASK) -> Path:
+def small_kit(folder: Path, *, space=SPACE, task=TASK, own=None) -> Path:
     """Of two visits, since no test judges how well it measures."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sources, "PLAN_VISITS", VISITS)
-        write_kit(folder, space, task, seed=0)
+        write_kit(folder, space, task, seed=0, own=own)
     return folder
 
 

@@ -16,7 +16,17 @@ import onnx
 import pytest
 from kits import OTHER_CPU, SPACE, TASK, VISITS, bare_python, loaded, measured_elsewhere, resealed, small_kit
 
-from latency import Device, LatencyTable, LearnedLatency, kit, kit_main, measure_plan, measuring, plan_latency_model
+from latency import (
+    Device,
+    LatencyTable,
+    LearnedLatency,
+    kit,
+    kit_main,
+    measure_plan,
+    measuring,
+    plan_latency_model,
+    runtime,
+)
 from latency.device import allowed_cores
 from latency.kit import import_result, measure_source, read_result, write_kit
 from latency.measuring import network_name
@@ -48,7 +58,11 @@ def result(made):
     return json.loads((made / "result.json").read_text())
 
 
-def test_in_a_bare_environment_it_measures_and_is_read_back(tmp_path):
+def test_in_a_bare_environment_it_measures_and_is_read_back(tmp_path, monkeypatch):
+    waits = f"REFERENCE_PAUSES_S = {runtime.REFERENCE_PAUSES_S}"
+    assert waits in measure_source()
+    impatient = measure_source().replace(waits, "REFERENCE_PAUSES_S = (0.0,)")  # tests beside this one disturb it
+    monkeypatch.setattr(kit, "measure_source", lambda: impatient)
     folder = small_kit(tmp_path / "kit")
     python = bare_python(tmp_path / "bare")
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
@@ -178,8 +192,7 @@ def test_a_space_that_is_no_chain_gets_a_learned_model(tmp_path):
 def test_a_kit_of_an_own_space_needs_its_file_to_be_read_back(tmp_path):
     name = f"{ROOT}/docs/examples/my_space.py:MySpace"
     space, task = get_space(name, TASK), TASK
-    folder = tmp_path / "kit"
-    write_kit(folder, space, task, seed=0, own=kit.SpaceFile.read(name))
+    folder = small_kit(tmp_path / "kit", space=space, task=task, own=kit.SpaceFile.read(name))
     assert str(ROOT) not in (folder / "kit.json").read_text()
     result = read_result(measured_elsewhere(folder))
     with pytest.raises(InputError, match="a space of your own"):

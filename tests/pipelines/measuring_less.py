@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from latency import measuring, rounds, runtime
+from latency import kit, measuring, rounds, runtime
 
 MAIN = (  # as `hwnas`, for `python -c`
     f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
@@ -25,7 +25,8 @@ def measure_less(monkeypatch=None):
     for module in (runtime, measuring):
         patch.setattr(module, "in_new_process", lambda fn, *args: fn(*args))
     patch.setattr(runtime, "REFERENCE_PAUSES_S", (0.0,))
-    patch.setattr(measuring, "PLAN_VISITS", measuring.LEAST_PLAN_VISITS)
+    for module in (kit, measuring):
+        patch.setattr(module, "PLAN_VISITS", measuring.LEAST_PLAN_VISITS)
     for name, number in {"most_processes": runtime.FIRST_PROCESSES, "visits": 1}.items():
         patch.setitem(runtime.measure.__kwdefaults__, name, number)
 

@@ -32,23 +32,10 @@ SPACE = "proxyless@8,8x1,16x2s2,24x2s2,64"
 QUICK = ["--space", SPACE, "--trials", "6", "--epochs", "2", "--final-epochs", "3", "--workers", "1"]
 
 
-def start(*arguments, cwd, home, whole_protocol=False):
-    whole = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, arguments)]
-    return subprocess.Popen(
-        whole if whole_protocol else less_command(*arguments),
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "HWNAS_HOME": str(home)},
-    )
-
-
-def in_a_process(*arguments, cwd, home, whole_protocol=False):
-    process = start(*arguments, cwd=cwd, home=home, whole_protocol=whole_protocol)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
-    return out, err
+def start(command, *, cwd, home):
+    environment = {**os.environ, "HWNAS_HOME": str(home)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +45,7 @@ def finished(tmp_path_factory, home_for_digits):
     home_for_digits(place / "home")
     limits = ["--limit", "latency_ms<=5", "--limit", "params<=25k", "--limit", "intensity>=0.5"]
     asked = ["search", "--data", "digits", *QUICK, *limits, "--run", "run", "--json"]
-    out, err = in_a_process(*asked, cwd=place, home=place / "home")
+    out, err = hwnas(*asked, cwd=place, home=place / "home")
     return place, json.loads(out), err
 
 
@@ -290,7 +277,7 @@ def test_after_kill_9_no_finished_trial_is_trained_again(finished, tmp_path, hom
     home_for_digits(tmp_path / "home")
     table = ["--device-table", finished[0] / "run" / "latency_table.json"]
     command = ["search", "--data", "digits", *QUICK, *table, "--run", "run", "--json"]
-    process = start(*command, cwd=tmp_path, home=tmp_path / "home")
+    process = start(less_command(*command), cwd=tmp_path, home=tmp_path / "home")
     until = time.monotonic() + 240
     while recorded(tmp_path / "run") < 3:
         assert process.poll() is None, process.communicate()[1]
@@ -317,7 +304,10 @@ def test_after_kill_9_no_finished_trial_is_trained_again(finished, tmp_path, hom
 def test_what_a_person_runs_is_measured_by_the_whole_protocol(tmp_path):
     """In a home that knows no reference yet; other tests measure less."""
     asked = ["search", "--data", "digits", *QUICK, "--limit", "latency_ms<=5", "--run", "run", "--json"]
-    out, _ = in_a_process(*asked, cwd=tmp_path, home=tmp_path / "home", whole_protocol=True)
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", *map(str, asked)]
+    process = start(command, cwd=tmp_path, home=tmp_path / "home")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
     outcome = json.loads(out)
     record = json.loads((tmp_path / "run" / "models" / outcome["chosen"]["name"] / "model.json").read_text())
     assert record["processes"] >= 6

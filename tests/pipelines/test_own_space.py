@@ -16,6 +16,7 @@ from spaces import Task, get_space
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "my_space.py"
 QUICK = ["--data", "digits", "--trials", "8", "--epochs", "1", "--final-epochs", "1", "--limit", "latency_ms<=5"]
+QUICK += ["--workers", "1"]
 
 
 @pytest.fixture(scope="module")

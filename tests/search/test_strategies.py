@@ -55,7 +55,9 @@ MAKERS = {
     "tpe": lambda: OptunaSampler("tpe"),
     "tpe-multivariate": lambda: OptunaSampler("tpe-multivariate", BOTH),
     "optuna nsga2": lambda: OptunaSampler("nsga2", BOTH, population=6),
-    "predictor": lambda: NeuralPredictor(n_random=10, n_chosen=6, J=None, predictor=RidgePredictor()),
+    "predictor": lambda: NeuralPredictor(
+        n_random=10, n_chosen=6, n_candidates=2000, J=None, predictor=RidgePredictor(), fallback=False
+    ),
     "iterated": lambda: IteratedPredictor(n_random=6, batch=4, n_candidates=400),
     "epnas": lambda: EPNAS(networks=4, rollouts=3, fresh=10, batch=4),
     "thompson": lambda: IteratedPredictor(n_random=6, batch=4, n_candidates=400, acquisition="thompson"),
@@ -69,8 +71,8 @@ def course(trials):
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_after_a_break_the_same_course_is_gone_on_with(tmp_path, name):
-    for parallel, stop_after in ((1, 13), (3, 15)):
-        arguments = {"n_trials": 24, "seed": 5, "costs": COSTS, "parallel": parallel}
+    for parallel, stop_after in ((1, 11), (3, 13)):
+        arguments = {"n_trials": 18, "seed": 5, "costs": COSTS, "parallel": parallel}
         whole = list(search(MACRO, Weighted(), MAKERS[name](), **arguments))
         path = tmp_path / f"{parallel}.db"
         running = search(MACRO, Weighted(), MAKERS[name](), study=Study(path, MACRO, cost="flops"), **arguments)
