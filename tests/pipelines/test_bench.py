@@ -120,8 +120,12 @@ class Announcing(TabularEvaluator):
             self.table.asked = None
 
 
-# The Gaussian process of Optuna takes seconds, and is made as its other samplers are.
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "optuna-gp"])
+# They differ from others that are tested in the surrogate alone, which takes seconds.
+SLOW_SURROGATES = ("optuna-gp", "neural-predictor-paper", "epnas-gcn", "pnas-gcn", "pnas-lstm", "pnas-mlp")
+ALL = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_SURROGATES)) for name in STRATEGIES]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_no_strategy_reads_test_accuracies_or_networks_that_it_did_not_ask_for(described, name):
     comparison = Comparison(described, trials=TRIALS, aim="hypervolume")
     benchmark = comparison.check()
@@ -429,7 +433,7 @@ def met(benchmark):
     return read, allowed
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "optuna-gp"])
+@pytest.mark.parametrize("name", ALL)
 def test_limits_and_costs_are_those_that_the_table_tells(measured, name):
     comparison = Comparison(measured, trials=TRIALS, aim="hypervolume", costs=("latency_ms",), limits=LIMITS)
     benchmark = comparison.check()

@@ -276,7 +276,7 @@ def recorded(run: Path) -> int:
 def test_after_kill_9_no_finished_trial_is_trained_again(finished, tmp_path, home_for_digits):
     home_for_digits(tmp_path / "home")
     table = ["--device-table", finished[0] / "run" / "latency_table.json"]
-    command = ["search", "--data", "digits", *QUICK, *table, "--run", "run", "--json"]
+    command = ["search", "--data", "digits", *QUICK, "--finalists", 1, *table, "--run", "run", "--json"]
     process = start(less_command(*command), cwd=tmp_path, home=tmp_path / "home")
     until = time.monotonic() + 240
     while recorded(tmp_path / "run") < 3:
@@ -361,7 +361,21 @@ def test_a_frontier_of_a_folder_of_photographs(tmp_path):
             image = np.clip(200 * stripes[..., None] + noise, 0, 255).astype(np.uint8)
             Image.fromarray(image).save(tmp_path / "pictures" / label / f"{i}.png")
     out, _ = hwnas(
-        *["frontier", "--data", "pictures", "--resolution", 32, *QUICK, "--finalists", 3, "--run", "run", "--json"],
+        *[
+            "frontier",
+            "--data",
+            "pictures",
+            "--resolution",
+            32,
+            *QUICK,
+            "--final-epochs",
+            1,
+            "--finalists",
+            3,
+            "--run",
+            "run",
+            "--json",
+        ],
         cwd=tmp_path,
         home=tmp_path / "home",
     )
