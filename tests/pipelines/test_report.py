@@ -48,6 +48,20 @@ class MadeRun:
         return self.run.report.read_text(encoding="utf-8")
 
 
+STUDIES: dict[str, bytes] = {}
+
+
+def record(path, space, trials):
+    """The study of these trials; where it was written before, that file, since writing takes a second."""
+    key = repr(trials)
+    if key not in STUDIES:
+        study = Study(path, space)
+        for trial in trials:
+            study.add(trial)
+        STUDIES[key] = path.read_bytes()
+    path.write_bytes(STUDIES[key])
+
+
 def make_run(
     path,
     *,
@@ -84,7 +98,7 @@ def make_run(
     table = LatencyTable(device, SPACE, TASK, 0.412, 0.42, 0.1, cost, 0.081, pairs, "")
     run.table.write_text(table.to_json())
 
-    study, trials = Study(run.study, space), []
+    trials = []
     for number, row in enumerate(space.sample(n_random + n_chosen, rng)):
         arch = space.arch(row)
         counts = count(space.layers(arch, TASK))
@@ -99,8 +113,8 @@ def make_run(
             )
             values |= {"accuracy_val": float(np.clip(accuracy, 0, 1)), "train_seconds": float(rng.uniform(2, 4))}
             trial = Trial(number, arch, 5, number, "complete", values)
-        study.add(trial)
         trials.append(trial)
+    record(run.study, space, trials)
 
     complete = sorted((t for t in trials if t.state == "complete"), key=lambda t: -t.values["accuracy_val"])
     records, models = {}, {}
