@@ -152,7 +152,8 @@ def import_kit(result: Path, out: Path, *, kit: Path | None = None, space: str |
     model = import_result(read, space=space)
     same = model.reference_ms == read.reference_ms  # on this very device the stored one holds
     interval = read.reference_ms_interval if same else reference_interval(model.task, model.device, model.reference_ms)
-    return _write(out, model, FROM_KIT, interval)
+    written = _write(out, model, FROM_KIT, interval)
+    return written if same else {**written, "kit_reference_ms": read.reference_ms}
 
 
 def _what_it_is_of(stored: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -216,6 +217,8 @@ def print_file(outcome: Mapping[str, Any]) -> None:
     print(f"task           {task['resolution']} px, {task['channels']} channel(s), {task['classes']} classes")
     print(f"error          {outcome['stated_error']:.1%} (95 %, from {len(outcome['calibration'])} whole networks)")
     print(f"measured       {low:.4g} to {high:.4g} ms; the reference {outcome['reference_ms']:.4g} ms")
+    if "kit_reference_ms" in outcome:
+        print(f"               which this device had; the kit found {outcome['kit_reference_ms']:.4g} ms for it")
     for remark in table_remarks(outcome):
         print(f"               {remark}")
 

@@ -280,7 +280,7 @@ class PNAS(SurrogateSearch):
         if self.first < least:
             many = f"more than {most}" if least > most else f"{least}"
             self._remarks.append(
-                f"the first level are {self.first} of {many} simplest networks, drawn: the plan has no more"
+                f"the first level is {self.first} of {many} simplest networks, drawn: the plan has no more"
             )
         return self.first, self.n_simplest
 

@@ -242,18 +242,32 @@ def made_up(known: Device, cost: AdditiveCost) -> LatencyTable:
     return LatencyTable(known, SPACE.name, TASK, 0.5, 0.52, 0.1, cost, 0.05, ((0.3, 0.31), (0.4, 0.38)), networks)
 
 
-def test_a_kit_whose_times_make_no_model_is_refused_and_nothing_of_it_is_kept(tmp_path, monkeypatch):
-    """Measured on this very device, whose reference latency it would give."""
+def test_a_kit_of_this_very_device_gives_its_reference_where_none_is_stored(tmp_path, monkeypatch, capsys):
+    """And nothing where its times make no model; where one is stored, that one holds, and both are said."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HWNAS_HOME", str(tmp_path / "home"))
     devices.make_kit(Path("kit"), SPACE.name, TASK, seed=0)
     run_elsewhere(Path("kit"), cpu=Device.here().cpu)
     below_zero = made_up(Device.here(), AdditiveCost(-9.0, np.zeros(SPACE.allowed.shape)))
-    monkeypatch.setattr(kit, "fit_latency_model", lambda *_: below_zero)
-    with pytest.raises(InputError, match="makes no latency model: networks must take a time above 0") as caught:
-        devices.import_kit(Path("kit/result.json"), Path("pi.json"))
+    with monkeypatch.context() as broken:
+        broken.setattr(kit, "fit_latency_model", lambda *_: below_zero)
+        with pytest.raises(InputError, match="makes no latency model: networks must take a time above 0") as caught:
+            devices.import_kit(Path("kit/result.json"), Path("pi.json"))
     assert "remove begun-*.json beside measure.py" in caught.value.hint
     assert not Path("pi.json").exists()
     assert reference.stored_references(Device.here()) == {}
+    found_ms = json.loads(Path("kit/result.json").read_text())["reference_ms"]
+    first = devices.import_kit(Path("kit/result.json"), Path("pi.json"))
+    assert first["reference_ms"] == found_ms
+    assert "kit_reference_ms" not in first
+    reference.reference_file(Device.here().fingerprint).unlink()
+    reference.keep_reference(
+        TASK, Device.here(), reference.ReferenceTime(0.8 * found_ms, (0.7 * found_ms, 0.9 * found_ms))
+    )
+    again = devices.import_kit(Path("kit/result.json"), Path("pi.json"))
+    assert (again["reference_ms"], again["kit_reference_ms"]) == (0.8 * found_ms, found_ms)
+    devices.print_file(again)
+    assert f"which this device had; the kit found {found_ms:.4g} ms for it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("field", ["onnxruntime", "threads", "cpu", "cores", "flush_bytes"])
