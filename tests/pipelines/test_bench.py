@@ -32,7 +32,17 @@ from latency import DeviceCosts
 from pipelines import benchmark as bench
 from pipelines import levels as by_levels
 from pipelines import seeds
-from pipelines.benchmark import STRATEGIES, Comparison, Yardstick, compare, look_up, open_table, run_seed, summary
+from pipelines.benchmark import (
+    STRATEGIES,
+    Comparison,
+    Yardstick,
+    compare,
+    draw,
+    look_up,
+    open_table,
+    run_seed,
+    summary,
+)
 from pipelines.cli import app
 from pipelines.config import RunConfig
 from pipelines.levels import LevelTest, levels_of, ranks_of_seed
@@ -251,6 +261,13 @@ def test_what_is_printed_written_and_gone_on_with(described, tmp_path):
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 20
     assert float(rows[19]["mean"]) == second["curves"][0]["mean"][19]
+    held = {each["strategy"]: str(each["seeds"]) for each in second["chosen"]}
+    assert all(row["seeds"] == held[row["strategy"]] for row in rows)
+    unlike = [{**curve, "seeds": i} for i, curve in enumerate(second["curves"])]
+    (tmp_path / "unlike").mkdir()
+    draw({**second, "curves": unlike}, tmp_path / "unlike")
+    assert "random (1 seeds)" in (tmp_path / "unlike" / "curves.svg").read_text()
+    assert "seeds)" not in (out / "curves.svg").read_text()
     assert (out / "curves.svg").read_text().startswith("<?xml")
     assert (out / "curves.png").read_bytes()[:4] == b"\x89PNG"
     code, _, stderr = invoked(described, "--trials", 10, "--out", out)

@@ -21,7 +21,7 @@ from latency.model import learn_latency
 from latency.reference import keep_reference
 from latency.runtime import ReferenceTime
 from latency.table import timed_networks
-from pipelines import devices
+from pipelines import cli, devices
 from pipelines.cli import app
 from pipelines.config import RunConfig
 from pipelines.deploy import measure_file
@@ -115,8 +115,12 @@ def test_the_kit_and_its_table_say_what_they_are(elsewhere, monkeypatch, capsys)
     assert "while the table was measured, its device ran 50% slower than when" in capsys.readouterr().out
 
 
-def test_a_search_for_another_device_estimates_and_measures_nothing(elsewhere):
+def test_a_search_for_another_device_estimates_and_measures_nothing(elsewhere, capsys):
     place, _, _, outcome, err = elsewhere
+    cli._print_outcome({**outcome, "frontier": 2 * outcome["frontier"][:1]})
+    printed = capsys.readouterr().out
+    assert "on the front as estimated, " in printed
+    assert "as measured" not in printed
     table = table_of(place)
     assert not (place / "home" / "devices").exists()
     assert outcome["to_measure"] == {
