@@ -30,7 +30,7 @@ from hwnas.study import write_csv
 from latency import Device, build_onnx
 from latency.drift import NORMAL, AtStoredSpeed, Reading, at_stored_speed, between_measurements, readings_of
 from latency.reference import reference_model
-from latency.rounds import DEFAULT_SETTING, DisturbedError, in_new_process
+from latency.rounds import DEFAULT_SETTING, DisturbedError, new_processes
 from latency.runtime import half_interval, measured_once
 from spaces import Task, get_space
 
@@ -62,11 +62,11 @@ def visited(minutes: float, seed: int) -> list[Row]:
     rows: list[Row] = []
     while time.monotonic() < ends:
         beside, work = list(BESIDE.items())[number % len(BESIDE)]
-        with busy(1, work) if work else contextlib.nullcontext():
+        with busy(1, work) if work else contextlib.nullcontext(), new_processes() as run:
             for i in rng.permutation(len(networks)):
                 name, px, text, model, reference = networks[i]
                 try:
-                    (raw,) = in_new_process(measured_once, [model], reference, 1, *rng.spawn(1), DEFAULT_SETTING)
+                    raw = run(measured_once, model, reference, 1, *rng.spawn(1), DEFAULT_SETTING)
                 except DisturbedError as error:
                     print(f"{name}, {beside}: {error}")
                     continue

@@ -41,7 +41,7 @@ from latency.drift import (
 from latency.model import spread_rows
 from latency.prices import fit_prices, most_telling
 from latency.reference import reference_model
-from latency.rounds import in_new_process, run_rounds
+from latency.rounds import new_processes, run_rounds
 from spaces import Population, Task, get_space
 from spaces.tally import LayerForm
 
@@ -65,14 +65,20 @@ Integers = NDArray[np.int64]
 
 
 def visit(space_name: str, task: Task, rows: Population, seed: int) -> list[Reading]:
-    """By one process, of each row."""
+    """Of each row, by a process of its own."""
     space, rng, reference = get_space(space_name), np.random.default_rng(seed), reference_model(task)
     found: dict[int, Reading] = {}
-    for i in rng.permutation(len(rows)).tolist():
-        model = build_onnx(space.layers(space.arch(rows[i]), task), rng, normalise=True)
-        raw = run_rounds([reference, model], visits=1, rounds=ROUNDS, warm_runs=WARM_RUNS, rng=rng)
-        ((found[i],),) = readings_of(raw)
+    with new_processes() as run:
+        for i in rng.permutation(len(rows)).tolist():
+            model = build_onnx(space.layers(space.arch(rows[i]), task), rng, normalise=True)
+            found[i] = run(visit_once, model, reference, *rng.spawn(1))
     return [found[i] for i in range(len(rows))]
+
+
+def visit_once(model: bytes, reference: bytes, rng: np.random.Generator) -> Reading:
+    raw = run_rounds([reference, model], visits=1, rounds=ROUNDS, warm_runs=WARM_RUNS, rng=rng)
+    ((reading,),) = readings_of(raw)
+    return reading
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,7 @@ def measured(name: str, task: Task, train: int, test: int, seed: int, beside: in
     for number, (tag, some) in enumerate(rows.items()):
         seeds = (100 * number + i for i in range(VISITS[tag]))
         with busy(beside):
-            visits = [in_new_process(visit, space.name, task, some, each) for each in seeds]
+            visits = [visit(space.name, task, some, each) for each in seeds]
         what = {"space": space.name, "res": task.resolution, "classes": task.classes, "tag": tag}
         what |= {"device": described(Device.here()), "busy": beside, "stored": known_ms}
         kept += [

@@ -25,7 +25,7 @@ import onnxruntime
 
 from .device import Device, allowed_cores
 from .drift import WARM_RUNS, Reading, drift_remark, measured_anew, readings_of, unsteady_reason
-from .rounds import DisturbedError, ProviderError, Setting, in_new_process, open_session, pieces, run_rounds
+from .rounds import DisturbedError, ProviderError, Setting, in_new_process, new_processes, open_session, run_rounds
 from .runtime import (
     REFERENCE_PROCESSES,
     REFERENCE_ROUNDS,
@@ -245,10 +245,10 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     for number in range(done, visits):
         rng = np.random.default_rng([seed, number])  # its own: going on must not repeat the orders of earlier visits
         found: dict[str, Reading] = {}
-        for piece in pieces(list(map(len, groups)), rng):
-            part = [groups[i] for i in piece]
-            found.update(in_new_process(kit_visit, kit, part, setting, *rng.spawn(1)))
-            progress.advance(runs_of(kit.plan, part))
+        with new_processes() as run:
+            for i in rng.permutation(len(groups)):
+                found.update(run(kit_visit, kit, groups[i], setting, *rng.spawn(1)))
+                progress.advance(runs_of(kit.plan, [groups[i]]))
         begun.add(found)
     made = begun.stored["visits"]
     readings = {name: [visit[name] for visit in made] for name in made[0]}
@@ -266,17 +266,11 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     }
 
 
-def kit_visit(
-    kit: Kit, groups: Sequence[Sequence[str]], setting: Setting, rng: np.random.Generator
-) -> dict[str, Reading]:
-    """One visit of each network of these groups, by this process."""
-    reference = kit.model(REFERENCE)
-    found: dict[str, Reading] = {}
-    for group in groups:
-        models = [reference, *map(kit.model, group)]
-        raw = run_rounds(models, visits=1, rounds=kit.plan["rounds"], warm_runs=WARM_RUNS, rng=rng, setting=setting)
-        found.update((name, visits[0]) for name, visits in zip(group, readings_of(raw), strict=True))
-    return found
+def kit_visit(kit: Kit, group: Sequence[str], setting: Setting, rng: np.random.Generator) -> dict[str, Reading]:
+    """One visit of each network of this group, by this process."""
+    models = [kit.model(name) for name in (REFERENCE, *group)]
+    raw = run_rounds(models, visits=1, rounds=kit.plan["rounds"], warm_runs=WARM_RUNS, rng=rng, setting=setting)
+    return {name: visits[0] for name, visits in zip(group, readings_of(raw), strict=True)}
 
 
 def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, Any]:

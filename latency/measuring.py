@@ -15,7 +15,7 @@ from spaces import Network, Population, Task
 
 from .drift import WARM_RUNS, Reading, at_stored_speed, readings_of, slope_deviation_of
 from .onnx_graph import build_onnx
-from .rounds import QUANTILE, in_new_process, pieces, run_rounds
+from .rounds import QUANTILE, new_processes, run_rounds
 
 PLAN_VISITS, LEAST_PLAN_VISITS, PLAN_ROUNDS = 6, 2, 6
 
@@ -116,11 +116,11 @@ def measure_plan(
 
 
 def visit_in_processes(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> Visit:
-    """One visit of each network of a plan, where nothing else has run."""
+    """One visit of each network of a plan: of each group in random order, where nothing else has run."""
     found: dict[str, Reading] = {}
-    for piece in pieces(list(map(len, plan.groups)), rng):
-        part = replace(plan, groups=tuple(plan.groups[i] for i in piece))
-        found |= in_new_process(visit_once, part, reference, *rng.spawn(1))
+    with new_processes() as run:
+        for i in rng.permutation(len(plan.groups)):
+            found |= run(visit_once, replace(plan, groups=(plan.groups[i],)), reference, *rng.spawn(1))
     return found
 
 

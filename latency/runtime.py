@@ -31,17 +31,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .drift import NORMAL, WARM_RUNS, AtStoredSpeed, at_stored_speed, between_measurements, readings_of
-from .rounds import DEFAULT_SETTING, QUANTILE, DisturbedError, Rounds, Setting, in_new_process, run_rounds
+from .rounds import DEFAULT_SETTING, QUANTILE, DisturbedError, Rounds, Setting, new_processes, run_rounds
 
 PRECISION = 0.015
-FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 6, 12, 3
-VISITS = 2  # of each process: to start one takes as long as some visits
+FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 6, 16, 3
+VISITS = 2  # of each process
 UNSTEADY = 0.1  # half of an interval from which on a number is none
 VAGUE_REFERENCE = 0.1  # half of the interval of a stored reference latency
 REFERENCE_PROCESSES, REFERENCE_VISITS, REFERENCE_ROUNDS = 6, 3, 12
 REFERENCE_PAUSES_S = (0.0, 4.0, 16.0)  # before each try, until one is no longer vague
 # 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom
-STUDENT_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010)
+STUDENT_T = (
+    12.7062,
+    4.3027,
+    3.1824,
+    2.7764,
+    2.5706,
+    2.4469,
+    2.3646,
+    2.3060,
+    2.2622,
+    2.2281,
+    2.2010,
+    2.1788,
+    2.1604,
+    2.1448,
+    2.1314,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +177,9 @@ def measure(
 ) -> list[Timing]:
     """Measure networks, each beside the reference network alone, whose latency on this device is `reference_ms`.
 
-    Together in one round, small networks would be faster: they depend on what else is loaded. Several networks share
-    the processes, each of which takes them in another order. Since processes are started, a script that calls this
-    needs `if __name__ == "__main__":`.
+    Together in one round, small networks would be faster: they depend on what else is loaded, and on what a process
+    has run before. Several networks take turns, each time in another order, so that a machine that drifts is the same
+    for all. Since processes are started, a script that calls this needs `if __name__ == "__main__":`.
 
     Args:
         processes, most_processes: how many measure each network at first, at least 3, and at most, where their scatter
@@ -181,28 +197,26 @@ def measure(
         )
     found: list[list[Rounds]] = [[] for _ in models]
 
-    def measure_once(which: Sequence[int]) -> None:
-        order = [which[i] for i in rng.permutation(len(which))]
-        asked = ([models[i] for i in order], reference, visits, *rng.spawn(1), setting)
-        for i, raw in zip(order, in_new_process(measured_once, *asked), strict=True):
-            found[i].append(raw)
+    with new_processes() as run:
 
-    for _ in range(processes):
-        measure_once(range(len(models)))
-    means = [_process_means(_at_stored_speed(raw, reference_ms), processes) for raw in found]
-    wanted = [processes_for(each, precision, most_processes) for each in means]
-    for number in range(processes, max(wanted, default=0)):
-        measure_once([i for i, n in enumerate(wanted) if n > number])
+        def measure_once(which: Sequence[int]) -> None:
+            for i in rng.permutation(which):
+                found[i].append(run(measured_once, models[i], reference, visits, *rng.spawn(1), setting))
+
+        for _ in range(processes):
+            measure_once(range(len(models)))
+        means = [_process_means(_at_stored_speed(raw, reference_ms), processes) for raw in found]
+        wanted = [processes_for(each, precision, most_processes) for each in means]
+        for number in range(processes, max(wanted, default=0)):
+            measure_once([i for i, n in enumerate(wanted) if n > number])
     return [_timing(raw, processes, reference_ms) for raw in found]
 
 
 def measured_once(
-    models: Sequence[bytes | Path], reference: bytes, visits: int, rng: np.random.Generator, setting: Setting
-) -> list[Rounds]:
-    """Each network beside the reference, by this process."""
-    return [
-        run_rounds([reference, model], visits=visits, rng=rng, warm_runs=WARM_RUNS, setting=setting) for model in models
-    ]
+    model: bytes | Path, reference: bytes, visits: int, rng: np.random.Generator, setting: Setting
+) -> Rounds:
+    """A network beside the reference, by this process."""
+    return run_rounds([reference, model], visits=visits, rng=rng, warm_runs=WARM_RUNS, setting=setting)
 
 
 def processes_for(means: NDArray[np.float64], precision: float, most: int) -> int:
@@ -234,7 +248,8 @@ def measure_reference(
         time.sleep(pause_s)
         drawn = rng.spawn(REFERENCE_PROCESSES)
         try:
-            tries.append(ReferenceTime.of([in_new_process(reference_once, reference, each, setting) for each in drawn]))
+            with new_processes() as run:
+                tries.append(ReferenceTime.of([run(reference_once, reference, each, setting) for each in drawn]))
         except DisturbedError:
             if not tries:
                 raise

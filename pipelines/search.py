@@ -547,6 +547,8 @@ def _finalists(job: Job, plan: Plan) -> list[Finalist]:
     missed, unknown = list[LeftOut](), list[LeftOut]()
     for start in range(0, len(order), 2 * plan.finalists):
         part = order[start : start + 2 * plan.finalists]
+        if job.latencies.to_measure() is None:
+            job.listener.say(f"measuring the latency of {_many(len(part), 'candidate')}")
         latencies = job.latencies.of_archs([trials[i].arch for i in part], job.rng(5))
         for i, latency in zip(part, latencies, strict=True):
             by = latency_violation(job.config.parsed_limits, latency.interval)
@@ -774,6 +776,8 @@ def _deploy_best(job: Job, finals: Mapping[str, dict[str, Any]]) -> tuple[str, d
     unfit: dict[str, str] = {}
     while left:
         name = choose(left, "best", job.config.parsed_limits)
+        measuring = ", and measuring its file" if is_measured(left[name]) else ""
+        job.listener.say(f"exporting and checking {name}{measuring}")
         try:
             record = deploy_locked(job.run, name)["model"]
         except ParityError as error:

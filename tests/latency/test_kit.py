@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from latency.kit import import_result, measure_source, read_result, write_kit
 from latency.measuring import network_name
 from latency.onnx_graph import build_onnx
 from latency.reference import reference_model, stored_references
-from latency.rounds import Rounds, pieces
+from latency.rounds import Rounds
 from latency.table import CALIBRATION_NETWORKS
 from spaces import InputError, Task, get_space
 from spaces.layers import NetworkBuilder
@@ -164,7 +165,7 @@ def test_what_a_kit_measures_gives_the_model_that_measuring_here_gives(tmp_path,
     measure = loaded(folder)
     for module in (measure, measuring):
         monkeypatch.setattr(module, "run_rounds", run_rounds)
-        monkeypatch.setattr(module, "in_new_process", lambda fn, *args: fn(*args))
+        monkeypatch.setattr(module, "new_processes", lambda: nullcontext(lambda fn, *args: fn(*args)))
     assert measure.main([]) == 0
     imported = import_result(read_result(folder / "result.json"))
     calibration = np.stack(
@@ -264,12 +265,14 @@ def test_what_was_measured_before_an_interruption_is_not_lost(tmp_path, monkeypa
     assert not (folder / "result.json").exists()
     (begun,) = folder.glob("begun-*.json")
     before, asked, bad_call = json.loads(begun.read_text()), [], -1
-    drawn = []
-    monkeypatch.setattr(measure, "pieces", lambda sizes, rng: drawn.append(rng.random()) or pieces(sizes, rng))
+    visit, order = measure.kit_visit, []
+    monkeypatch.setattr(measure, "kit_visit", lambda kit, group, *args: order.append(group) or visit(kit, group, *args))
     assert measure.main([]) == 0
     assert len(asked) == len(groups)
     # The visit that is left is drawn as the second, not as the first again.
-    assert drawn == [np.random.default_rng([json.loads((folder / "kit.json").read_text())["seed"], 1]).random()]
+    seed = json.loads((folder / "kit.json").read_text())["seed"]
+    drawn = [np.random.default_rng([seed, number]).permutation(len(groups)) for number in (0, 1)]
+    assert order == [groups[i] for i in drawn[1]] != [groups[i] for i in drawn[0]]
     result = read_result(folder / "result.json", folder)
     assert result.reference_ms == before["reference_ms"]
     assert {name: visits[0].model_dump() for name, visits in result.readings.items()} == before["visits"][0]
@@ -435,7 +438,7 @@ def test_a_result_names_no_file_of_this_machine_to_run(tmp_path, result):
 
 
 def first_network(result):
-    return next(iter(result["readings"]))
+    return result["kit"]["groups"][0][0]
 
 
 def first_reading(result):

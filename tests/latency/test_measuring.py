@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,21 +25,27 @@ from latency.measuring import (
     visit_in_processes,
 )
 from latency.reference import reference_model
-from latency.rounds import ROUNDS_A_VISIT, Rounds, in_new_process, pieces
+from latency.rounds import ROUNDS_A_VISIT, Rounds, in_new_process, new_processes
 from spaces import Task, get_space
 
 SPACE, TASK = get_space("proxyless@8,8x1,16x2s2,32"), Task(16, 10)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_groups_have_processes_of_their_own_and_single_networks_share_one_in_random_order():
+def test_groups_are_visited_in_processes_of_their_own_in_random_order(monkeypatch):
+    """What a process has run before makes networks faster."""
+    plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, np.random.default_rng(0)))
+    asked = []
+    monkeypatch.setattr(measuring, "new_processes", lambda: nullcontext(lambda _, part, *__: asked.append(part) or {}))
     rng = np.random.default_rng(0)
-    first, second = (pieces([40, *[1] * 30, 5], rng) for _ in range(2))
-    assert first[:2] == second[:2] == [[0], [31]]
-    assert first[2] != second[2]
-    assert sorted(first[2]) == sorted(second[2]) == list(range(1, 31))
-    assert pieces([3], rng) == [[0]]
-    assert pieces([1, 1], rng) in ([[0, 1]], [[1, 0]])
+    for _ in range(2):
+        visit_in_processes(plan, b"", rng)
+    orders = [
+        [plan.groups.index(group) for part in visit for group in part.groups] for visit in np.split(np.array(asked), 2)
+    ]
+    assert {len(part.groups) for part in asked} == {1}
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(len(plan.groups)))
+    assert orders[0] != orders[1]
 
 
 @pytest.fixture
@@ -64,7 +72,7 @@ def slowing(monkeypatch):
         return fn(*args)
 
     monkeypatch.setattr(measuring, "run_rounds", run_rounds)
-    monkeypatch.setattr(measuring, "in_new_process", in_process)
+    monkeypatch.setattr(measuring, "new_processes", lambda: nullcontext(in_process))
     return state
 
 
@@ -75,7 +83,7 @@ def test_drift_moves_no_network_against_the_others(slowing):
     times = measure_plan(plan, b"", 1.0, np.random.default_rng(1))
     ratios = times.log_ratios
     assert {len(visits) for visits in ratios.values()} == {PLAN_VISITS}
-    assert slowing["processes"] == PLAN_VISITS * 2  # the blocks, and the networks
+    assert slowing["processes"] == PLAN_VISITS * len(plan.groups)
     means = np.array([visits.mean() for visits in ratios.values()])
     assert means.mean() == pytest.approx(0.05, abs=0.02)
     assert means.std() < 0.02
@@ -94,7 +102,7 @@ def test_what_the_reference_took_is_known_of_every_plan(monkeypatch):
         return Rounds(ms, ms, ms[:, :1, :warm_runs])
 
     monkeypatch.setattr(measuring, "run_rounds", run_rounds)
-    monkeypatch.setattr(measuring, "in_new_process", lambda fn, *args: fn(*args))
+    monkeypatch.setattr(measuring, "new_processes", lambda: nullcontext(lambda fn, *args: fn(*args)))
     plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, np.random.default_rng(0)))
     groups = len(plan.groups)
     times = measure_plan(plan, b"", 1.0, np.random.default_rng(1))
@@ -129,8 +137,8 @@ def test_models_say_how_the_machine_was_and_how_far_slopes_may_be_wrong(slowing,
 @pytest.mark.parametrize(("budget_s", "visits"), [(1, LEAST_PLAN_VISITS), (45, 4), (10_000, PLAN_VISITS)])
 def test_a_budget_makes_fewer_visits(slowing, monkeypatch, budget_s, visits):
     slowing["all"] = 1
-    monkeypatch.setattr(measuring.time, "monotonic", lambda: 10.0 * slowing["processes"] / 2)  # 10 s a visit
     plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, np.random.default_rng(0)))
+    monkeypatch.setattr(measuring.time, "monotonic", lambda: 10.0 * slowing["processes"] / len(plan.groups))  # a visit
     ratios = measure_plan(plan, b"", 1.0, np.random.default_rng(1), budget_s=budget_s).log_ratios
     assert {len(each) for each in ratios.values()} == {visits}
 
@@ -152,13 +160,23 @@ def test_a_process_is_new_answers_and_passes_errors_on():
     assert os.getpid() != in_new_process(os.getpid) != in_new_process(os.getpid)
     with pytest.raises(ZeroDivisionError):
         in_new_process(divmod, 1, 0)
+    with new_processes() as run:
+        assert len({os.getpid(), run(os.getpid), run(os.getpid)}) == 3
+        assert run(exec, "import builtins; builtins.left = 1") is None
+        assert run(eval, "hasattr(__import__('builtins'), 'left')") is False
+        with pytest.raises(ZeroDivisionError):
+            run(divmod, 1, 0)
+        with pytest.raises(BrokenProcessPool):
+            run(os._exit, 3)
+        assert run(divmod, 7, 2) == (3, 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_process_ends_with_the_one_that_started_it(tmp_path):
+@pytest.mark.parametrize("runs", ["in_new_process(", "with new_processes() as run: run("])
+def test_a_process_ends_with_the_one_that_started_it(tmp_path, runs):
     code = "import os, time; open('pid.txt', 'w').write(str(os.getpid())); time.sleep(60)"
     parent = subprocess.Popen(
-        [sys.executable, "-c", f"from latency.rounds import in_new_process; in_new_process(exec, {code!r})"],
+        [sys.executable, "-c", f"from latency.rounds import in_new_process, new_processes\n{runs}exec, {code!r})"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.DEVNULL,

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -111,14 +112,14 @@ def references(monkeypatch, tries):
     """What `measure_reference` finds where processes find these; how long it waited, and all that was asked."""
     answers, asked, waited = iter(np.ravel(tries).tolist()), [], []
 
-    def in_new_process(fn, model, rng, setting):
+    def new_process(fn, model, rng, setting):
         asked.append((fn, model, setting, rng.random()))
         found = next(answers)
         if np.isnan(found):
             raise rounds.DisturbedError("too disturbed")
         return found
 
-    monkeypatch.setattr(runtime, "in_new_process", in_new_process)
+    monkeypatch.setattr(runtime, "new_processes", lambda: nullcontext(new_process))
     monkeypatch.setattr(runtime.time, "sleep", waited.append)
     found = runtime.measure_reference(b"model", np.random.default_rng(0), setting=rounds.Setting(threads=2))
     assert {each[:3] for each in asked} == {(runtime.reference_once, b"model", rounds.Setting(threads=2))}

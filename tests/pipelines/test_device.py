@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def run_elsewhere(kit: Path, *arguments, cpu=OTHER_CPU):
     measure.FLUSH_BYTES = 2**16
     measure.REFERENCE_PAUSES_S = (0.0,)
     measure.in_new_process = lambda fn, *args: fn(*args)
+    measure.new_processes = lambda: nullcontext(measure.in_new_process)
     measure._cpu_model = lambda: cpu
     assert measure.main(list(map(str, arguments))) == 0
 
@@ -496,13 +498,13 @@ class MeasuringError(Exception):
 def test_whatever_measures_does_so_alone(tmp_path, monkeypatch, measures):
     monkeypatch.setenv("HWNAS_HOME", str(tmp_path / "home"))
 
-    def in_new_process(*_):
+    def new_processes():
         with (tmp_path / "home" / ".measuring.lock").open("w") as file, pytest.raises(BlockingIOError):
             reference.fcntl.flock(file, reference.fcntl.LOCK_EX | reference.fcntl.LOCK_NB)
         raise MeasuringError
 
     for module in (runtime, measuring):
-        monkeypatch.setattr(module, "in_new_process", in_new_process)
+        monkeypatch.setattr(module, "new_processes", new_processes)
     with pytest.raises(MeasuringError):
         measures(tmp_path / "model.onnx")
 
@@ -516,7 +518,7 @@ def test_a_cache_larger_than_what_flushes_it_is_said(monkeypatch, capsys, cache,
 
 def test_this_device_is_shown_and_measured(tmp_path, monkeypatch, capsys):
     for module in ("measuring", "runtime"):  # in this process, so that the small buffer holds
-        monkeypatch.setattr(f"latency.{module}.in_new_process", lambda fn, *args: fn(*args))
+        monkeypatch.setattr(f"latency.{module}.new_processes", lambda: nullcontext(lambda fn, *args: fn(*args)))
     monkeypatch.setattr("latency.rounds.FLUSH_BYTES", 2**16)
     place = {"monkeypatch": monkeypatch, "cwd": tmp_path}
     shown = json.loads(device("show", "--json", **place)[0])

@@ -111,7 +111,7 @@ def job(monkeypatch):
         made.measured += numbers
         return [latency(made.true_ms.get(k, 7.0 - 0.1 * k), made.times_off.get(k, 1.02)) for k in numbers]
 
-    made.latencies = SimpleNamespace(of_archs=of_archs)
+    made.latencies = SimpleNamespace(of_archs=of_archs, to_measure=lambda: None)
     made.rng = lambda purpose: None
     monkeypatch.setattr(
         search, "_scores", lambda job, plan, trials: np.array([t.values["accuracy_val"] for t in trials])
@@ -171,6 +171,7 @@ def test_what_a_disturbed_machine_leaves_open_is_no_miss(job):
     job.true_ms, job.times_off = {0: 4.8, 1: 2.0, 2: 40.0, 3: 4.0}, dict.fromkeys(range(12), 1.3) | {3: 1.02}
     assert [finalist.trial.number for finalist in search._finalists(job, plan)] == [1, 3]
     assert said == [
+        "measuring the latency of 4 candidates",
         "1 of 4 measured candidates miss the latency limit and are left out",
         "1 of 4 measured candidates are left out: the machine was too disturbed to tell whether they meet the latency "
         "limit",

@@ -70,7 +70,7 @@ def undisturbed(strategy, n_trials, parallel):
 
 
 @pytest.mark.parametrize("strategy", [RandomSearch, Follower, Ridged])
-@pytest.mark.parametrize("stop_after", [1, 10, 12])
+@pytest.mark.parametrize("stop_after", [1, pytest.param(10, marks=pytest.mark.slow), 12])
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_going_on_gives_the_same_course_and_evaluates_nothing_twice(tmp_path, strategy, stop_after, parallel):
     arguments = {"n_trials": 14, "seed": 3, "costs": COSTS, "parallel": parallel}

@@ -70,17 +70,17 @@ def course(trials):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_after_a_break_the_same_course_is_gone_on_with(tmp_path, name):
-    for parallel, stop_after in ((1, 11), (3, 13)):
-        arguments = {"n_trials": 18, "seed": 5, "costs": COSTS, "parallel": parallel}
-        whole = list(search(MACRO, Weighted(), MAKERS[name](), **arguments))
-        path = tmp_path / f"{parallel}.db"
-        running = search(MACRO, Weighted(), MAKERS[name](), study=Study(path, MACRO, cost="flops"), **arguments)
-        for _ in range(stop_after):
-            next(running)
-        running.close()
-        list(search(MACRO, Weighted(), MAKERS[name](), study=Study(path, MACRO, cost="flops"), **arguments))
-        assert course(Study(path, MACRO, cost="flops").trials()) == course(whole)
+@pytest.mark.parametrize(("parallel", "stop_after"), [pytest.param(1, 11, marks=pytest.mark.slow), (3, 13)])
+def test_after_a_break_the_same_course_is_gone_on_with(tmp_path, name, parallel, stop_after):
+    arguments = {"n_trials": 18, "seed": 5, "costs": COSTS, "parallel": parallel}
+    whole = list(search(MACRO, Weighted(), MAKERS[name](), **arguments))
+    path = tmp_path / "s.db"
+    running = search(MACRO, Weighted(), MAKERS[name](), study=Study(path, MACRO, cost="flops"), **arguments)
+    for _ in range(stop_after):
+        next(running)
+    running.close()
+    list(search(MACRO, Weighted(), MAKERS[name](), study=Study(path, MACRO, cost="flops"), **arguments))
+    assert course(Study(path, MACRO, cost="flops").trials()) == course(whole)
 
 
 @pytest.mark.parametrize("name", ["evolution", "nsga2", "tpe", "iterated", "epnas"])
