@@ -203,7 +203,7 @@ def is_measured(model: Mapping[str, Any]) -> bool:
 def measure_archs(
     space: SearchSpace, archs: Sequence[Arch], task: Task, reference_ms: float, rng: np.random.Generator
 ) -> list[Timing]:
-    """Measure networks with random weights: as files are, but all in the same six processes, and each once in each."""
+    """Measure networks with random weights: as files are, but in six processes each, and once in each."""
     models = [build_onnx(space.layers(arch, task), rng, normalise=True) for arch in archs]
     with measuring_alone():
         return measure(models, reference_model(task), reference_ms, rng=rng, visits=1, most_processes=FIRST_PROCESSES)
