@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -294,7 +295,8 @@ def in_new_process(fn: Callable[..., T], *args: Any) -> T:
 
 
 def _in_fork(fn: Callable[..., T], *args: Any) -> T:
-    with _pool("fork") as pool:
+    with warnings.catch_warnings(), _pool("fork") as pool:
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a thread beside the fork: it only waits
         return pool.submit(fn, *args).result()
 
 

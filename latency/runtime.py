@@ -34,7 +34,7 @@ from .drift import NORMAL, WARM_RUNS, AtStoredSpeed, at_stored_speed, between_me
 from .rounds import DEFAULT_SETTING, QUANTILE, DisturbedError, Rounds, Setting, new_processes, run_rounds
 
 PRECISION = 0.015
-FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 6, 16, 3
+FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 6, 24, 3
 VISITS = 2  # of each process
 UNSTEADY = 0.1  # half of an interval from which on a number is none
 VAGUE_REFERENCE = 0.1  # half of the interval of a stored reference latency
@@ -42,21 +42,8 @@ REFERENCE_PROCESSES, REFERENCE_VISITS, REFERENCE_ROUNDS = 6, 3, 12
 REFERENCE_PAUSES_S = (0.0, 4.0, 16.0)  # before each try, until one is no longer vague
 # 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom
 STUDENT_T = (
-    12.7062,
-    4.3027,
-    3.1824,
-    2.7764,
-    2.5706,
-    2.4469,
-    2.3646,
-    2.3060,
-    2.2622,
-    2.2281,
-    2.2010,
-    2.1788,
-    2.1604,
-    2.1448,
-    2.1314,
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788),
+    *(2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687),
 )
 
 

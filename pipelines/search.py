@@ -776,8 +776,8 @@ def _deploy_best(job: Job, finals: Mapping[str, dict[str, Any]]) -> tuple[str, d
     unfit: dict[str, str] = {}
     while left:
         name = choose(left, "best", job.config.parsed_limits)
-        measuring = ", and measuring its file" if is_measured(left[name]) else ""
-        job.listener.say(f"exporting and checking {name}{measuring}")
+        what = "exporting, checking and measuring" if is_measured(left[name]) else "exporting and checking"
+        job.listener.say(f"{what} {name}")
         try:
             record = deploy_locked(job.run, name)["model"]
         except ParityError as error:

@@ -171,6 +171,15 @@ def test_a_process_is_new_answers_and_passes_errors_on():
         assert run(divmod, 7, 2) == (3, 1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they are not forked")
+def test_processes_are_forks_of_one_that_is_not_this_and_needs_no_second():
+    with new_processes() as run:
+        first, *others = [run(os.getppid) for _ in range(3)]
+    assert set(others) == {first} != {os.getpid()}
+    with new_processes() as run:
+        assert run(os.getppid) != first
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("runs", ["in_new_process(", "with new_processes() as run: run("])
 def test_a_process_ends_with_the_one_that_started_it(tmp_path, runs):

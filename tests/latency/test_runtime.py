@@ -102,7 +102,7 @@ def test_the_first_processes_decide_how_many_follow(disturbed):
     assert np.log(high / low) / 2 <= np.hypot(runtime.PRECISION, 1.96 * 0.01)
     disturbed.by_process = 0.05
     (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
-    assert (timing.processes, disturbed.processes) == (16, 22)
+    assert (timing.processes, disturbed.processes) == (24, 30)
     (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0), visits=1, most_processes=6)
     assert (timing.processes, timing.rounds) == (6, 6 * rounds.ROUNDS_A_VISIT)
 
@@ -141,7 +141,7 @@ def test_stated_intervals_hold_as_often_as_they_say(between, within):
         held.append(abs(means[:n].mean()) <= runtime.half_interval(means[:n], first))
         numbers.append(n)
     assert 0.94 <= np.mean(held) <= 0.965
-    assert within == 0.01 or 7 < np.mean(numbers) < 15  # not only where no process follows
+    assert within == 0.01 or 7 < np.mean(numbers) < 20  # not only where no process follows
 
 
 def test_later_processes_that_scatter_more_make_the_interval_wider():
@@ -270,9 +270,9 @@ def test_what_disturbs_for_some_seconds_is_waited_for(disturbed, monkeypatch):
     assert paused == [1, 2, 4]
 
 
-@pytest.mark.parametrize(("processes", "most"), [(2, 16), (6, 5), (6, 17)])
+@pytest.mark.parametrize(("processes", "most"), [(2, 24), (6, 5), (6, 25)])
 def test_an_interval_needs_processes(processes, most):
-    with pytest.raises(ValueError, match=f"needs 3 to 16 processes, got {processes} to {most}"):
+    with pytest.raises(ValueError, match=f"needs 3 to 24 processes, got {processes} to {most}"):
         runtime.measure([], b"", 2.0, rng=np.random.default_rng(0), processes=processes, most_processes=most)
 
 

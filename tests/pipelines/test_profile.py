@@ -106,13 +106,15 @@ def test_each_network_is_measured_where_nothing_else_has_run(monkeypatch, tmp_pa
     monkeypatch.setenv("HWNAS_HOME", str(tmp_path))
     asked = []
 
-    def new_process(fn, *args):
-        asked.append(fn)
-        return fn(*args)
+    def new_process(fn, model, *args):
+        asked.append((fn, model))
+        return fn(model, *args)
 
     monkeypatch.setattr(runtime, "new_processes", lambda: nullcontext(new_process))
     profile(["mobilenet-v2", "proxyless@w0.25:" + "-".join("0" * 22)], **AT, seed=0)
-    assert asked == [runtime.measured_once] * 6
+    functions, models = zip(*asked, strict=True)
+    assert set(functions) == {runtime.measured_once}
+    assert [models.count(each) for each in dict.fromkeys(models)] == [3, 3]
 
 
 def test_a_negative_seed_is_refused():
