@@ -34,7 +34,7 @@ from .drift import NORMAL, WARM_RUNS, AtStoredSpeed, at_stored_speed, between_me
 from .rounds import DEFAULT_SETTING, QUANTILE, DisturbedError, Rounds, Setting, new_processes, run_rounds
 
 PRECISION = 0.015
-FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 6, 24, 3
+FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 10, 24, 3
 VISITS = 2  # of each process
 UNSTEADY = 0.1  # half of an interval from which on a number is none
 VAGUE_REFERENCE = 0.1  # half of the interval of a stored reference latency

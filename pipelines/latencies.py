@@ -43,13 +43,14 @@ from latency.reference import (
     stored_references,
     task_key,
 )
-from latency.runtime import FIRST_PROCESSES, ReferenceTime, vague_remark
+from latency.runtime import ReferenceTime, vague_remark
 from spaces import Arch, InputError, SearchSpace, Task
 
 from .config import RunConfig
 from .run_folder import RunFolder
 
 FROM_KIT, FROM_HERE = "kit", "here"
+CANDIDATE_PROCESSES = 6
 SAME_STATE = 0.03  # logarithm, between reference latencies of one device: slopes found, to -0.67, make 2 % of it
 
 
@@ -206,7 +207,8 @@ def measure_archs(
     """Measure networks with random weights: as files are, but in six processes each, and once in each."""
     models = [build_onnx(space.layers(arch, task), rng, normalise=True) for arch in archs]
     with measuring_alone():
-        return measure(models, reference_model(task), reference_ms, rng=rng, visits=1, most_processes=FIRST_PROCESSES)
+        n = CANDIDATE_PROCESSES
+        return measure(models, reference_model(task), reference_ms, rng=rng, processes=n, most_processes=n, visits=1)
 
 
 def measure_model(

@@ -28,7 +28,7 @@ def measure_less(monkeypatch=None):
     patch.setattr(runtime, "REFERENCE_PAUSES_S", (0.0,))
     for module in (kit, measuring):
         patch.setattr(module, "PLAN_VISITS", measuring.LEAST_PLAN_VISITS)
-    for name, number in {"most_processes": runtime.FIRST_PROCESSES, "visits": 1}.items():
+    for name, number in {"processes": 6, "most_processes": 6, "visits": 1}.items():
         patch.setitem(runtime.measure.__kwdefaults__, name, number)
 
 
