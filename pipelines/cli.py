@@ -76,7 +76,7 @@ Run = Annotated[Path | None, typer.Option(help="Run folder; an existing one is g
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
-@app.command("search", epilog="Example: hwnas search --data digits --limit 'latency_ms<=0.5' --budget 3m")
+@app.command("search", epilog="Example: hwnas search --data digits --limit 'latency_ms<=0.7' --budget 3m")
 def search_command(
     data: Data,
     limit: Limits = None,
