@@ -279,7 +279,7 @@ def new_processes() -> Iterator[Callable[..., Any]]:
 
     Memory that a process has used makes networks faster, some more than others: in processes that had run others,
     chains took 1.5 % more against the reference than in ones of their own, beside a busy process. To start one takes a
-    second; on Linux they are forks of one that has loaded everything and run nothing, which find nearly the same ratios.
+    second; on Linux they are forks of one that has loaded everything and run nothing, and ratios are nearly the same.
     """
     if sys.platform != "linux":
         yield in_new_process
