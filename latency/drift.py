@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .rounds import QUANTILE, Rounds
+from .rounds import Rounds
 
 WARM_RUNS = 4  # of each network in a visit
 # The slope is expected to be 0.4 times what flushing costs the network more than the reference (of its time, as a share
@@ -63,8 +63,8 @@ def readings_of(raw: Rounds) -> list[list[Reading]]:
     Args:
         raw: with warm runs.
     """
-    flushed_ms = raw.quartiles_ms()
-    cost = np.maximum(1 - np.quantile(raw.warm, QUANTILE, axis=2) / flushed_ms, 0.0)
+    flushed_ms = raw.middles_ms()
+    cost = np.maximum(1 - np.median(raw.warm, axis=2) / flushed_ms, 0.0)
     more = (cost[1:] - cost[0]) / np.maximum(cost[0], LEAST_COST_OF_FLUSHING)
     slopes = EXPECTED_SLOPE * np.clip(more, -1.0, MOST_EXPECTED)
     return [

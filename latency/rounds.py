@@ -31,11 +31,12 @@ from numpy.typing import NDArray
 
 CPU_PROVIDER = "CPUExecutionProvider"
 FLUSH_BYTES = 64 * 2**20  # a larger buffer makes runs of tiny networks twice as long
-QUANTILE = 0.25
+QUANTILE = 0.25  # over visits
+MIDDLE = (0.3, 0.4, 0.5, 0.6, 0.7)  # quantiles of a visit's runs: their mean scatters less than the median alone
 ROUNDS_A_VISIT = 16
 PATIENCE = 6  # visits that are made again before it is waited
 LEAST_RUNS = 3  # of a network in a visit that were not interrupted, for those that were to be left out
-SLOW_ROUND = 1.2  # the reference, times its lower quartile of the visit; on a quiet or a fully busy machine 1.1
+SLOW_RUN = 1.5  # times the network's lower quartile of the visit; where others share the machine, 1.2 is usual
 INTERRUPTED = 1.1  # wall clock over CPU time of a run
 TRIES = 3  # visits that are made for each that is wanted, where the machine is disturbed
 FINE_STEP_MS = 0.005  # a step of the CPU clock of which reading it may be the reason
@@ -133,35 +134,47 @@ class Rounds:
         """`cpu` or `wall`, whichever is the clock."""
         return self.cpu if self.on_cpu_clock else self.wall
 
-    def slow_rounds(self) -> NDArray[np.bool_]:
-        """(loadings, rounds): where the reference took much longer than in other rounds after the same loading."""
-        reference = self.times[0]
-        return np.asarray(reference > SLOW_ROUND * np.quantile(reference, QUANTILE, axis=1, keepdims=True))
+    def slow(self) -> NDArray[np.bool_]:
+        """(networks, loadings, rounds): rounds in which the network or the first took much longer than in others."""
+        runs = self.times > SLOW_RUN * np.quantile(self.times, QUANTILE, axis=2, keepdims=True)
+        return np.asarray(runs | runs[:1])
 
     def interrupted(self) -> NDArray[np.bool_]:
-        """(networks, loadings, rounds): where another process had the core during the run; on the CPU clock only."""
-        return np.asarray(self.wall > INTERRUPTED * self.cpu) & self.on_cpu_clock
+        """(networks, loadings, rounds): where another process had the core during its run or the first's.
+
+        On the CPU clock only.
+        """
+        runs = np.asarray(self.wall > INTERRUPTED * self.cpu) & self.on_cpu_clock
+        return runs | runs[:1]
 
     def kept(self) -> NDArray[np.bool_]:
-        """(networks, loadings, rounds): the runs that count.
+        """(networks, loadings, rounds): those that count.
 
-        Slow rounds never do. Interrupted runs do where fewer than 3 others are left: CPU time does not hold the
+        Slow ones never do. Interrupted ones do where fewer than 3 others are left: CPU time does not hold the
         interruption, only what it did to the caches, which are flushed anyway.
         """
-        steady = np.broadcast_to(~self.slow_rounds(), self.cpu.shape)
-        whole = steady & ~self.interrupted()
+        whole = ~self.slow() & ~self.interrupted()
         enough = whole.sum(axis=2, keepdims=True) >= LEAST_RUNS
-        return np.asarray(np.where(enough, whole, steady))
+        return np.asarray(np.where(enough, whole, ~self.slow()))
 
-    def quartiles_ms(self) -> NDArray[np.float64]:
-        """(networks, visits): lower quartile of the runs that count, the geometric mean of both loadings."""
-        of_loadings = np.nanquantile(np.where(self.kept(), self.times, np.nan), QUANTILE, axis=2)
-        return np.asarray(np.exp(np.log(of_loadings).reshape(len(of_loadings), -1, 2).mean(axis=2)))
+    def middles_ms(self) -> NDArray[np.float64]:
+        """(networks, visits): the middle of the runs that count, the geometric mean of both loadings."""
+        return np.exp(_middle_of_visits(np.log(self.times), self.kept()))
 
     def log_ratios(self) -> NDArray[np.float64]:
-        """(networks - 1, visits): logarithm of each network's time over that of the first, one for each visit."""
-        quartiles = np.log(self.quartiles_ms())
-        return np.asarray(quartiles[1:] - quartiles[0])
+        """(networks - 1, visits): the middle of the logarithms of a network's time over the first's in the same round.
+
+        Where the speed of a machine changes from second to second, they scatter less than the ratio of two middles, up
+        to half as much.
+        """
+        log_ms = np.log(self.times)
+        return _middle_of_visits(log_ms[1:] - log_ms[0], self.kept()[1:])
+
+
+def _middle_of_visits(values: NDArray[np.float64], count: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(networks, visits) of (networks, loadings, rounds): of those values that count, the mean of both loadings."""
+    of_loadings = np.nanquantile(np.where(count, values, np.nan), MIDDLE, axis=2).mean(axis=0)
+    return np.asarray(of_loadings.reshape(len(values), -1, 2).mean(axis=2))
 
 
 def run_rounds(
@@ -196,7 +209,7 @@ def run_rounds(
                 f"the CPU time of this system is too coarse to measure: it goes in steps of {step_ms:.3g} ms, and a "
                 f"run takes {alone.times.min():.3g} ms"
             )
-        if alone.slow_rounds().mean(axis=1).max() <= 0.5:
+        if alone.slow().mean(axis=2).max() <= 0.5:
             made.append(visit)
             continue
         repeated += 1
@@ -205,7 +218,7 @@ def run_rounds(
             if pause_s is None:
                 raise DisturbedError(
                     f"the machine is too disturbed to measure: its speed changed within {repeated} of "
-                    f"{repeated + len(made)} visits by more than {SLOW_ROUND - 1:.0%}; "
+                    f"{repeated + len(made)} visits by more than {SLOW_RUN - 1:.0%}; "
                     "measure when less runs beside it"
                 )
             time.sleep(pause_s)

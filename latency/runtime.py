@@ -2,9 +2,10 @@
 
 Each network runs beside a reference network, in the rounds and visits of `latency/rounds.py`. The time of a run is the
 calling thread's CPU time, so being preempted does not count (wall clock where several threads or another processor
-do the work); a network's time is the lower quartile over the undisturbed rounds of a visit, divided by the same of the
-reference, so that drift of the clock cancels; what else the machine's speed makes of the ratio is taken off by
-`latency/drift.py`. The ratio is then multiplied by the reference's own milliseconds, which are stored with the device.
+do the work). It is divided by the reference's in the same round, so that the machine's speed of that moment cancels,
+and the middle of these ratios is taken over the undisturbed rounds of a visit; what else the speed makes of the ratio
+is taken off by `latency/drift.py`. The ratio is then multiplied by the reference's own milliseconds, which are stored
+with the device.
 
 A process is about a percent faster or slower than the next one, whatever it runs. So each network is measured in
 several, and their scatter gives the interval, of whatever size it is. From that of the first ones it is decided, once,
@@ -56,7 +57,7 @@ class Timing:
         latency_ms_interval: 95 %, of what the mean of many processes would be, at this time or another.
         half_between_measurements: half of it, of the logarithm, if all processes had found the same: what another time
             and another state of the machine leave open.
-        warm_ms: the same quartile of runs that follow each other at once.
+        warm_ms: of runs that follow each other at once.
         wall_p50_ms, wall_p90_ms: wall clock of all flushed runs, disturbances of the machine included.
         processes: in how many it was measured.
         rounds: how often it ran, flushed.
@@ -248,7 +249,7 @@ def measure_reference(
 def reference_once(reference: bytes, rng: np.random.Generator, setting: Setting) -> float:
     """In ms, by this process: the lower quartile of its visits, since other work can only make a visit slower."""
     raw = run_rounds([reference], visits=REFERENCE_VISITS, rounds=REFERENCE_ROUNDS, rng=rng, setting=setting)
-    return float(np.quantile(raw.quartiles_ms()[0], QUANTILE))
+    return float(np.quantile(raw.middles_ms()[0], QUANTILE))
 
 
 def _at_stored_speed(found: Sequence[Rounds], reference_ms: float) -> AtStoredSpeed:
@@ -268,10 +269,10 @@ def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
     means = _process_means(there, len(found))
     between = NORMAL * between_measurements(there.drift, there.slope_deviation)
     latency_ms = reference_ms * np.exp(means.mean())
-    now_ms = np.concatenate([raw.quartiles_ms()[0] for raw in found])
+    now_ms = np.concatenate([raw.middles_ms()[0] for raw in found])
     reference_now_ms = float(np.quantile(now_ms, QUANTILE))  # as the stored one is found
     half = math.hypot(half_interval(means, first), between)
-    warm = np.concatenate([np.quantile(raw.warm[1], QUANTILE, axis=1) / raw.quartiles_ms()[1] for raw in found])
+    warm = np.concatenate([np.median(raw.warm[1], axis=1) / raw.middles_ms()[1] for raw in found])
     wall_p50_ms, wall_p90_ms = np.quantile(np.concatenate([raw.wall[1] for raw in found]), (0.5, 0.9))
     return Timing(
         latency_ms=float(latency_ms),

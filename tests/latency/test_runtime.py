@@ -23,7 +23,7 @@ class DisturbedMachine:
     def __init__(self, true_ms: dict[bytes, float], seed: int, *, by_place: float = 0.03) -> None:
         self.true_ms, self.rng, self.calls, self.by_place = true_ms, np.random.default_rng(seed), 0, by_place
         self.interrupted = 0.1  # share of the runs during which another process has the core
-        self.speed = lambda call: 1.0
+        self.speed, self.drift = lambda call: 1.0, 1 / 8000
         self.phases, self.slow = 0.0, 0  # share of the runs that begin a phase of a tenth of the speed; what is left
         self.by_process, self.processes, self.of_process = 0.0, 0, {}
 
@@ -39,7 +39,7 @@ class DisturbedMachine:
     def time(self, session, _feed):
         ms = session / self.speed(self.calls)
         self.calls += 1
-        ms *= (1 + self.calls / 8000) * np.exp(0.01 * self.rng.standard_normal())
+        ms *= (1 + self.calls * self.drift) * np.exp(0.01 * self.rng.standard_normal())
         if self.rng.random() < 0.2:
             ms *= 1 + 3 * self.rng.random()
         self.slow = 8 if self.rng.random() < self.phases else max(self.slow - 1, 0)
@@ -99,7 +99,7 @@ def test_the_first_processes_decide_how_many_follow(disturbed):
     (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
     assert (timing.processes, disturbed.processes) == (10, 10)
     low, high = timing.latency_ms_interval
-    assert np.log(high / low) / 2 <= np.hypot(runtime.PRECISION, 1.96 * 0.01)
+    assert np.log(high / low) / 2 <= np.hypot(runtime.PRECISION, timing.half_between_measurements)
     disturbed.by_process = 0.05
     (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
     assert (timing.processes, disturbed.processes) == (24, 34)
@@ -158,7 +158,7 @@ def test_intervals_hold_the_truth_where_processes_differ(disturbed, monkeypatch)
     """And nothing else does: what other times and speeds may do must be left out to see whether 95 % is 95 %."""
     monkeypatch.setattr(runtime, "between_measurements", lambda *_: 0.0)
     inside, widths = [], []
-    disturbed.by_place, disturbed.by_process = 0.01, 0.012
+    disturbed.by_place, disturbed.by_process, disturbed.drift = 0.01, 0.012, 0.0
     for _ in range(100):
         disturbed.calls = 0
         (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
@@ -182,7 +182,7 @@ def test_intervals_hold_what_another_time_makes_of_a_network(disturbed):
         halves.append(np.log(high / low) / 2)
     assert 0.91 <= np.mean(inside) <= 0.99
     assert min(halves) > 0.0195
-    assert np.median(halves) < 0.025
+    assert np.median(halves) < 0.027
 
 
 def test_a_machine_in_another_state_makes_intervals_wider(disturbed):
@@ -228,11 +228,11 @@ def test_a_network_that_slows_down_more_than_the_reference_is_measured_at_the_st
 def test_runs_that_were_interrupted_or_shared_a_round_with_a_slow_reference_do_not_count():
     cpu = np.full((2, 2, 8), 2.0)
     wall = cpu.copy()
-    cpu[0, 0, 3] = wall[0, 0, 3] = 2.6  # the machine was slow in round 3
+    cpu[0, 0, 3] = wall[0, 0, 3] = 3.1  # the machine was slow in round 3
     wall[1, 0, 5] = 9.0  # another process had the core
     cpu[1, 0, (3, 5)] = 0.1  # what must not be looked at
     raw = rounds.Rounds(cpu, wall, np.empty((2, 1, 0)))
-    assert raw.slow_rounds().tolist() == [[False] * 3 + [True] + [False] * 4, [False] * 8]
+    assert raw.slow().tolist() == 2 * [[[False] * 3 + [True] + [False] * 4, [False] * 8]]
     assert (~raw.kept()).sum(axis=2).tolist() == [[1, 0], [2, 0]]
     assert raw.log_ratios() == pytest.approx(0.0)
     wall[1] = 9.0  # all were interrupted: CPU time still counts
@@ -242,20 +242,32 @@ def test_runs_that_were_interrupted_or_shared_a_round_with_a_slow_reference_do_n
     assert with_wall_clock.log_ratios() == pytest.approx(np.log(4.5))
 
 
+def test_ratios_within_rounds_scatter_less_than_the_ratio_of_middles():
+    """Rounds find the machine 15 % faster or slower; what is the network's own, and the reference's, is 2 %."""
+    rng = np.random.default_rng(0)
+    speed = np.exp(0.15 * rng.standard_normal((800, 8)))
+    ms = np.array([2.0, 3.0])[:, None, None] * speed * np.exp(0.02 * rng.standard_normal((2, 800, 8)))
+    raw = rounds.Rounds(ms, ms, np.empty((2, 400, 0)))
+    (ratios,) = raw.log_ratios()
+    assert ratios.mean() == pytest.approx(np.log(1.5), abs=4 * 0.02 / np.sqrt(800 * 4))
+    assert ratios.std() < 0.8 * np.log(raw.middles_ms()[1] / raw.middles_ms()[0]).std()
+    assert ratios.std() < 1.3 * 0.02 * np.sqrt(2 / 16)  # what the mean of all rounds would scatter
+
+
 def test_a_visit_in_which_the_machine_changes_its_speed_is_made_again(disturbed):
-    disturbed.phases = 0.015
+    disturbed.phases = 0.008
     raw = rounds.run_rounds([b"reference", b"b"], visits=30, rng=np.random.default_rng(0))
     assert raw.repeated > 0
     assert raw.cpu.shape[1] == 2 * 30
-    assert not (raw.slow_rounds().reshape(30, -1).mean(axis=1) > 0.5).any()
+    assert not (raw.slow().mean(axis=2) > 0.5).any()
     assert np.exp(raw.log_ratios().mean()) == pytest.approx(1.5, rel=0.1)
 
 
 def test_a_machine_too_disturbed_gives_no_number(disturbed, monkeypatch):
     paused: list[float] = []
     monkeypatch.setattr(rounds.time, "sleep", paused.append)
-    disturbed.speed = lambda call: 1.0 if call % 16 < 6 else 0.5  # fast for 3 of the 8 rounds after each loading
-    with pytest.raises(rounds.DisturbedError, match="too disturbed to measure: its speed changed within 11 of 14"):
+    disturbed.speed = lambda call: 1.0 if call % 16 < 6 else 0.4  # fast for 3 of the 8 rounds after each loading
+    with pytest.raises(rounds.DisturbedError, match=r"too disturbed to measure: its speed changed within 11 of 1[1-4]"):
         rounds.run_rounds([b"reference", b"b"], visits=6, rng=np.random.default_rng(0))
     assert paused == [1, 2, 4, 8, 16]
     disturbed.speed, disturbed.by_process = (lambda call: 1.0), 0.4
@@ -266,7 +278,7 @@ def test_a_machine_too_disturbed_gives_no_number(disturbed, monkeypatch):
 def test_what_disturbs_for_some_seconds_is_waited_for(disturbed, monkeypatch):
     paused: list[float] = []
     monkeypatch.setattr(rounds.time, "sleep", paused.append)
-    disturbed.speed = lambda call: 1.0 if call % 16 < 6 or sum(paused) > 5 else 0.5
+    disturbed.speed = lambda call: 1.0 if call % 16 < 6 or sum(paused) > 5 else 0.4
     raw = rounds.run_rounds([b"reference", b"b"], visits=6, rng=np.random.default_rng(0))
     assert (raw.cpu.shape[1], raw.repeated) == (12, 8)
     assert paused == [1, 2, 4]
@@ -333,7 +345,7 @@ def test_a_batch_goes_to_models_whose_batch_is_free_and_takes_longer():
 
 
 def test_several_threads_are_timed_by_the_wall_clock(monkeypatch):
-    monkeypatch.setattr(rounds, "SLOW_ROUND", np.inf)  # the wall clock of a busy machine is another matter
+    monkeypatch.setattr(rounds, "SLOW_RUN", np.inf)  # the wall clock of a busy machine is another matter
     setting = rounds.Setting(threads=2)
     assert not setting.on_cpu_clock
     raw = rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0), setting=setting)
@@ -368,7 +380,7 @@ def test_a_clock_too_coarse_for_a_network_gives_no_number(monkeypatch):
     with pytest.raises(rounds.DisturbedError, match=r"too coarse to measure: it goes in steps of 10 ms, and a run"):
         rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0))
     wall = rounds.Setting(threads=2)
-    monkeypatch.setattr(rounds, "SLOW_ROUND", np.inf)
+    monkeypatch.setattr(rounds, "SLOW_RUN", np.inf)
     assert rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0), setting=wall).wall.min() > 0
 
 

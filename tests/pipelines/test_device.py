@@ -403,7 +403,7 @@ def test_a_table_of_an_earlier_hwnas_which_does_not_say_its_networks_is_refused(
 def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path):
     path = tmp_path / "old.json"
     path.write_text(stored(Device.here(), protocol=2))
-    with pytest.raises(InputError, match="must be measured by protocol 7, but was by 2") as caught:
+    with pytest.raises(InputError, match="must be measured by protocol 8, but was by 2") as caught:
         read_device_table(path, SPACE, TASK)
     assert f"hwnas device measure --space {SPACE.name} --resolution 8 --classes 10" in caught.value.hint
     devices._check_out(path, lambda known: known["space"] == SPACE.name)
