@@ -8,10 +8,11 @@ is taken off by `latency/drift.py`. The ratio is then multiplied by the referenc
 with the device.
 
 A process is about a percent faster or slower than the next one, whatever it runs. So each network is measured in
-several, and their scatter gives the interval, of whatever size it is. From that of the first ones it is decided, once,
-how many more there are to be; adding them one by one until the interval looks narrow would make it hold less often than
-it says. Processes that follow each other at once are a little too much alike: what another time makes of a network, and
-a machine in another state, is added (`between_measurements`), as squares add.
+several, and their scatter gives the interval, of whatever size it is. From that of the first ones, and from how far the
+machine is from its stored speed, it is decided, once, how many more there are to be; adding them one by one until the
+interval looks narrow would make it hold less often than it says. Processes that follow each other at once are a little
+too much alike: what another time makes of a network, and a machine in another state, is added (`between_measurements`),
+as squares add.
 
 Source: Stein, A two-sample test for a linear hypothesis whose power is independent of the variance, Annals of
 Mathematical Statistics 16, 1945.
@@ -37,6 +38,7 @@ from .rounds import DEFAULT_SETTING, QUANTILE, DisturbedError, Rounds, Setting, 
 PRECISION = 0.015
 FIRST_PROCESSES, MOST_PROCESSES, LEAST_PROCESSES = 10, 24, 3
 VISITS = 2  # of each process
+OPEN_SPEED = 0.04  # half of what the machine's speed leaves open from which on as many processes are made as may be
 UNSTEADY = 0.1  # half of an interval from which on a number is none
 VAGUE_REFERENCE = 0.1  # half of the interval of a stored reference latency
 REFERENCE_PROCESSES, REFERENCE_VISITS, REFERENCE_ROUNDS = 6, 3, 12
@@ -171,7 +173,8 @@ def measure(
 
     Args:
         processes, most_processes: how many measure each network at first, at least 3, and at most, where their scatter
-            asks for more.
+            asks for more or the machine's speed leaves much open: another speed soon after shows what it makes of a
+            network.
         visits: of each network in each process.
         precision: half of the interval that the scatter of the processes is to leave, as a share of the latency.
             `between_measurements` comes on top, which no number of processes makes smaller.
@@ -193,8 +196,8 @@ def measure(
 
         for _ in range(processes):
             measure_once(range(len(models)))
-        means = [_process_means(_at_stored_speed(raw, reference_ms), processes) for raw in found]
-        wanted = [processes_for(each, precision, most_processes) for each in means]
+        there = [_at_stored_speed(raw, reference_ms) for raw in found]
+        wanted = [_processes_wanted(each, processes, precision, most_processes) for each in there]
         for number in range(processes, max(wanted, default=0)):
             measure_once([i for i, n in enumerate(wanted) if n > number])
     return [_timing(raw, processes, reference_ms) for raw in found]
@@ -205,6 +208,12 @@ def measured_once(
 ) -> Rounds:
     """A network beside the reference, by this process."""
     return run_rounds([reference, model], visits=visits, rng=rng, warm_runs=WARM_RUNS, setting=setting)
+
+
+def _processes_wanted(there: AtStoredSpeed, first: int, precision: float, most: int) -> int:
+    if NORMAL * there.slope_deviation * abs(there.drift) > OPEN_SPEED:
+        return most
+    return processes_for(_process_means(there, first), precision, most)
 
 
 def processes_for(means: NDArray[np.float64], precision: float, most: int) -> int:
