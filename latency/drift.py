@@ -22,12 +22,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .rounds import Rounds
+from .rounds import QUANTILE, Rounds
 
 WARM_RUNS = 4  # of each network in a visit
 # The slope is expected to be 0.4 times what flushing costs the network more than the reference (of its time, as a share
-# of what it costs the reference of its), give or take 0.15. Found of 30 networks of six spaces: 0.43 to 0.50 on an
-# Intel Xeon, 0.2 to 0.47 on an AMD EPYC, where DARTS cells and narrow chains cost as much as the reference.
+# of what it costs the reference of its), give or take 0.15. Found of 30 networks of six spaces, with ratios
+# of lower quartiles (protocols 5 and 6): 0.43 to 0.50 on an Intel Xeon, 0.2 to 0.47 on an AMD EPYC, where DARTS cells
+# and narrow chains cost as much as the reference.
 # What one visit says of that cost lets the expected slope scatter by 0.22.
 EXPECTED_SLOPE, SLOPE_DEVIATION, EXPECTED_SCATTER = 0.4, 0.15, 0.22
 SLOPE_CHANGES = 0.05  # from one kind of work beside it to another: what no visit at some speeds tells of others
@@ -63,8 +64,8 @@ def readings_of(raw: Rounds) -> list[list[Reading]]:
     Args:
         raw: with warm runs.
     """
-    flushed_ms = raw.middles_ms()
-    cost = np.maximum(1 - np.median(raw.warm, axis=2) / flushed_ms, 0.0)
+    flushed_ms = raw.typical_ms()
+    cost = np.maximum(1 - np.quantile(raw.warm, QUANTILE, axis=2) / flushed_ms, 0.0)
     more = (cost[1:] - cost[0]) / np.maximum(cost[0], LEAST_COST_OF_FLUSHING)
     slopes = EXPECTED_SLOPE * np.clip(more, -1.0, MOST_EXPECTED)
     return [

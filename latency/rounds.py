@@ -12,6 +12,7 @@ one loaded network averages that out; visits do.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import sys
@@ -31,12 +32,12 @@ from numpy.typing import NDArray
 
 CPU_PROVIDER = "CPUExecutionProvider"
 FLUSH_BYTES = 64 * 2**20  # a larger buffer makes runs of tiny networks twice as long
-QUANTILE = 0.25  # over visits
-MIDDLE = (0.3, 0.4, 0.5, 0.6, 0.7)  # quantiles of a visit's runs: their mean scatters less than the median alone
+QUANTILE = 0.25
+MIDDLE = (0.3, 0.4, 0.5, 0.6, 0.7)  # quantiles of a visit's rounds: their mean scatters less than the median alone
 ROUNDS_A_VISIT = 16
 PATIENCE = 6  # visits that are made again before it is waited
-LEAST_RUNS = 3  # of a network in a visit that were not interrupted, for those that were to be left out
-SLOW_RUN = 1.5  # times the network's lower quartile of the visit; where others share the machine, 1.2 is usual
+LEAST_ROUNDS = 3  # after a loading that were not interrupted, for those that were to be left out
+SLOW_ROUND = math.log(1.5)  # over the networks' lower quartiles; where others share the machine, 1.2 is usual
 INTERRUPTED = 1.1  # wall clock over CPU time of a run
 TRIES = 3  # visits that are made for each that is wanted, where the machine is disturbed
 FINE_STEP_MS = 0.005  # a step of the CPU clock of which reading it may be the reason
@@ -134,47 +135,50 @@ class Rounds:
         """`cpu` or `wall`, whichever is the clock."""
         return self.cpu if self.on_cpu_clock else self.wall
 
-    def slow(self) -> NDArray[np.bool_]:
-        """(networks, loadings, rounds): rounds in which the network or the first took much longer than in others."""
-        runs = self.times > SLOW_RUN * np.quantile(self.times, QUANTILE, axis=2, keepdims=True)
-        return np.asarray(runs | runs[:1])
+    def slow_rounds(self) -> NDArray[np.bool_]:
+        """(loadings, rounds): in which the networks, on average, took much longer than in others of the loading."""
+        log_ms = np.log(self.times)
+        return np.asarray((log_ms - np.quantile(log_ms, QUANTILE, axis=2, keepdims=True)).mean(axis=0) > SLOW_ROUND)
 
     def interrupted(self) -> NDArray[np.bool_]:
-        """(networks, loadings, rounds): where another process had the core during its run or the first's.
-
-        On the CPU clock only.
-        """
-        runs = np.asarray(self.wall > INTERRUPTED * self.cpu) & self.on_cpu_clock
-        return runs | runs[:1]
+        """(loadings, rounds): in which another process had the core during a run; on the CPU clock only."""
+        return np.asarray((self.wall > INTERRUPTED * self.cpu).any(axis=0)) & self.on_cpu_clock
 
     def kept(self) -> NDArray[np.bool_]:
-        """(networks, loadings, rounds): those that count.
+        """(loadings, rounds): the rounds that count, for all networks alike.
 
         Slow ones never do. Interrupted ones do where fewer than 3 others are left: CPU time does not hold the
         interruption, only what it did to the caches, which are flushed anyway.
         """
-        whole = ~self.slow() & ~self.interrupted()
-        enough = whole.sum(axis=2, keepdims=True) >= LEAST_RUNS
-        return np.asarray(np.where(enough, whole, ~self.slow()))
+        steady = ~self.slow_rounds()
+        whole = steady & ~self.interrupted()
+        return np.where(whole.sum(axis=1, keepdims=True) >= LEAST_ROUNDS, whole, steady)
 
-    def middles_ms(self) -> NDArray[np.float64]:
-        """(networks, visits): the middle of the runs that count, the geometric mean of both loadings."""
-        return np.exp(_middle_of_visits(np.log(self.times), self.kept()))
+    def typical_ms(self) -> NDArray[np.float64]:
+        """(networks, visits): the middle of the rounds that count, the geometric mean of both loadings.
+
+        Of wall clocks the lower quartile: they hold what other work takes, which only makes them longer.
+        """
+        return np.exp(self._of_visits(np.log(self.times), MIDDLE if self.on_cpu_clock else (QUANTILE,)))
 
     def log_ratios(self) -> NDArray[np.float64]:
-        """(networks - 1, visits): the middle of the logarithms of a network's time over the first's in the same round.
+        """(networks - 1, visits): logarithm of each network's time over that of the first.
 
-        Where the speed of a machine changes from second to second, they scatter less than the ratio of two middles, up
-        to half as much.
+        On the CPU clock the middle of the ratios within a round: where the speed of a machine changes from second to
+        second, they scatter less than the ratio of what is typical, up to half as much. Of wall clocks that ratio.
         """
-        log_ms = np.log(self.times)
-        return _middle_of_visits(log_ms[1:] - log_ms[0], self.kept()[1:])
+        if self.on_cpu_clock:
+            log_ms = np.log(self.times)
+            return self._of_visits(log_ms[1:] - log_ms[0], MIDDLE)
+        typical = np.log(self.typical_ms())
+        return np.asarray(typical[1:] - typical[0])
 
-
-def _middle_of_visits(values: NDArray[np.float64], count: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(networks, visits) of (networks, loadings, rounds): of those values that count, the mean of both loadings."""
-    of_loadings = np.nanquantile(np.where(count, values, np.nan), MIDDLE, axis=2).mean(axis=0)
-    return np.asarray(of_loadings.reshape(len(values), -1, 2).mean(axis=2))
+    def _of_visits(self, values: NDArray[np.float64], quantiles: tuple[float, ...]) -> NDArray[np.float64]:
+        """(networks, visits) of (networks, loadings, rounds): the mean of quantiles of the rounds that count."""
+        of_loadings = [
+            np.quantile(values[:, i, kept], quantiles, axis=1).mean(axis=0) for i, kept in enumerate(self.kept())
+        ]
+        return np.asarray(np.transpose(of_loadings).reshape(len(values), -1, 2).mean(axis=2))
 
 
 def run_rounds(
@@ -209,7 +213,7 @@ def run_rounds(
                 f"the CPU time of this system is too coarse to measure: it goes in steps of {step_ms:.3g} ms, and a "
                 f"run takes {alone.times.min():.3g} ms"
             )
-        if alone.slow().mean(axis=2).max() <= 0.5:
+        if alone.slow_rounds().mean(axis=1).max() <= 0.5:
             made.append(visit)
             continue
         repeated += 1
@@ -218,7 +222,7 @@ def run_rounds(
             if pause_s is None:
                 raise DisturbedError(
                     f"the machine is too disturbed to measure: its speed changed within {repeated} of "
-                    f"{repeated + len(made)} visits by more than {SLOW_RUN - 1:.0%}; "
+                    f"{repeated + len(made)} visits by more than {math.expm1(SLOW_ROUND):.0%}; "
                     "measure when less runs beside it"
                 )
             time.sleep(pause_s)

@@ -63,8 +63,8 @@ class Timing:
         wall_p50_ms, wall_p90_ms: wall clock of all flushed runs, disturbances of the machine included.
         processes: in how many it was measured.
         rounds: how often it ran, flushed.
-        dropped: share of these runs that do not count, because the reference was slow in the same round or another
-            process had the core.
+        dropped: share of these runs that do not count, because the machine was slow in that round or another process
+            had the core.
         reference_ms, reference_now_ms: of the reference network, as stored and as found in the same rounds. The
             interval is that of the ratio to it: where the two differ, the machine as a whole is slower or faster than
             when the reference was stored, by so much.
@@ -258,7 +258,7 @@ def measure_reference(
 def reference_once(reference: bytes, rng: np.random.Generator, setting: Setting) -> float:
     """In ms, by this process: the lower quartile of its visits, since other work can only make a visit slower."""
     raw = run_rounds([reference], visits=REFERENCE_VISITS, rounds=REFERENCE_ROUNDS, rng=rng, setting=setting)
-    return float(np.quantile(raw.middles_ms()[0], QUANTILE))
+    return float(np.quantile(raw.typical_ms()[0], QUANTILE))
 
 
 def _at_stored_speed(found: Sequence[Rounds], reference_ms: float) -> AtStoredSpeed:
@@ -278,10 +278,10 @@ def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
     means = _process_means(there, len(found))
     between = NORMAL * between_measurements(there.drift, there.slope_deviation)
     latency_ms = reference_ms * np.exp(means.mean())
-    now_ms = np.concatenate([raw.middles_ms()[0] for raw in found])
+    now_ms = np.concatenate([raw.typical_ms()[0] for raw in found])
     reference_now_ms = float(np.quantile(now_ms, QUANTILE))  # as the stored one is found
     half = math.hypot(half_interval(means, first), between)
-    warm = np.concatenate([np.median(raw.warm[1], axis=1) / raw.middles_ms()[1] for raw in found])
+    warm = np.concatenate([np.quantile(raw.warm[1], QUANTILE, axis=1) / raw.typical_ms()[1] for raw in found])
     wall_p50_ms, wall_p90_ms = np.quantile(np.concatenate([raw.wall[1] for raw in found]), (0.5, 0.9))
     return Timing(
         latency_ms=float(latency_ms),
@@ -292,7 +292,7 @@ def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
         wall_p90_ms=float(wall_p90_ms),
         processes=len(found),
         rounds=sum(raw.cpu[0].size for raw in found),
-        dropped=float(1 - np.mean([raw.kept()[1].mean() for raw in found])),
+        dropped=float(1 - np.mean([raw.kept().mean() for raw in found])),
         reference_ms=reference_ms,
         reference_now_ms=reference_now_ms,
     )

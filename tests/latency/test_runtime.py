@@ -172,9 +172,8 @@ def test_intervals_hold_the_truth_where_processes_differ(disturbed, monkeypatch)
 def test_intervals_hold_what_another_time_makes_of_a_network(disturbed):
     """Processes that follow each other agree within 0.3 %, while the network is 1 % faster or slower that hour."""
     inside, halves, rng = [], [], np.random.default_rng(1)
-    disturbed.by_place, disturbed.by_process = 0.001, 0.003
+    disturbed.by_place, disturbed.by_process, disturbed.drift = 0.001, 0.003, 0.0
     for _ in range(100):
-        disturbed.calls = 0
         disturbed.true_ms = {**TRUE_MS, b"b": 3.0 * np.exp(0.01 * rng.standard_normal())}
         (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
         low, high = timing.latency_ms_interval
@@ -182,12 +181,12 @@ def test_intervals_hold_what_another_time_makes_of_a_network(disturbed):
         halves.append(np.log(high / low) / 2)
     assert 0.91 <= np.mean(inside) <= 0.99
     assert min(halves) > 0.0195
-    assert np.median(halves) < 0.027
+    assert np.median(halves) < 0.025
 
 
 def test_a_machine_in_another_state_makes_intervals_wider(disturbed):
     """Half or twice as fast as when its reference was stored: nothing shows whether all are slowed down alike."""
-    halves = []
+    disturbed.drift, halves = 0.0, []
     for speed in (1.0, 1.15, 0.87, 2.0, 0.5):
         disturbed.calls, disturbed.true_ms = 0, {name: speed * ms for name, ms in TRUE_MS.items()}
         (timing,) = runtime.measure([b"b"], b"reference", 2.0, rng=np.random.default_rng(0))
@@ -196,7 +195,7 @@ def test_a_machine_in_another_state_makes_intervals_wider(disturbed):
         assert timing.warm_ms == pytest.approx(timing.latency_ms, rel=0.05)  # nothing is in the caches of this machine
         halves.append(np.log(timing.latency_ms_interval[1] / timing.latency_ms))
     assert max(halves[:3]) < 0.07
-    assert min(halves[3:]) > 0.08
+    assert min(halves[3:]) > 0.1
 
 
 def test_a_network_that_slows_down_more_than_the_reference_is_measured_at_the_stored_speed(disturbed, monkeypatch):
@@ -247,21 +246,42 @@ def test_a_machine_far_from_its_stored_speed_is_given_time_to_come_back(disturbe
     assert halves[1] > 0.08
 
 
-def test_runs_that_were_interrupted_or_shared_a_round_with_a_slow_reference_do_not_count():
-    cpu = np.full((2, 2, 8), 2.0)
+def test_slow_and_interrupted_rounds_do_not_count():
+    cpu = np.broadcast_to(np.array([2.0, 3.0])[:, None, None], (2, 4, 8)).copy()
     wall = cpu.copy()
-    cpu[0, 0, 3] = wall[0, 0, 3] = 3.1  # the machine was slow in round 3
-    wall[1, 0, 5] = 9.0  # another process had the core
-    cpu[1, 0, (3, 5)] = 0.1  # what must not be looked at
-    raw = rounds.Rounds(cpu, wall, np.empty((2, 1, 0)))
-    assert raw.slow().tolist() == 2 * [[[False] * 3 + [True] + [False] * 4, [False] * 8]]
-    assert (~raw.kept()).sum(axis=2).tolist() == [[1, 0], [2, 0]]
-    assert raw.log_ratios() == pytest.approx(0.0)
+    cpu[:, 0, 3] *= 1.6  # the machine was slow in round 3
+    cpu[0, 1, 2], cpu[1, 2, 4] = 5.0, 7.5  # 2.5 times: one of both was
+    cpu[0, 1, 5], cpu[1, 2, 6] = 2.8, 4.2  # 1.4 times is usual
+    wall[0, 3, 1] = wall[1, 3, 7] = 9.0  # another process had the core
+    raw = rounds.Rounds(cpu, np.maximum(cpu, wall), np.empty((2, 2, 0)))
+    assert [np.flatnonzero(each).tolist() for each in raw.slow_rounds()] == [[3], [2], [4], []]
+    assert [np.flatnonzero(each).tolist() for each in raw.interrupted()] == [[], [], [], [1, 7]]
+    assert [np.flatnonzero(~each).tolist() for each in raw.kept()] == [[3], [2], [4], [1, 7]]
+    assert raw.log_ratios() == pytest.approx(np.full((1, 2), np.log(1.5)))
+    assert raw.typical_ms() == pytest.approx(np.array([[2.0, 2.0], [3.0, 3.0]]), rel=1e-6)
     wall[1] = 9.0  # all were interrupted: CPU time still counts
-    busy = rounds.Rounds(cpu, wall, np.empty((2, 1, 0)))
-    assert (~busy.kept()).sum(axis=2).tolist() == [[1, 0], [1, 0]]
-    with_wall_clock = rounds.Rounds(cpu, wall, np.empty((2, 1, 0)), on_cpu_clock=False)
-    assert with_wall_clock.log_ratios() == pytest.approx(np.log(4.5))
+    busy = rounds.Rounds(cpu, wall, np.empty((2, 2, 0)))
+    assert [np.flatnonzero(~each).tolist() for each in busy.kept()] == [[3], [2], [4], []]
+
+
+def test_wall_clocks_are_compared_by_their_lower_quartiles():
+    """Of every two runs of the long network one waits for others; the short one runs alone."""
+    wall = np.broadcast_to(np.array([2.0, 8.0])[:, None, None], (2, 2, 8)).copy()
+    wall[1, :, 1::2] *= 1.4
+    raw = rounds.Rounds(wall, wall, np.empty((2, 1, 0)), on_cpu_clock=False)
+    assert raw.kept().all()
+    assert raw.log_ratios() == pytest.approx(np.log(4.0))
+    assert raw.typical_ms() == pytest.approx(np.array([[2.0], [8.0]]))
+    assert not rounds.Rounds(wall, 4 * wall, np.empty((2, 1, 0)), on_cpu_clock=False).interrupted().any()
+
+
+def test_many_networks_in_a_round_do_not_make_it_slow():
+    """Of 60 networks and the reference one is disturbed in every round, twice as slow, each time another."""
+    ms = np.exp(0.02 * np.random.default_rng(0).standard_normal((61, 2, 3)))
+    ms[np.arange(6), np.arange(6) // 3, np.arange(6) % 3] *= 2
+    raw = rounds.Rounds(ms, ms, np.empty((61, 1, 0)))
+    assert not raw.slow_rounds().any()
+    assert np.abs(raw.log_ratios()[6:]).max() < 0.25
 
 
 def test_ratios_within_rounds_scatter_less_than_the_ratio_of_middles():
@@ -272,7 +292,7 @@ def test_ratios_within_rounds_scatter_less_than_the_ratio_of_middles():
     raw = rounds.Rounds(ms, ms, np.empty((2, 400, 0)))
     (ratios,) = raw.log_ratios()
     assert ratios.mean() == pytest.approx(np.log(1.5), abs=4 * 0.02 / np.sqrt(800 * 4))
-    assert ratios.std() < 0.8 * np.log(raw.middles_ms()[1] / raw.middles_ms()[0]).std()
+    assert ratios.std() < 0.9 * np.log(raw.typical_ms()[1] / raw.typical_ms()[0]).std()
     assert ratios.std() < 1.3 * 0.02 * np.sqrt(2 / 16)  # what the mean of all rounds would scatter
 
 
@@ -281,7 +301,7 @@ def test_a_visit_in_which_the_machine_changes_its_speed_is_made_again(disturbed)
     raw = rounds.run_rounds([b"reference", b"b"], visits=30, rng=np.random.default_rng(0))
     assert raw.repeated > 0
     assert raw.cpu.shape[1] == 2 * 30
-    assert not (raw.slow().mean(axis=2) > 0.5).any()
+    assert not (raw.slow_rounds().mean(axis=1) > 0.5).any()
     assert np.exp(raw.log_ratios().mean()) == pytest.approx(1.5, rel=0.1)
 
 
@@ -289,7 +309,7 @@ def test_a_machine_too_disturbed_gives_no_number(disturbed, monkeypatch):
     paused: list[float] = []
     monkeypatch.setattr(rounds.time, "sleep", paused.append)
     disturbed.speed = lambda call: 1.0 if call % 16 < 6 else 0.4  # fast for 3 of the 8 rounds after each loading
-    with pytest.raises(rounds.DisturbedError, match=r"too disturbed to measure: its speed changed within 11 of 1[1-4]"):
+    with pytest.raises(rounds.DisturbedError, match=r"too disturbed to measure: its speed changed within 11 of 11 "):
         rounds.run_rounds([b"reference", b"b"], visits=6, rng=np.random.default_rng(0))
     assert paused == [1, 2, 4, 8, 16]
     disturbed.speed, disturbed.by_process = (lambda call: 1.0), 0.4
@@ -367,7 +387,7 @@ def test_a_batch_goes_to_models_whose_batch_is_free_and_takes_longer():
 
 
 def test_several_threads_are_timed_by_the_wall_clock(monkeypatch):
-    monkeypatch.setattr(rounds, "SLOW_RUN", np.inf)  # the wall clock of a busy machine is another matter
+    monkeypatch.setattr(rounds, "SLOW_ROUND", np.inf)  # the wall clock of a busy machine is another matter
     setting = rounds.Setting(threads=2)
     assert not setting.on_cpu_clock
     raw = rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0), setting=setting)
@@ -402,7 +422,7 @@ def test_a_clock_too_coarse_for_a_network_gives_no_number(monkeypatch):
     with pytest.raises(rounds.DisturbedError, match=r"too coarse to measure: it goes in steps of 10 ms, and a run"):
         rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0))
     wall = rounds.Setting(threads=2)
-    monkeypatch.setattr(rounds, "SLOW_RUN", np.inf)
+    monkeypatch.setattr(rounds, "SLOW_ROUND", np.inf)
     assert rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0), setting=wall).wall.min() > 0
 
 
