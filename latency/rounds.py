@@ -165,7 +165,7 @@ class Rounds:
         """(networks - 1, visits): logarithm of each network's time over that of the first.
 
         On the CPU clock the middle of the ratios within a round: where the speed of a machine changes from second to
-        second, they scatter less than the ratio of what is typical, up to half as much. Of wall clocks that ratio.
+        second, they scatter less than the ratio of what is typical. Of wall clocks that ratio.
         """
         if self.on_cpu_clock:
             log_ms = np.log(self.times)
