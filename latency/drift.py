@@ -112,16 +112,19 @@ def _slope(
     """Of the line through centred points, and its standard deviation, under a normal prior.
 
     The reference scatters as much as the network, which moves x and y by as much in opposite ways and would pass for a
-    slope of -1: so much is taken off their moments (errors in variables). How much points scatter about the line is not
-    known either: it and the slope are found from each other, in turn.
+    slope of -1: so much is taken off their moments (errors in variables). Where the machine had one speed early and
+    another later, what time makes of a network passes for a slope, too: by halves, points move together by
+    `BETWEEN_TIMES`. How much they scatter about the line is not known either: it and the slope are found from each
+    other, in turn.
     """
     squares, product = float(x @ x), float(x @ y)
+    of_time = BETWEEN_TIMES**2 * sum(float(half.sum()) ** 2 for half in np.array_split(x, 2))
     slope, precision = expected, prior_deviation**-2
     for _ in range(MOST_TURNS):
         left = y - slope * x
         variance = (SCATTER_COUNTS * SCATTER**2 + float(left @ left)) / (SCATTER_COUNTS + len(x) - 1)
         of_reference = min(squares, (len(x) - 1) * variance / (1 + (1 + slope) ** 2))
-        seen = (squares - of_reference) / (variance * squares) if squares else 0.0
+        seen = (squares - of_reference) / (variance * squares + of_time) if squares else 0.0
         precision = prior_deviation**-2 + seen * (squares - of_reference)
         before, slope = slope, (expected / prior_deviation**2 + seen * (product + of_reference)) / precision
         if abs(slope - before) < SAME:
