@@ -12,6 +12,7 @@ one loaded network averages that out; visits do.
 
 from __future__ import annotations
 
+import io
 import math
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,20 +98,36 @@ def open_session(model: bytes | Path, setting: Setting = DEFAULT_SETTING) -> Any
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # errors are raised, and whoever catches them says them
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    missing = ""
     if setting.provider != CPU_PROVIDER:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        missing = _load_libraries()
     source = str(model) if isinstance(model, Path) else model
     try:
         session = onnxruntime.InferenceSession(source, options, providers=[setting.provider])
     except Exception as error:  # ONNX Runtime's errors have no common parent but this
         if setting.provider == CPU_PROVIDER:
             raise
-        reason = " ".join(str(error).split())
+        reason = missing or " ".join(str(error).split())
         raise ProviderError(f"{setting.provider} must run the whole network, but does not: {reason}") from None
     session.disable_fallback()
     if session.get_providers()[0] != setting.provider:
-        raise ProviderError(f"{setting.provider} must run the network, but {session.get_providers()[0]} would")
+        reason = f": {missing}" if missing else ""
+        raise ProviderError(f"{setting.provider} must run the network, but {session.get_providers()[0]} would{reason}")
     return session
+
+
+def _load_libraries() -> str:
+    """Load CUDA and cuDNN from the packages that pip put them in, where ONNX Runtime does not look by itself.
+
+    Returns:
+        What it says of those that are not there; "" where nothing is missing, or nothing of CUDA is wanted.
+    """
+    if not hasattr(onnxruntime, "preload_dlls"):  # before 1.21
+        return ""
+    with redirect_stdout(io.StringIO()) as said:
+        onnxruntime.preload_dlls()
+    return " ".join(said.getvalue().split())
 
 
 @dataclass(frozen=True)

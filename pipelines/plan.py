@@ -224,7 +224,11 @@ def _rounds(trials: int, work: Workload) -> int:
 
 
 def _trial_epochs(search_s: float, work: Workload) -> float:
-    """As many as leave time for PREFERRED_TRIALS trials, if that is enough for each; whole ones from 4 on."""
+    """As many as leave time for PREFERRED_TRIALS trials, if that is enough for each; whole ones from 4 on.
+
+    Where time is short, each has a quarter of LEAST_STEPS at least, and more, as long as LEAST_TRIALS are left, where it
+    takes no longer than the rest of a trial: a GPU compiles for seconds what it then trains in tenths of one.
+    """
 
     def affordable(trials: int) -> float:
         return (search_s / _rounds(trials, work) - work.mean_seconds(0)) / work.epoch_seconds()
@@ -232,7 +236,9 @@ def _trial_epochs(search_s: float, work: Workload) -> float:
     least = LEAST_STEPS / work.steps_per_epoch
     epochs = float(np.clip(affordable(PREFERRED_TRIALS), least, MOST_EPOCHS))
     if search_s / work.mean_seconds(epochs) < _rounds(2 * LEAST_TRIALS, work):
-        epochs = float(np.clip(affordable(2 * LEAST_TRIALS), least / 4, epochs))
+        as_long = work.mean_seconds(0) / work.epoch_seconds()
+        short = max(least / 4, min(least, as_long, affordable(LEAST_TRIALS)))
+        epochs = float(np.clip(affordable(2 * LEAST_TRIALS), short, epochs))
     return _whole_or_parts(epochs)
 
 

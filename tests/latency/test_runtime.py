@@ -354,8 +354,8 @@ def small_model(*, dynamic_batch=False):
 
 
 def test_a_provider_that_is_not_there_is_an_error_and_never_replaced():
-    with pytest.raises(rounds.ProviderError, match=r"the provider must be one of .*CPUExecutionProvider, got CUDA"):
-        rounds.open_session(small_model(), rounds.Setting(provider="CUDAExecutionProvider"))
+    with pytest.raises(rounds.ProviderError, match=r"the provider must be one of .*CPUExecutionProvider, got NoSuch"):
+        rounds.open_session(small_model(), rounds.Setting(provider="NoSuchProvider"))
 
 
 def test_a_session_that_would_run_elsewhere_is_an_error(monkeypatch):
@@ -371,7 +371,11 @@ def test_a_session_that_would_run_elsewhere_is_an_error(monkeypatch):
             return ["CPUExecutionProvider"]
 
     monkeypatch.setattr(rounds.onnxruntime, "InferenceSession", Session)
-    with pytest.raises(rounds.ProviderError, match="Fast must run the network, but CPUExecutionProvider would"):
+    with pytest.raises(rounds.ProviderError, match=r"Fast must run the network, but CPUExecutionProvider would$"):
+        rounds.open_session(b"", rounds.Setting(provider="Fast"))
+
+    monkeypatch.setattr(rounds.onnxruntime, "preload_dlls", lambda: print("Failed to load\n libcudart.so"))
+    with pytest.raises(rounds.ProviderError, match=r"CPUExecutionProvider would: Failed to load libcudart\.so"):
         rounds.open_session(b"", rounds.Setting(provider="Fast"))
 
 
@@ -424,6 +428,26 @@ def test_a_clock_too_coarse_for_a_network_gives_no_number(monkeypatch):
     wall = rounds.Setting(threads=2)
     monkeypatch.setattr(rounds, "SLOW_ROUND", np.inf)
     assert rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0), setting=wall).wall.min() > 0
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in rounds.onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu"
+)
+def test_a_gpu_runs_and_measures_a_whole_network():
+    gpu = rounds.Setting(provider="CUDAExecutionProvider")
+    assert rounds.open_session(small_model(), gpu).get_providers()[0] == gpu.provider
+    wide = NetworkBuilder((3, 224, 224))
+    x = 0
+    for _ in range(12):
+        x = wide.conv(x, 256, kernel=3)
+    wide.classifier(x, classes=2)
+    large = build_onnx(wide.network, np.random.default_rng(0))
+    stored = runtime.measure_reference(small_model(), np.random.default_rng(0), setting=gpu)
+    timing, same = runtime.measure(
+        [large, small_model()], small_model(), stored.ms, rng=np.random.default_rng(1), most_processes=10, setting=gpu
+    )
+    assert timing.latency_ms > 2 * same.latency_ms
+    assert same.latency_ms == pytest.approx(stored.ms, rel=0.15)
 
 
 def test_a_provider_that_cannot_run_a_network_says_so_in_its_own_name():
