@@ -62,11 +62,20 @@ def write_some(path: Path, rows: Sequence[Mapping[str, object]], *, by: Sequence
     write_csv(path, [dict(row) for row in (*kept, *rows)])
 
 
-COMPUTE = "while True: pass"
+# Until the process that started them ends, in whatever way.
+COMPUTE = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(10_000_000):
+        pass
+"""
 OCCUPY_MEMORY = """
+import os
 import numpy as np
 a, b = np.zeros((2, 40_000_000))
-while True:
+parent = os.getppid()
+while os.getppid() == parent:
     np.add(a, 1.0, out=b)
 """
 

@@ -226,8 +226,8 @@ def _rounds(trials: int, work: Workload) -> int:
 def _trial_epochs(search_s: float, work: Workload) -> float:
     """As many as leave time for PREFERRED_TRIALS trials, if that is enough for each; whole ones from 4 on.
 
-    Where time is short, each has a quarter of LEAST_STEPS at least, and more, as long as LEAST_TRIALS are left, where it
-    takes no longer than the rest of a trial: a GPU compiles for seconds what it then trains in tenths of one.
+    Where time is short, each has a quarter of LEAST_STEPS at least, and more, as long as LEAST_TRIALS are left, where
+    that takes no longer than the rest of a trial: a GPU compiles for seconds what it then trains in tenths of one.
     """
 
     def affordable(trials: int) -> float:
