@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, NonNegativeFloat, PositiveInt, ValidationError
 
+from latency.files import read_json
 from spaces import InputError
 
 # What a run does besides training, in seconds on a slow core: CHOOSING_S fits predictors and measures the finalists,
@@ -115,6 +118,35 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class StoredPlan(BaseModel):
+    """What a run that is gone on with reads of its `plan.json`, which holds more."""
+
+    plan: Plan
+    speed: TrainingSpeed | None = None  # where there is a budget
+    elapsed_s: NonNegativeFloat = 0.0
+    workers: PositiveInt | None = None
+    remarks: list[str] = []
+    finalists: dict[str, dict[str, Any]] = {}
+    failed_finalists: dict[str, str] = {}
+
+
+def read_plan(path: Path) -> StoredPlan:
+    """The recorded plan of a run.
+
+    Raises:
+        InputError: if the file does not hold one.
+    """
+    try:
+        return StoredPlan.model_validate(read_json(path, "plan"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{path} must hold what this run recorded, but {where} does not: {first['msg']}",
+            hint="restore it, or start a new run",
+        ) from None
 
 
 def plan_trials(trials: int, *, epochs: float, final_epochs: float, finalists: int) -> Plan:

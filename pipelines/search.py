@@ -58,6 +58,7 @@ from .plan import (
     check_budget,
     plan_budget,
     plan_trials,
+    read_plan,
     replan_chosen,
     replan_final,
 )
@@ -148,7 +149,7 @@ def _run_locked(
     if not run.data.exists():
         data.save(run.data)
     if run.plan.exists():
-        clock.before = float(read_json(run.plan, "plan").get("elapsed_s", 0.0))
+        clock.before = read_plan(run.plan).elapsed_s
     job = _open_job(config, run, data, compute, clock, listener)
     try:
         plan, work = _search_stages(job)
@@ -331,7 +332,7 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
     config, run = job.config, job.run
     finalists = config.finalists or (FRONTIER_MEMBERS if config.job == "frontier" else max(2, min(4, job.pool.workers)))
     if config.budget_s is None and run.plan.exists():
-        plan = Plan(**read_json(run.plan)["plan"])
+        plan = read_plan(run.plan).plan
         _show_plan(job, plan)
         return plan, None
     if config.budget_s is None:
@@ -345,9 +346,10 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
         _show_plan(job, plan)
         return plan, None
     if run.plan.exists():
-        stored = read_json(run.plan, "plan", "speed")
-        plan = Plan(**stored["plan"])
-        work = _workload(job, TrainingSpeed(**{k: _pair(v) for k, v in stored["speed"].items()}))
+        stored = read_plan(run.plan)
+        if stored.speed is None:
+            raise InputError(f"{run.plan} must say 'speed', but does not", hint="restore it, or start a new run")
+        plan, work = stored.plan, _workload(job, stored.speed)
         job.listener.say("going on with the recorded plan")
         _show_plan(job, plan)
         return plan, work
@@ -365,10 +367,6 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
     _save_plan(job, plan, speed=asdict(speed))
     _show_plan(job, plan)
     return plan, work
-
-
-def _pair(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _workload(job: Job, speed: TrainingSpeed) -> Workload:
