@@ -62,20 +62,18 @@ def write_some(path: Path, rows: Sequence[Mapping[str, object]], *, by: Sequence
     write_csv(path, [dict(row) for row in (*kept, *rows)])
 
 
-# Until the process that started them ends, in whatever way.
+# Each is told the process that starts it, and ends with it, in whatever way that ends (but on Windows).
 COMPUTE = """
-import os
-parent = os.getppid()
-while os.getppid() == parent:
+import os, sys
+while str(os.getppid()) == sys.argv[1]:
     for _ in range(10_000_000):
         pass
 """
 OCCUPY_MEMORY = """
-import os
+import os, sys
 import numpy as np
 a, b = np.zeros((2, 40_000_000))
-parent = os.getppid()
-while os.getppid() == parent:
+while str(os.getppid()) == sys.argv[1]:
     np.add(a, 1.0, out=b)
 """
 
@@ -84,7 +82,8 @@ while os.getppid() == parent:
 def busy(processes: int, work: str = COMPUTE) -> Iterator[None]:
     """Other processes that never rest, while the block runs."""
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = [subprocess.Popen([sys.executable, "-c", work], env=one_thread) for _ in range(processes)]
+    command = [sys.executable, "-c", work, str(os.getpid())]
+    running = [subprocess.Popen(command, env=one_thread) for _ in range(processes)]
     try:
         yield
     finally:

@@ -79,7 +79,7 @@ def visited(minutes: float, seed: int) -> list[Row]:
 
 @dataclass(frozen=True)
 class Apart:
-    """How far the means of both halves of a network's visits are apart.
+    """How far the means of two halves of a network's visits are apart.
 
     Attributes:
         raw: of the log ratios as they are.
@@ -92,15 +92,19 @@ class Apart:
     held: bool
 
     @classmethod
-    def of(cls, readings: Sequence[Reading], stored_ms: float) -> Apart:
-        """Of the first and the last of these visits."""
-        half = len(readings) // 2
-        parts = readings[:half], readings[-half:]
+    def of(cls, parts: Sequence[Sequence[Reading]], stored_ms: float) -> Apart:
+        """Of two halves, the visits of each in the order of time."""
         raw = [float(np.mean([each.log_ratio for each in part])) for part in parts]
         first, second = (at_stored_speed(part, stored_ms) for part in parts)
         apart = float(second.log_ratios.mean() - first.log_ratios.mean())
         held = abs(apart) <= np.hypot(whole_interval(first), whole_interval(second))
         return cls(raw[1] - raw[0], apart, bool(held))
+
+
+def halves(visits: Sequence[Reading], by: Sequence[float]) -> list[list[Reading]]:
+    """The visits with the smallest and those with the greatest of these numbers, in the order they were in."""
+    order, half = np.argsort(by), len(visits) // 2
+    return [[visits[i] for i in sorted(part)] for part in (order[:half], order[-half:])]
 
 
 def whole_interval(there: AtStoredSpeed) -> float:
@@ -109,11 +113,12 @@ def whole_interval(there: AtStoredSpeed) -> float:
     return float(np.hypot(scatter, NORMAL * between_measurements(there.drift, there.slope_deviation)))
 
 
-def said(halves: Sequence[Apart]) -> str:
+def said(found: Sequence[Apart]) -> str:
     raw, left = (
-        np.sqrt(np.mean(np.square(each))) for each in zip(*((h.raw, h.at_one_speed) for h in halves), strict=True)
+        np.sqrt(np.mean(np.square(each)))
+        for each in zip(*((each.raw, each.at_one_speed) for each in found), strict=True)
     )
-    return f"{raw:.2%} apart, at one speed {left:.2%}, held {sum(half.held for half in halves)} of {len(halves)}"
+    return f"{raw:.2%} apart, at one speed {left:.2%}, held {sum(each.held for each in found)} of {len(found)}"
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -126,8 +131,8 @@ def show(rows: Sequence[Row]) -> None:
         visits = [[Reading(*(float(row[field]) for field in Reading._fields)) for row in some] for some in known]  # type: ignore[arg-type]
         took = np.array([each.reference_ms for some in visits for each in some])
         stored_ms = float(np.median(took))
-        by_speed = [Apart.of(sorted(some, key=lambda each: each.reference_ms), stored_ms) for some in visits]
-        in_time = [Apart.of(some, stored_ms) for some in visits]
+        by_speed = [Apart.of(halves(some, [each.reference_ms for each in some]), stored_ms) for some in visits]
+        in_time = [Apart.of(halves(some, range(len(some))), stored_ms) for some in visits]
         slopes = [
             np.polyfit(np.log([r.reference_ms for r in some]), [r.log_ratio for r in some], 1)[0] for some in visits
         ]

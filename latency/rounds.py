@@ -108,7 +108,7 @@ def open_session(model: bytes | Path, setting: Setting = DEFAULT_SETTING) -> Any
     except Exception as error:  # ONNX Runtime's errors have no common parent but this
         if setting.provider == CPU_PROVIDER:
             raise
-        reason = missing or " ".join(str(error).split())
+        reason = " ".join(f"{error} {missing}".split())
         raise ProviderError(f"{setting.provider} must run the whole network, but does not: {reason}") from None
     session.disable_fallback()
     if session.get_providers()[0] != setting.provider:
@@ -121,7 +121,7 @@ def _load_libraries() -> str:
     """Load CUDA and cuDNN from the packages that pip put them in, where ONNX Runtime does not look by itself.
 
     Returns:
-        What it says of those that are not there; "" where nothing is missing, or nothing of CUDA is wanted.
+        What it says of those that it needs and that are not there, or "".
     """
     if not hasattr(onnxruntime, "preload_dlls"):  # before 1.21
         return ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from latency.files import read_json
 from spaces import InputError
@@ -105,11 +105,11 @@ class Plan:
         ends_after_s: when the run is expected to end, in seconds after its start.
     """
 
-    n_random: int
-    n_chosen: int
-    epochs: float
-    finalists: int
-    final_epochs: float
+    n_random: PositiveInt
+    n_chosen: NonNegativeInt
+    epochs: PositiveFloat
+    finalists: PositiveInt
+    final_epochs: PositiveFloat
     ends_after_s: float | None = None
 
     @property
@@ -120,15 +120,22 @@ class Plan:
         return asdict(self)
 
 
+class StoredFinalist(BaseModel):
+    """Which trial a finalist was."""
+
+    arch: str
+    trial: NonNegativeInt
+
+
 class StoredPlan(BaseModel):
     """What a run that is gone on with reads of its `plan.json`, which holds more."""
 
     plan: Plan
     speed: TrainingSpeed | None = None  # where there is a budget
     elapsed_s: NonNegativeFloat = 0.0
-    workers: PositiveInt | None = None
+    workers: PositiveInt = 1
     remarks: list[str] = []
-    finalists: dict[str, dict[str, Any]] = {}
+    finalists: dict[str, StoredFinalist] = {}
     failed_finalists: dict[str, str] = {}
 
 

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from latency import rounds, runtime
@@ -371,6 +372,7 @@ def test_a_session_that_would_run_elsewhere_is_an_error(monkeypatch):
             return ["CPUExecutionProvider"]
 
     monkeypatch.setattr(rounds.onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(rounds.onnxruntime, "preload_dlls", lambda: None, raising=False)
     with pytest.raises(rounds.ProviderError, match=r"Fast must run the network, but CPUExecutionProvider would$"):
         rounds.open_session(b"", rounds.Setting(provider="Fast"))
 
@@ -430,8 +432,10 @@ def test_a_clock_too_coarse_for_a_network_gives_no_number(monkeypatch):
     assert rounds.run_rounds([small_model()], visits=1, rng=np.random.default_rng(0), setting=wall).wall.min() > 0
 
 
+@pytest.mark.slow  # cuDNN tries its algorithms in each process
 @pytest.mark.skipif(
-    "CUDAExecutionProvider" not in rounds.onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu"
+    "CUDAExecutionProvider" not in rounds.onnxruntime.get_available_providers() or not torch.cuda.is_available(),
+    reason="needs onnxruntime-gpu and a CUDA device",
 )
 def test_a_gpu_runs_and_measures_a_whole_network():
     gpu = rounds.Setting(provider="CUDAExecutionProvider")
