@@ -28,7 +28,7 @@ WARM_RUNS = 4  # of each network in a visit
 # The slope is expected to be 0.4 times what flushing costs the network more than the reference (of its time, as a share
 # of what it costs the reference of its), give or take 0.15. Found of 30 networks of six spaces, with ratios
 # of lower quartiles (protocols 5 and 6): 0.43 to 0.50 on an Intel Xeon, 0.2 to 0.47 on an AMD EPYC, where DARTS cells
-# and narrow chains cost as much as the reference.
+# and narrow chains cost as much as the reference; with ratios within rounds 0.3 on the latter, give or take 0.11.
 # What one visit says of that cost lets the expected slope scatter by 0.22.
 EXPECTED_SLOPE, SLOPE_DEVIATION, EXPECTED_SCATTER = 0.4, 0.15, 0.22
 SLOPE_CHANGES = 0.05  # from one kind of work beside it to another: what no visit at some speeds tells of others
