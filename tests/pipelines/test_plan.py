@@ -97,7 +97,7 @@ def test_trials_are_long_enough_to_tell_networks_apart_where_there_is_time():
 
 @pytest.mark.parametrize("setup_s", [9.0, 11.0])
 def test_where_setup_takes_most_of_a_trial_it_trains_enough_to_tell_networks_apart(setup_s):
-    """On an NVIDIA H200 an epoch of CIFAR-10 takes 2 s, and a run of 3 minutes had 83 s left for 8 trials and the finals.
+    """On an NVIDIA H200 an epoch of CIFAR-10 takes 2 s, and a run of 3 minutes had 83 s left for all trials.
 
     Its trials took 5 s to begin, the first timed ones longer, by an amount that was not recorded.
     """
