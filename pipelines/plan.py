@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
-from latency.files import read_json
+from latency.files import read_json, write_json
 from spaces import InputError
 
 # What a run does besides training, in seconds on a slow core: CHOOSING_S fits predictors and measures the finalists,
@@ -116,27 +116,43 @@ class Plan:
     def n_trials(self) -> int:
         return self.n_random + self.n_chosen
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
+class StoredFinalist(BaseModel, extra="allow"):
+    """Which trial a finalist was; beside it what is known of it, for its `model.json`."""
 
-class StoredFinalist(BaseModel):
-    """Which trial a finalist was."""
-
+    name: str
     arch: str
     trial: NonNegativeInt
 
 
 class StoredPlan(BaseModel):
-    """What a run that is gone on with reads of its `plan.json`, which holds more."""
+    """What `plan.json` holds: the plan, and how far the run has come.
+
+    Attributes:
+        workers: trainings at once when the run began; what is proposed when depends on it, on other cores too.
+        elapsed_s: spent so far, before a break too.
+        speed: where there is a budget; as the first trainings showed it once `chosen_planned`.
+        n_first: trials that the strategy drew before it used what it learned, where it tells.
+        predictor: how good the predictor of the picks was (`judgement.record_of`).
+        finalists: by name, once they are chosen.
+        failed_finalists: the errors of their final trainings, by name.
+    """
 
     plan: Plan
-    speed: TrainingSpeed | None = None  # where there is a budget
+    workers: PositiveInt
     elapsed_s: NonNegativeFloat = 0.0
-    workers: PositiveInt = 1
-    remarks: list[str] = []
-    finalists: dict[str, StoredFinalist] = {}
+    speed: TrainingSpeed | None = None
+    chosen_planned: bool = False
+    n_first: NonNegativeInt | None = None
+    predictor: dict[str, Any] | None = None
+    remarks: tuple[str, ...] = ()
+    finalists: dict[str, StoredFinalist] | None = None
     failed_finalists: dict[str, str] = {}
+    ended: bool = False
+
+    def write(self, path: Path, **more: Any) -> None:
+        """With these fields changed."""
+        write_json(path, self.model_copy(update=more).model_dump())
 
 
 def read_plan(path: Path) -> StoredPlan:

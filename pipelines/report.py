@@ -11,7 +11,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -38,6 +38,7 @@ from .deploy import limits_met
 from .drawing import blocks_of, draw_blocks
 from .judgement import NAMES
 from .latencies import is_measured, known_interval, known_ms
+from .plan import read_plan
 from .run_folder import RunFolder
 from .strategies import NEURAL_PREDICTOR, drawn_first
 from .wiring import draw_graph, parts_of
@@ -92,17 +93,17 @@ def write_report(run: RunFolder, outcome: Mapping[str, Any]) -> None:
 
 
 def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    config, stored, table = RunConfig.from_toml(run.config), read_json(run.plan, "plan"), read_json(run.table)
+    config, stored, table = RunConfig.from_toml(run.config), read_plan(run.plan), read_json(run.table)
     task = Task(**table["task"])
     space = run.open_space(config, task)
-    plan, models = stored["plan"], run.models()
+    plan, models = stored.plan, run.models()
     n_random = drawn_first(config.strategy, stored)
     least = LEAST_TO_FIT if config.strategy == NEURAL_PREDICTOR else 1
     trials = Trials.of(Study(run.study, space).trials(), n_random=n_random, least=least)
     chosen = models[outcome["chosen"]["name"]]
     finals = sorted(models.values(), key=lambda model: (known_ms(model), model["name"]))
     latency_limits = [limit for limit in config.parsed_limits if limit.name == "latency_ms"]
-    picture = FrontPicture(trials, finals, chosen["name"], latency_limits, plan)
+    picture = FrontPicture(trials, finals, chosen["name"], latency_limits, plan.epochs)
     onnx = (run.model(chosen["name"]) / "model.onnx").relative_to(run.path).as_posix()
     blocks = blocks_of(space, space.parse(chosen["arch"]), task)
     decimals = _decimals(
@@ -113,10 +114,10 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "config": config,
         "settings": config.model_dump(mode="json"),
         "task": task,
-        "predictor": stored.get("predictor"),
-        "remarks": stored.get("remarks", []),
+        "predictor": stored.predictor,
+        "remarks": stored.remarks,
         "predictor_names": NAMES,
-        "plan": {**plan, "n_random": n_random, "n_chosen": plan["n_random"] + plan["n_chosen"] - n_random},
+        "plan": replace(plan, n_random=n_random, n_chosen=plan.n_trials - n_random),
         "trials": trials,
         "models": finals,
         "front": {model["name"]: model["on_front_probability"] for model in outcome["frontier"]},
@@ -129,9 +130,7 @@ def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "chosen": chosen,
         "limits": [_verdict(limit, chosen) for limit in config.parsed_limits],
         "untrained": {
-            name: stored.get("failed_finalists", {}).get(name, "")
-            for name in sorted(stored.get("finalists", {}))
-            if name not in models
+            name: stored.failed_finalists.get(name, "") for name in sorted(stored.finalists or {}) if name not in models
         },
         "latency_of": _by_text({model["name"]: model.get("latency_of", "") for model in finals}),
         "onnx": onnx,
@@ -255,7 +254,7 @@ class FrontPicture:
     finals: Sequence[Mapping[str, Any]]
     chosen: str
     limits: Sequence[Limit]
-    plan: Mapping[str, Any]
+    epochs: float  # of a trial
 
     def svg(self, shape: str) -> Markup:
         """`wide` for a page, `narrow` for a telephone."""
@@ -270,7 +269,7 @@ class FrontPicture:
 
     def draw(self, ax: Axes, *, separator: str = ": ") -> Axes:
         """Draw on an axis; `separator` stands between a legend's subject and what is shown of it."""
-        after = f"validation accuracy after {_epochs(self.plan['epochs'])}, estimated latency"
+        after = f"validation accuracy after {_epochs(self.epochs)}, estimated latency"
         for trials, gid, name, marker, colour in (
             (self.trials.random, "trials-random", "random trials", "o", RANDOM),
             (self.trials.picked, "trials-picked", "trials that the search picked", "^", PICKED),

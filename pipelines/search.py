@@ -6,7 +6,7 @@ import concurrent.futures as cf
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,8 @@ from .plan import (
     EXPORT_S,
     LEAST_TABLE_S,
     Plan,
+    StoredFinalist,
+    StoredPlan,
     TrainingSpeed,
     Workload,
     check_budget,
@@ -271,11 +273,11 @@ def _search_stages(job: Job) -> tuple[Plan, Workload | None]:
     plan, work = _first_plan(job)
     first, later = _titles(job, plan)
     plan = _run_trials(job, plan, replace(plan, n_chosen=0), first)
-    if job.config.budget_s is not None and work is not None and not read_json(job.run.plan).get("chosen_planned"):
+    if job.config.budget_s is not None and work is not None and not read_plan(job.run.plan).chosen_planned:
         trained = [trial for trial in job.study.trials() if trial.state == "complete"]
         work = replace(work, speed=_found_speed(work, plan, trained))
         plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work, final_epochs=job.config.final_epochs)
-        _save_plan(job, plan, chosen_planned=True, speed=asdict(work.speed))
+        _save_plan(job, plan, chosen_planned=True, speed=work.speed)
     plan = _run_trials(job, plan, plan, later())
     return plan, work
 
@@ -297,7 +299,7 @@ def _titles(job: Job, plan: Plan) -> tuple[str, Callable[[], str]]:
 
 def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
     """Measure candidates, record the finalists, and plan their training by what is left of the budget."""
-    if "finalists" in read_json(job.run.plan):
+    if read_plan(job.run.plan).finalists is not None:
         return plan
     chosen = _finalists(job, plan)
     plan = replace(plan, finalists=len(chosen))
@@ -306,7 +308,7 @@ def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
         work = replace(work, flops=np.array([each.trial.values["flops"] for each in chosen]))
         exports = 1 if all(each.again for each in chosen) else 2  # where the first misses, the next one is handed over
         plan = replan_final(plan, budget_s, job.clock.elapsed(), work, closing_s=exports * EXPORT_S)
-    _save_plan(job, plan, finalists={each.name: _record(job, each) for each in chosen})
+    _save_plan(job, plan, finalists={each.name: StoredFinalist(**_record(job, each)) for each in chosen})
     job.listener.say(f"{_many(len(chosen), 'finalist')} chosen; training each for {_many(plan.final_epochs, 'epoch')}")
     return plan
 
@@ -364,7 +366,7 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
         epochs=config.epochs,
         final_epochs=config.final_epochs,
     )
-    _save_plan(job, plan, speed=asdict(speed))
+    _save_plan(job, plan, speed=speed)
     _show_plan(job, plan)
     return plan, work
 
@@ -411,14 +413,9 @@ def _time_training(job: Job) -> TrainingSpeed:
 
 
 def _save_plan(job: Job, plan: Plan, **more: Any) -> None:
-    stored = read_json(job.run.plan) if job.run.plan.exists() else {}
-    stored = {"workers": job.pool.workers, **stored, **more}
-    write_json(job.run.plan, {**stored, "plan": plan.to_json(), "elapsed_s": job.clock.elapsed()})
-
-
-def _first_workers(job: Job) -> int:
-    """How many trainings at once the run began with: what is proposed when depends on it, on other cores too."""
-    return int(read_json(job.run.plan).get("workers", job.pool.workers))
+    path = job.run.plan
+    stored = read_plan(path) if path.exists() else StoredPlan(plan=plan, workers=job.pool.workers)
+    stored.write(path, plan=plan, elapsed_s=job.clock.elapsed(), **more)
 
 
 def _show_plan(job: Job, plan: Plan) -> None:
@@ -452,7 +449,8 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
         return plan
     strategy = _strategy(job, plan)
     best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
-    remarks = list(read_json(job.run.plan).get("remarks", []))  # also of before a break
+    stored = read_plan(job.run.plan)
+    remarks = list(stored.remarks)  # also of before a break
     try:
         with job.listener.steps(title, missing) as steps:
             for trial in search(
@@ -466,7 +464,7 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
                 costs=job.costs,
                 study=job.study,
                 executor=job.pool,
-                parallel=_first_workers(job),
+                parallel=stored.workers,
             ):
                 best = max(best, trial.values.get("accuracy_val", 0.0))
                 for remark in strategy.remarks:
@@ -474,7 +472,7 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
                         remarks.append(remark)
                         job.listener.say(remark)
                 steps.advance(f"best validation accuracy {best:.1%}")
-                _save_plan(job, plan, remarks=remarks)  # and the time spent, should the process die here
+                _save_plan(job, plan, remarks=tuple(remarks))  # and the time spent, should the process die here
     finally:
         write_csv(job.run.trials, trial_rows(job.study.trials()))
     trials = job.study.trials()
@@ -490,14 +488,20 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
 
 def _say_judgement(job: Job, plan: Plan, strategy: Strategy) -> None:
     """Once: how good the predictor of a run is."""
-    if "predictor" not in read_json(job.run.plan) and (judgement := strategy.judgement) is not None:
+    if read_plan(job.run.plan).predictor is None and (judgement := strategy.judgement) is not None:
         job.listener.say(sentence(judgement))
         _save_plan(job, plan, predictor=record_of(judgement))
 
 
 def _strategy(job: Job, plan: Plan) -> Strategy:
     return STRATEGIES[job.config.strategy](
-        Setting(plan.n_random, plan.n_chosen, _first_workers(job), job.config.job, job.config.parsed_soft_limits)
+        Setting(
+            plan.n_random,
+            plan.n_chosen,
+            read_plan(job.run.plan).workers,
+            job.config.job,
+            job.config.parsed_soft_limits,
+        )
     )
 
 
@@ -634,9 +638,10 @@ def _preference(kind: str, scores: NDArray[np.float64], cost: NDArray[np.float64
 
 def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
     """Train each finalist to the end; those that have a `model.json` already are done."""
-    stored = read_json(job.run.plan)
-    records = stored["finalists"]
-    failed = dict(stored.get("failed_finalists", {}))
+    stored = read_plan(job.run.plan)
+    assert stored.finalists is not None  # they are chosen
+    records = stored.finalists
+    failed = dict(stored.failed_finalists)
     done = job.run.models()
     waiting = [name for name in records if name not in done and name not in failed]
     futures: dict[cf.Future[Mapping[str, float]], str] = {}
@@ -648,9 +653,9 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
         futures[
             job.pool.submit(
                 job.evaluator.finish,
-                job.space.parse(records[name]["arch"]),
+                job.space.parse(records[name].arch),
                 epochs=plan.final_epochs,
-                seed=evaluation_seed(job.config.seed, 1_000_000 + records[name]["trial"]),
+                seed=evaluation_seed(job.config.seed, 1_000_000 + records[name].trial),
                 weights=folder / "weights.pt",
             )
         ] = name
@@ -670,7 +675,7 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
             write_json(
                 job.run.model(name) / "model.json",
                 {
-                    **records[name],
+                    **records[name].model_dump(),
                     "accuracy_val": values["accuracy_val"],
                     "train_seconds": values["train_seconds"],
                     "accuracy_test": values["accuracy_test"],
@@ -734,7 +739,7 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
         "report": str(job.run.report),
         "seconds": job.clock.elapsed(),
         "trials": len(job.study.trials()),
-        "predictor": read_json(job.run.plan).get("predictor"),
+        "predictor": read_plan(job.run.plan).predictor,
     }
     write_report(job.run, outcome)
     outcome["seconds"] = job.clock.elapsed()

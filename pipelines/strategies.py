@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from spaces import InputError
 
 if TYPE_CHECKING:
     from hwnas.soft_limits import SoftLimit
     from hwnas.strategies import Strategy
+
+    from .plan import StoredPlan
 
 NEURAL_PREDICTOR = "neural-predictor"  # the only one that plans random networks first and picks afterwards
 GROWING = ("pnas", "epnas")  # that need a space whose networks grow
@@ -145,11 +147,10 @@ SOFT = ("epnas",)  # that weigh soft limits
 EDITS = ("pnas", "epnas")  # that say which trained network a proposal was made from
 
 
-def drawn_first(strategy: str, stored: Mapping[str, Any]) -> int:
+def drawn_first(strategy: str, stored: StoredPlan) -> int:
     """How many trials of a recorded plan the strategy draws before it uses what it learned; for reports."""
-    if stored.get("n_first") is not None:
-        return int(stored["n_first"])
-    plan = stored["plan"]
-    total = plan["n_random"] + plan["n_chosen"]
-    counts = {NEURAL_PREDICTOR: plan["n_random"], "random": total, "evolution": min(EVOLVED, total)}
-    return int(counts.get(strategy, min(FIRST, plan["n_random"])))
+    if stored.n_first is not None:
+        return stored.n_first
+    plan = stored.plan
+    counts = {NEURAL_PREDICTOR: plan.n_random, "random": plan.n_trials, "evolution": min(EVOLVED, plan.n_trials)}
+    return counts.get(strategy, min(FIRST, plan.n_random))

@@ -46,7 +46,7 @@ from pipelines.benchmark import (
 from pipelines.cli import app
 from pipelines.config import RunConfig
 from pipelines.levels import LevelTest, levels_of, ranks_of_seed
-from pipelines.plan import plan_trials
+from pipelines.plan import StoredPlan, plan_trials
 from pipelines.progress import Listener
 from pipelines.search import _strategy
 from pipelines.seeds import settings_of
@@ -175,10 +175,9 @@ def test_what_is_compared_is_what_a_search_of_that_name_runs(described, tmp_path
     ours = settings_of(STRATEGIES[name](comparison))
     fields = {"job": "search" if aim == "accuracy" else "frontier", "data": "digits", "data_root": "data"}
     config = RunConfig.of(**fields, space="nasbench_macro", trials=40, workers=1, strategy=name)
-    (tmp_path / "plan.json").write_text("{}")
-    run, pool = SimpleNamespace(plan=tmp_path / "plan.json"), SimpleNamespace(workers=1)
-    job = SimpleNamespace(config=config, run=run, pool=pool)
+    job = SimpleNamespace(config=config, run=SimpleNamespace(plan=tmp_path / "plan.json"))
     plan = plan_trials(40, epochs=1, final_epochs=1, finalists=1)
+    StoredPlan(plan=plan, workers=1).write(job.run.plan)
     theirs = json.dumps(settings_of(_strategy(job, plan))).replace("latency_ms_estimated", "flops")
     assert json.dumps(ours) == theirs
     assert (plan.n_random, plan.n_chosen) == (28, 12)

@@ -15,6 +15,7 @@ from pipelines.plan import (
     EXPORT_S,
     LEAST_STEPS,
     Plan,
+    StoredPlan,
     TrainingSpeed,
     Workload,
     plan_budget,
@@ -240,9 +241,8 @@ def test_time_is_kept_for_a_second_file_where_the_first_may_miss(tmp_path, monke
     chosen = [search.Finalist(f"trial-{i}", trials[i], 0.9, latency, each) for i, each in enumerate(again)]
     saved = {}
     monkeypatch.setattr(search, "_finalists", lambda job, plan: chosen)
-    monkeypatch.setattr(search, "_record", lambda job, finalist: {})
+    monkeypatch.setattr(search, "_record", lambda job, finalist: {"name": finalist.name, "arch": "a", "trial": 0})
     monkeypatch.setattr(search, "_save_plan", lambda job, plan, **more: saved.update(more))
-    (tmp_path / "plan.json").write_text("{}")
     job = SimpleNamespace(
         config=SimpleNamespace(budget_s=600, final_epochs=None),
         run=SimpleNamespace(plan=tmp_path / "plan.json"),
@@ -250,6 +250,7 @@ def test_time_is_kept_for_a_second_file_where_the_first_may_miss(tmp_path, monke
         listener=Listener(),
     )
     work, before = workload(), plan_trials(20, epochs=2.0, final_epochs=2.0, finalists=4)
+    StoredPlan(plan=before, workers=1).write(job.run.plan)
     plan = search._choose_finalists(job, before, work)
     work, before = replace(work, flops=np.array(flops)), replace(before, finalists=2)
     assert plan == replan_final(before, 600, 480.0, work, closing_s=exports * EXPORT_S)
@@ -262,14 +263,18 @@ RECORDED = {
     "speed": asdict(SPEED),
     "elapsed_s": 97.5,
     "workers": 4,
-    "finalists": {"trial-000": {"arch": "proxyless@w0.5:0", "trial": 0}},
+    "finalists": {"trial-000": {"name": "trial-000", "arch": "proxyless@w0.5:0", "trial": 0, "params": 1200}},
 }
 
 
 def test_a_recorded_plan_is_read_as_it_was_written(tmp_path):
-    write_json(tmp_path / "plan.json", RECORDED)
-    stored = read_plan(tmp_path / "plan.json")
+    path = tmp_path / "plan.json"
+    write_json(path, RECORDED)
+    stored = read_plan(path)
     assert (stored.plan, stored.speed, stored.elapsed_s) == (Plan(4, 8, 0.2, 4, 2.5, 180.0), SPEED, 97.5)
+    assert stored.finalists["trial-000"].model_dump() == RECORDED["finalists"]["trial-000"]
+    stored.write(path, remarks=("slow",))
+    assert read_plan(path) == stored.model_copy(update={"remarks": ("slow",)})
 
 
 @pytest.mark.parametrize(
@@ -285,7 +290,7 @@ def test_a_recorded_plan_is_read_as_it_was_written(tmp_path):
         ({"plan": {**RECORDED["plan"], "epochs": 0}}, r"plan\.epochs does not"),
         ({"plan": {**RECORDED["plan"], "n_random": -1}}, r"plan\.n_random does not"),
         ({"finalists": ["trial-000"]}, "finalists does not"),
-        ({"finalists": {"trial-000": {"arch": "a"}}}, r"finalists\.trial-000\.trial does not"),
+        ({"finalists": {"trial-000": {"name": "trial-000", "arch": "a"}}}, r"finalists\.trial-000\.trial does not"),
     ],
 )
 def test_a_damaged_plan_is_said_to_be_damaged(tmp_path, damage, said):

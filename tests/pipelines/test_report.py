@@ -159,7 +159,8 @@ def make_run(
     for name, model in models.items():
         write_json(run.model(name) / "model.json", model)
     plan = {"n_random": n_random, "n_chosen": n_chosen, "epochs": 5, "finalists": n_finals, "final_epochs": 30}
-    write_json(run.plan, {"plan": {**plan, "ends_after_s": 180.0}, "finalists": records, "elapsed_s": 171.0})
+    stored = {"plan": {**plan, "ends_after_s": 180.0}, "workers": 1, "finalists": records, "elapsed_s": 171.0}
+    write_json(run.plan, stored)
     frontier = sorted(models.values(), key=lambda model: model["latency_ms"])
     outcome = {
         "run": str(path),

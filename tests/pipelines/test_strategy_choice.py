@@ -16,7 +16,7 @@ from hwnas.evaluation.evaluator import Evaluator
 from hwnas.trial import Trial
 from latency import DeviceCosts
 from pipelines.config import RunConfig
-from pipelines.plan import Plan
+from pipelines.plan import Plan, StoredPlan
 from pipelines.progress import Listener
 from pipelines.run_folder import RunFolder
 from pipelines.search import Clock, _run_trials, _save_plan
@@ -107,7 +107,7 @@ def test_on_another_number_of_cores_a_run_takes_the_same_course(name, tmp_path):
 
 
 def test_how_many_are_drawn_first():
-    stored = {"plan": {"n_random": 28, "n_chosen": 12}}
+    stored = StoredPlan(plan=Plan(28, 12, 1, 4, 10), workers=1)
     assert {name: drawn_first(name, stored) for name in STRATEGIES} == {
         "neural-predictor": 28,
         "random": 40,
@@ -118,7 +118,7 @@ def test_how_many_are_drawn_first():
         "pnas": 10,
         "epnas": 10,
     }
-    assert drawn_first("pnas", {**stored, "n_first": 17}) == 17  # as the strategy found out
+    assert drawn_first("pnas", stored.model_copy(update={"n_first": 17})) == 17  # as the strategy found out
 
 
 @pytest.mark.parametrize(("n_random", "n_first", "said"), [(140, 136, ""), (50, 10, "10 of 136 simplest networks")])
