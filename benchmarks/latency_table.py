@@ -4,33 +4,36 @@
     uv run python benchmarks/latency_table.py --resolution 224 --busy 1
     uv run python benchmarks/latency_table.py --resolution 96 --later
 
-A table is measured as a search does it; other networks, from the whole range of multiply-adds, each in processes of
-its own by the protocol of latency/runtime.py. The two take turns: after each visit of the table's networks some of
-the others are measured, so that a machine that drifts is the same for both. With `--later` the others are measured
-when the table is done, as in a search: what another time makes of a network is in the errors then. Printed: the
-errors, how often the table's own interval holds what was measured, the same for multiply-adds scaled by the very
-networks that calibrate the table, how long the table took, and how fast it estimates.
+A table is measured as a search does it; other networks, from the whole range of multiply-adds, each in 18 processes of
+its own by the protocol of latency/runtime.py. The two take turns: after each of the six visits of the table's networks
+all others are measured in three processes each, so that a machine that drifts is the same for both, and what a minute
+makes of a network is not taken for its latency. With `--later` the others are measured when the table is done, as in a
+search: what another time makes of a network is in the errors then. Printed: the errors, how often the table's own
+interval holds what was measured, the same for multiply-adds scaled by the very networks that calibrate the table, how
+long the table took, how far what was measured is known, and how fast the table estimates.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from latency_common import busy, described, measure_rows, reference_ms, wide_sample, write_some
+from latency_common import busy, described, reference_ms, wide_sample, write_some
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from latency import Device, LatencyModel, Timing, calibration_of, fit_latency_model, plan_latency_model
+from latency import Device, LatencyModel, Timing, build_onnx, calibration_of, fit_latency_model, plan_latency_model
 from latency.measuring import PLAN_VISITS, PlanTimes, Visit, visit_in_processes
 from latency.reference import reference_model
+from latency.rounds import DEFAULT_SETTING, Rounds, new_processes
+from latency.runtime import VISITS, measured_once, timing_of
 from spaces import Population, SearchSpace, Task, get_space
 
 RESULTS = Path(__file__).with_name("results")
 MILLION = 1_000_000
+PROCESSES_A_TURN = 3
 
 
 def errors(name: str, estimated: NDArray[np.float64], measured: NDArray[np.float64]) -> str:
@@ -42,23 +45,30 @@ def errors(name: str, estimated: NDArray[np.float64], measured: NDArray[np.float
 
 
 def measured_by_turns(
-    space: SearchSpace, task: Task, calibration: Population, pieces: Sequence[Population], seed: int
+    space: SearchSpace, task: Task, calibration: Population, rows: Population, seed: int, *, later: bool
 ) -> tuple[LatencyModel, list[Timing], float]:
-    """The table, the truth of the rows of all pieces, and the seconds that the table took.
+    """The table, the truth of all rows, and the seconds that the table took.
 
     Args:
-        pieces: rows to measure after each visit of the table's networks.
+        later: measure the rows after all visits of the table's networks, not after each.
     """
     plan, reference, known_ms = plan_latency_model(space, task, calibration), reference_model(task), reference_ms(task)
     rng = np.random.default_rng([seed, 1, 1])
+    models = [build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in rows]
     visits: list[Visit] = []
-    timings: list[Timing] = []
+    found: list[list[Rounds]] = [[] for _ in rows]
     seconds = 0.0
-    for i, piece in enumerate(pieces):
-        started = time.monotonic()
-        visits.append(visit_in_processes(plan, reference, rng))
-        seconds += time.monotonic() - started
-        timings += measure_rows(space, task, piece, known_ms, i)
+    for what in "tr" * PLAN_VISITS if not later else "t" * PLAN_VISITS + "r" * PLAN_VISITS:
+        if what == "t":
+            started = time.monotonic()
+            visits.append(visit_in_processes(plan, reference, rng))
+            seconds += time.monotonic() - started
+            continue
+        with new_processes() as run:
+            for _ in range(PROCESSES_A_TURN):
+                for i in rng.permutation(len(rows)):
+                    found[i].append(run(measured_once, models[i], reference, VISITS, *rng.spawn(1), DEFAULT_SETTING))
+    timings = [timing_of(each, len(each), known_ms) for each in found]
     return fit_latency_model(space, plan, Device.here(), known_ms, PlanTimes.of(visits, known_ms)), timings, seconds
 
 
@@ -80,8 +90,7 @@ def main() -> None:
     keys, known = space.canonical(rows), space.canonical(calibration)
     rows = rows[~(keys[:, None] == known).all(axis=2).any(axis=1)][: asked.networks]
     with busy(asked.busy):
-        pieces = [rows[:0]] * (PLAN_VISITS - 1) + [rows] if asked.later else np.array_split(rows, PLAN_VISITS)
-        table, timings, seconds = measured_by_turns(space, task, calibration, pieces, asked.seed)
+        table, timings, seconds = measured_by_turns(space, task, calibration, rows, asked.seed, later=asked.later)
     measured = np.array([timing.latency_ms for timing in timings])
     estimated = table.estimate_ms(rows)
     low, high = table.interval_ms(rows)
@@ -93,6 +102,9 @@ def main() -> None:
     print(errors("multiply-adds, scaled", by_flops, measured))
     held = np.mean((low <= measured) & (measured <= high))
     print(f"the stated +-{table.stated_error:.1%} (95 %) holds {held:.1%}; built in {seconds:.0f} s")
+    within = np.median([np.log(high / low) / 2 for low, high in (timing.latency_ms_interval for timing in timings)])
+    now = [timing.reference_now_ms / timing.reference_ms for timing in timings]
+    print(f"what was measured is known within {within:.1%} (median, 95 %); the reference took x{np.median(now):.2f}")
     many = space.sample(MILLION, rng)
     started = time.monotonic()
     table.estimate_ms(many)
