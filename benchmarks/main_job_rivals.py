@@ -29,11 +29,11 @@ from hwnas.objectives import Limit
 from hwnas.study import write_csv
 from hwnas.training import ImageData, Recipe, evaluate, resolve_device, train
 from latency import Device, DeviceCosts, LatencyTable, Timing, build_onnx, count, export_onnx, measure
-from latency.files import read_json
 from latency.reference import reference_model
 from pipelines.config import RunConfig
 from pipelines.deploy import with_normalisation
 from pipelines.run_folder import RunFolder
+from pipelines.run_record import RunRecord
 from spaces import PUBLISHED, Task, get_space
 from spaces.chain import ChainSpace
 from spaces.layers import make_divisible
@@ -130,7 +130,7 @@ class Bench:
         self.task = self.data.task
         stored = self.run.table.read_text()
         self.table = LatencyTable.from_json(stored, space=self.space, task=self.task, device=Device.here())
-        self.epochs = read_json(self.run.plan)["plan"]["final_epochs"]
+        self.epochs = RunRecord.read(self.run.plan).plan.final_epochs
 
     def measured(self, model: bytes | Path) -> Timing:
         rng = np.random.default_rng(0)

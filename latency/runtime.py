@@ -200,7 +200,7 @@ def measure(
         wanted = [_processes_wanted(each, processes, precision, most_processes) for each in there]
         for number in range(processes, max(wanted, default=0)):
             measure_once([i for i, n in enumerate(wanted) if n > number])
-    return [timing_of(raw, processes, reference_ms) for raw in found]
+    return [_timing(raw, processes, reference_ms) for raw in found]
 
 
 def measured_once(
@@ -272,14 +272,8 @@ def _process_means(there: AtStoredSpeed, processes: int) -> NDArray[np.float64]:
     return np.asarray(there.log_ratios.reshape(processes, -1).mean(axis=1))
 
 
-def timing_of(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
-    """What processes have found of a network.
-
-    Args:
-        found: `measured_once` of each process.
-        first: of how many of them the scatter decided how many were made.
-        reference_ms: of the reference network, as stored.
-    """
+def _timing(found: Sequence[Rounds], first: int, reference_ms: float) -> Timing:
+    """Of the second network of the rounds of each process; the first is the reference."""
     there = _at_stored_speed(found, reference_ms)
     means = _process_means(there, len(found))
     between = NORMAL * between_measurements(there.drift, there.slope_deviation)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from latency.files import read_json, write_json
 from spaces import InputError
 
 # What a run does besides training, in seconds on a slow core: CHOOSING_S fits predictors and measures the finalists,
@@ -115,61 +112,6 @@ class Plan:
     @property
     def n_trials(self) -> int:
         return self.n_random + self.n_chosen
-
-
-class StoredFinalist(BaseModel, extra="allow"):
-    """Which trial a finalist was; beside it what is known of it, for its `model.json`."""
-
-    name: str
-    arch: str
-    trial: NonNegativeInt
-
-
-class StoredPlan(BaseModel):
-    """What `plan.json` holds: the plan, and how far the run has come.
-
-    Attributes:
-        workers: trainings at once when the run began; what is proposed when depends on it, on other cores too.
-        elapsed_s: spent so far, before a break too.
-        speed: where there is a budget; as the first trainings showed it once `chosen_planned`.
-        n_first: trials that the strategy drew before it used what it learned, where it tells.
-        predictor: how good the predictor of the picks was (`judgement.record_of`).
-        finalists: by name, once they are chosen.
-        failed_finalists: the errors of their final trainings, by name.
-    """
-
-    plan: Plan
-    workers: PositiveInt
-    elapsed_s: NonNegativeFloat = 0.0
-    speed: TrainingSpeed | None = None
-    chosen_planned: bool = False
-    n_first: NonNegativeInt | None = None
-    predictor: dict[str, Any] | None = None
-    remarks: tuple[str, ...] = ()
-    finalists: dict[str, StoredFinalist] | None = None
-    failed_finalists: dict[str, str] = {}
-    ended: bool = False
-
-    def write(self, path: Path, **more: Any) -> None:
-        """With these fields changed."""
-        write_json(path, self.model_copy(update=more).model_dump())
-
-
-def read_plan(path: Path) -> StoredPlan:
-    """The recorded plan of a run.
-
-    Raises:
-        InputError: if the file does not hold one.
-    """
-    try:
-        return StoredPlan.model_validate(read_json(path, "plan"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise InputError(
-            f"{path} must hold what this run recorded, but {where} does not: {first['msg']}",
-            hint="restore it, or start a new run",
-        ) from None
 
 
 def plan_trials(trials: int, *, epochs: float, final_epochs: float, finalists: int) -> Plan:

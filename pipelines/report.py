@@ -38,8 +38,8 @@ from .deploy import limits_met
 from .drawing import blocks_of, draw_blocks
 from .judgement import NAMES
 from .latencies import is_measured, known_interval, known_ms
-from .plan import read_plan
 from .run_folder import RunFolder
+from .run_record import RunRecord
 from .strategies import NEURAL_PREDICTOR, drawn_first
 from .wiring import draw_graph, parts_of
 
@@ -93,7 +93,7 @@ def write_report(run: RunFolder, outcome: Mapping[str, Any]) -> None:
 
 
 def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    config, stored, table = RunConfig.from_toml(run.config), read_plan(run.plan), read_json(run.table)
+    config, stored, table = RunConfig.from_toml(run.config), RunRecord.read(run.plan), read_json(run.table)
     task = Task(**table["task"])
     space = run.open_space(config, task)
     plan, models = stored.plan, run.models()

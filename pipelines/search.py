@@ -53,19 +53,17 @@ from .plan import (
     EXPORT_S,
     LEAST_TABLE_S,
     Plan,
-    StoredFinalist,
-    StoredPlan,
     TrainingSpeed,
     Workload,
     check_budget,
     plan_budget,
     plan_trials,
-    read_plan,
     replan_chosen,
     replan_final,
 )
 from .progress import Listener
 from .run_folder import RunFolder
+from .run_record import RecordedFinalist, RunRecord
 from .strategies import GROWING, NEURAL_PREDICTOR, STRATEGIES, Setting
 
 if TYPE_CHECKING:
@@ -151,7 +149,7 @@ def _run_locked(
     if not run.data.exists():
         data.save(run.data)
     if run.plan.exists():
-        clock.before = read_plan(run.plan).elapsed_s
+        clock.before = RunRecord.read(run.plan).elapsed_s
     job = _open_job(config, run, data, compute, clock, listener)
     try:
         plan, work = _search_stages(job)
@@ -273,7 +271,7 @@ def _search_stages(job: Job) -> tuple[Plan, Workload | None]:
     plan, work = _first_plan(job)
     first, later = _titles(job, plan)
     plan = _run_trials(job, plan, replace(plan, n_chosen=0), first)
-    if job.config.budget_s is not None and work is not None and not read_plan(job.run.plan).chosen_planned:
+    if job.config.budget_s is not None and work is not None and not RunRecord.read(job.run.plan).chosen_planned:
         trained = [trial for trial in job.study.trials() if trial.state == "complete"]
         work = replace(work, speed=_found_speed(work, plan, trained))
         plan = replan_chosen(plan, job.config.budget_s, job.clock.elapsed(), work, final_epochs=job.config.final_epochs)
@@ -299,7 +297,7 @@ def _titles(job: Job, plan: Plan) -> tuple[str, Callable[[], str]]:
 
 def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
     """Measure candidates, record the finalists, and plan their training by what is left of the budget."""
-    if read_plan(job.run.plan).finalists is not None:
+    if RunRecord.read(job.run.plan).finalists is not None:
         return plan
     chosen = _finalists(job, plan)
     plan = replace(plan, finalists=len(chosen))
@@ -308,7 +306,7 @@ def _choose_finalists(job: Job, plan: Plan, work: Workload | None) -> Plan:
         work = replace(work, flops=np.array([each.trial.values["flops"] for each in chosen]))
         exports = 1 if all(each.again for each in chosen) else 2  # where the first misses, the next one is handed over
         plan = replan_final(plan, budget_s, job.clock.elapsed(), work, closing_s=exports * EXPORT_S)
-    _save_plan(job, plan, finalists={each.name: StoredFinalist(**_record(job, each)) for each in chosen})
+    _save_plan(job, plan, finalists={each.name: RecordedFinalist(**_record(job, each)) for each in chosen})
     job.listener.say(f"{_many(len(chosen), 'finalist')} chosen; training each for {_many(plan.final_epochs, 'epoch')}")
     return plan
 
@@ -334,7 +332,7 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
     config, run = job.config, job.run
     finalists = config.finalists or (FRONTIER_MEMBERS if config.job == "frontier" else max(2, min(4, job.pool.workers)))
     if config.budget_s is None and run.plan.exists():
-        plan = read_plan(run.plan).plan
+        plan = RunRecord.read(run.plan).plan
         _show_plan(job, plan)
         return plan, None
     if config.budget_s is None:
@@ -348,7 +346,7 @@ def _first_plan(job: Job) -> tuple[Plan, Workload | None]:
         _show_plan(job, plan)
         return plan, None
     if run.plan.exists():
-        stored = read_plan(run.plan)
+        stored = RunRecord.read(run.plan)
         if stored.speed is None:
             raise InputError(f"{run.plan} must say 'speed', but does not", hint="restore it, or start a new run")
         plan, work = stored.plan, _workload(job, stored.speed)
@@ -414,7 +412,7 @@ def _time_training(job: Job) -> TrainingSpeed:
 
 def _save_plan(job: Job, plan: Plan, **more: Any) -> None:
     path = job.run.plan
-    stored = read_plan(path) if path.exists() else StoredPlan(plan=plan, workers=job.pool.workers)
+    stored = RunRecord.read(path) if path.exists() else RunRecord(plan=plan, workers=job.pool.workers)
     stored.write(path, plan=plan, elapsed_s=job.clock.elapsed(), **more)
 
 
@@ -449,7 +447,7 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
         return plan
     strategy = _strategy(job, plan)
     best = max((t.values["accuracy_val"] for t in job.study.trials() if t.state == "complete"), default=0.0)
-    stored = read_plan(job.run.plan)
+    stored = RunRecord.read(job.run.plan)
     remarks = list(stored.remarks)  # also of before a break
     try:
         with job.listener.steps(title, missing) as steps:
@@ -488,7 +486,7 @@ def _run_trials(job: Job, plan: Plan, upto: Plan, title: str) -> Plan:
 
 def _say_judgement(job: Job, plan: Plan, strategy: Strategy) -> None:
     """Once: how good the predictor of a run is."""
-    if read_plan(job.run.plan).predictor is None and (judgement := strategy.judgement) is not None:
+    if RunRecord.read(job.run.plan).predictor is None and (judgement := strategy.judgement) is not None:
         job.listener.say(sentence(judgement))
         _save_plan(job, plan, predictor=record_of(judgement))
 
@@ -498,7 +496,7 @@ def _strategy(job: Job, plan: Plan) -> Strategy:
         Setting(
             plan.n_random,
             plan.n_chosen,
-            read_plan(job.run.plan).workers,
+            RunRecord.read(job.run.plan).workers,
             job.config.job,
             job.config.parsed_soft_limits,
         )
@@ -638,7 +636,7 @@ def _preference(kind: str, scores: NDArray[np.float64], cost: NDArray[np.float64
 
 def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
     """Train each finalist to the end; those that have a `model.json` already are done."""
-    stored = read_plan(job.run.plan)
+    stored = RunRecord.read(job.run.plan)
     assert stored.finalists is not None  # they are chosen
     records = stored.finalists
     failed = dict(stored.failed_finalists)
@@ -739,7 +737,7 @@ def _finish(job: Job, plan: Plan, finals: dict[str, dict[str, Any]]) -> dict[str
         "report": str(job.run.report),
         "seconds": job.clock.elapsed(),
         "trials": len(job.study.trials()),
-        "predictor": read_plan(job.run.plan).predictor,
+        "predictor": RunRecord.read(job.run.plan).predictor,
     }
     write_report(job.run, outcome)
     outcome["seconds"] = job.clock.elapsed()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hwnas.soft_limits import SoftLimit
     from hwnas.strategies import Strategy
 
-    from .plan import StoredPlan
+    from .run_record import RunRecord
 
 NEURAL_PREDICTOR = "neural-predictor"  # the only one that plans random networks first and picks afterwards
 GROWING = ("pnas", "epnas")  # that need a space whose networks grow
@@ -147,7 +147,7 @@ SOFT = ("epnas",)  # that weigh soft limits
 EDITS = ("pnas", "epnas")  # that say which trained network a proposal was made from
 
 
-def drawn_first(strategy: str, stored: StoredPlan) -> int:
+def drawn_first(strategy: str, stored: RunRecord) -> int:
     """How many trials of a recorded plan the strategy draws before it uses what it learned; for reports."""
     if stored.n_first is not None:
         return stored.n_first

@@ -46,8 +46,9 @@ from pipelines.benchmark import (
 from pipelines.cli import app
 from pipelines.config import RunConfig
 from pipelines.levels import LevelTest, levels_of, ranks_of_seed
-from pipelines.plan import StoredPlan, plan_trials
+from pipelines.plan import plan_trials
 from pipelines.progress import Listener
+from pipelines.run_record import RunRecord
 from pipelines.search import _strategy
 from pipelines.seeds import settings_of
 from pipelines.strategies import STRATEGIES as SEARCHED
@@ -177,7 +178,7 @@ def test_what_is_compared_is_what_a_search_of_that_name_runs(described, tmp_path
     config = RunConfig.of(**fields, space="nasbench_macro", trials=40, workers=1, strategy=name)
     job = SimpleNamespace(config=config, run=SimpleNamespace(plan=tmp_path / "plan.json"))
     plan = plan_trials(40, epochs=1, final_epochs=1, finalists=1)
-    StoredPlan(plan=plan, workers=1).write(job.run.plan)
+    RunRecord(plan=plan, workers=1).write(job.run.plan)
     theirs = json.dumps(settings_of(_strategy(job, plan))).replace("latency_ms_estimated", "flops")
     assert json.dumps(ours) == theirs
     assert (plan.n_random, plan.n_chosen) == (28, 12)

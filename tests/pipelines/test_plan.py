@@ -1,6 +1,6 @@
 """Budgets become plans whose work fills them, by the arithmetic of the plan's own parts."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,23 +8,20 @@ import pytest
 
 from hwnas.training import Recipe
 from hwnas.trial import Trial
-from latency.files import write_json
 from pipelines import search
 from pipelines.plan import (
     CLOSING_S,
     EXPORT_S,
     LEAST_STEPS,
-    Plan,
-    StoredPlan,
     TrainingSpeed,
     Workload,
     plan_budget,
     plan_trials,
-    read_plan,
     replan_chosen,
     replan_final,
 )
 from pipelines.progress import Listener
+from pipelines.run_record import RunRecord
 from spaces import Arch, InputError
 
 SPEED = TrainingSpeed(train=(1e-4, 1e-10), validate=(3e-5, 3e-11), setup_s=0.2)
@@ -250,50 +247,9 @@ def test_time_is_kept_for_a_second_file_where_the_first_may_miss(tmp_path, monke
         listener=Listener(),
     )
     work, before = workload(), plan_trials(20, epochs=2.0, final_epochs=2.0, finalists=4)
-    StoredPlan(plan=before, workers=1).write(job.run.plan)
+    RunRecord(plan=before, workers=1).write(job.run.plan)
     plan = search._choose_finalists(job, before, work)
     work, before = replace(work, flops=np.array(flops)), replace(before, finalists=2)
     assert plan == replan_final(before, 600, 480.0, work, closing_s=exports * EXPORT_S)
     assert plan.final_epochs != replan_final(before, 600, 480.0, work, closing_s=(3 - exports) * EXPORT_S).final_epochs
     assert set(saved["finalists"]) == {"trial-0", "trial-1"}
-
-
-RECORDED = {
-    "plan": asdict(Plan(4, 8, 0.2, 4, 2.5, 180.0)),
-    "speed": asdict(SPEED),
-    "elapsed_s": 97.5,
-    "workers": 4,
-    "finalists": {"trial-000": {"name": "trial-000", "arch": "proxyless@w0.5:0", "trial": 0, "params": 1200}},
-}
-
-
-def test_a_recorded_plan_is_read_as_it_was_written(tmp_path):
-    path = tmp_path / "plan.json"
-    write_json(path, RECORDED)
-    stored = read_plan(path)
-    assert (stored.plan, stored.speed, stored.elapsed_s) == (Plan(4, 8, 0.2, 4, 2.5, 180.0), SPEED, 97.5)
-    assert stored.finalists["trial-000"].model_dump() == RECORDED["finalists"]["trial-000"]
-    stored.write(path, remarks=("slow",))
-    assert read_plan(path) == stored.model_copy(update={"remarks": ("slow",)})
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        ({"plan": {"n_random": 4}}, r"plan\.n_chosen does not"),
-        ({"plan": {**RECORDED["plan"], "epochs": "many"}}, r"plan\.epochs does not"),
-        ({"speed": {**RECORDED["speed"], "train": [1.0]}}, r"speed\.train\.1 does not"),
-        ({"elapsed_s": "soon"}, "elapsed_s does not"),
-        ({"elapsed_s": -1}, "elapsed_s does not"),
-        ({"workers": 0}, "workers does not"),
-        ({"workers": None}, "workers does not"),
-        ({"plan": {**RECORDED["plan"], "epochs": 0}}, r"plan\.epochs does not"),
-        ({"plan": {**RECORDED["plan"], "n_random": -1}}, r"plan\.n_random does not"),
-        ({"finalists": ["trial-000"]}, "finalists does not"),
-        ({"finalists": {"trial-000": {"name": "trial-000", "arch": "a"}}}, r"finalists\.trial-000\.trial does not"),
-    ],
-)
-def test_a_damaged_plan_is_said_to_be_damaged(tmp_path, damage, said):
-    write_json(tmp_path / "plan.json", {**RECORDED, **damage})
-    with pytest.raises(InputError, match=rf"plan\.json must hold what this run recorded, but {said}"):
-        read_plan(tmp_path / "plan.json")

@@ -16,9 +16,10 @@ from hwnas.evaluation.evaluator import Evaluator
 from hwnas.trial import Trial
 from latency import DeviceCosts
 from pipelines.config import RunConfig
-from pipelines.plan import Plan, StoredPlan
+from pipelines.plan import Plan
 from pipelines.progress import Listener
 from pipelines.run_folder import RunFolder
+from pipelines.run_record import RunRecord
 from pipelines.search import Clock, _run_trials, _save_plan
 from pipelines.strategies import EDITS, SOFT, STRATEGIES, Setting, drawn_first
 from spaces import InputError, Task, get_space
@@ -107,7 +108,7 @@ def test_on_another_number_of_cores_a_run_takes_the_same_course(name, tmp_path):
 
 
 def test_how_many_are_drawn_first():
-    stored = StoredPlan(plan=Plan(28, 12, 1, 4, 10), workers=1)
+    stored = RunRecord(plan=Plan(28, 12, 1, 4, 10), workers=1)
     assert {name: drawn_first(name, stored) for name in STRATEGIES} == {
         "neural-predictor": 28,
         "random": 40,
