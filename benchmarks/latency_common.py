@@ -39,16 +39,20 @@ def reference_ms(task: Task) -> float:
     return stored_reference_ms(task, Device.here(), np.random.default_rng(0))
 
 
-def measure_rows(space: SearchSpace, task: Task, rows: Population, known_ms: float, seed: int) -> list[Timing]:
-    """Each network with random weights, in processes of its own, as a file is measured that is handed over.
+def measure_rows(
+    space: SearchSpace, task: Task, rows: Population, known_ms: float, seed: int, *, alone: bool
+) -> list[Timing]:
+    """Each network with random weights, in processes of its own.
 
     Args:
         known_ms: what the reference takes.
+        alone: one after another, as a file is measured that is handed over; by turns as the candidates of a search.
     """
     rng = np.random.default_rng([1, seed])
     reference = reference_model(task)
-    models = (build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in rows)
-    return [timing for model in models for timing in measure([model], reference, known_ms, rng=rng)]
+    models = [build_onnx(space.layers(space.arch(row), task), rng, normalise=True) for row in rows]
+    together = [[model] for model in models] if alone else [models]
+    return [timing for some in together for timing in measure(some, reference, known_ms, rng=rng)]
 
 
 def write_some(path: Path, rows: Sequence[Mapping[str, object]], *, by: Sequence[str]) -> None:

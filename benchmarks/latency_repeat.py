@@ -2,17 +2,20 @@
 
     uv run python benchmarks/latency_repeat.py --resolution 96
     uv run python benchmarks/latency_repeat.py --resolution 96 --busy 1
+    uv run python benchmarks/latency_repeat.py --resolution 96 --alone
     uv run python benchmarks/latency_repeat.py --coverage          # of other spaces, at 32 px
 
-Each measurement is made in processes of its own. Prints, for every network, the latency that each of them finds and
-the 95 % interval that they state, and over all of them: the relative difference between measurements, the rank
-correlation, and how often one's interval holds the mean of the others.
+Each measurement is made in processes of its own, in which the networks take turns, as the candidates of a search do;
+with `--alone` each is measured by itself, within half a minute, as a file that is handed over. Prints, for every
+network, the latency that each of them finds and the 95 % interval that they state, and over all of them: the relative
+difference between measurements, the rank correlation, and how often one's interval holds the mean of the others.
 
 How often it holds is judged so: an interval is for what many processes would find, at this time or another, of which
 the mean of the other measurements is an estimate with an error of its own; that is allowed for. Each measurement
 measures every network before the next one begins, so that minutes lie between those of one network. With `--coverage`
-only that is asked, with networks of three spaces, and by what factor intervals would have to be wider to hold 95 % is
-printed; with `--memory` of measurements beside work that occupies the memory, against the mean of the others alone.
+only that is asked, with networks of three spaces, each by itself, and by what factor intervals would have to be wider
+to hold 95 % is printed; with `--memory` of measurements beside work that occupies the memory, against the mean of the
+others alone.
 """
 
 from __future__ import annotations
@@ -46,18 +49,19 @@ COVERAGE_TASK, COVERAGE_SEED = Task(32, 10), 100
 
 
 def measured(
-    space: SearchSpace, task: Task, rows: Population, times: int, beside: int, memory: int = 0
+    space: SearchSpace, task: Task, rows: Population, times: int, beside: int, memory: int = 0, *, alone: bool
 ) -> list[list[Timing]]:
     """(measurements, networks): all networks by one measurement, then all by the next.
 
     Args:
+        alone: whether one network is done before the next one begins, or they take turns.
         beside: busy processes.
         memory: processes that occupy the memory, beside every second measurement.
     """
     known_ms, found = reference_ms(task), []
     for number in range(times):
         with busy(beside), busy(memory if number % 2 else 0, OCCUPY_MEMORY):
-            found.append(measure_rows(space, task, rows, known_ms, number))
+            found.append(measure_rows(space, task, rows, known_ms, number, alone=alone))
     return found
 
 
@@ -94,7 +98,7 @@ def report_coverage(names: Sequence[str], task: Task, n: int, times: int, beside
     for name in names:
         space = get_space(name)
         rows = wide_sample(space, task, n, np.random.default_rng(seed))
-        timings = measured(space, task, rows, times, beside, memory)
+        timings = measured(space, task, rows, times, beside, memory, alone=True)
         logs, halves = logs_and_halves(timings)
         calm = np.arange(times) % 2 == 0 if memory else None
         between = float(np.sqrt(logs.var(axis=0, ddof=1).mean()))
@@ -149,6 +153,7 @@ def main() -> None:
         default=0,
         help="for --coverage: processes beside every second measurement that occupy memory",
     )
+    parser.add_argument("--alone", action="store_true", help="one network after another, not by turns")
     parser.add_argument("--coverage", action="store_true", help="only how often intervals hold, in other spaces")
     parser.add_argument("--spaces", nargs="+", default=COVERAGE_SPACES, help="for --coverage")
     parser.add_argument("--seed", type=int, default=COVERAGE_SEED, help="for --coverage")
@@ -163,7 +168,7 @@ def main() -> None:
     rows = wide_sample(space, task, asked.networks, np.random.default_rng(0))
     reference_ms(task)  # what is measured once a device is no part of the time that follows
     started = time.monotonic()
-    timings = measured(space, task, rows, asked.times, asked.busy)
+    timings = measured(space, task, rows, asked.times, asked.busy, alone=asked.alone)
     seconds = (time.monotonic() - started) / asked.times / asked.networks
     logs, halves = logs_and_halves(timings)
     ms = np.exp(logs)
@@ -178,9 +183,10 @@ def main() -> None:
     print(f"stated 95 % hold {held:.0%}")
     print(f"latency_ms between measurements: {repeats(ms)}")
     print(f"wall-clock medians of the same runs: {repeats(wall)}")
-    lines = [{"busy": asked.busy} | line for line in described_lines(space, task, rows, timings)]
+    how = {"busy": asked.busy, "alone": asked.alone}
     path = RESULTS / f"latency_repeat_{asked.resolution}px_busy{asked.busy}.csv"
-    write_some(path, lines, by=("space", "resolution", "busy"))
+    lines = [how | line for line in described_lines(space, task, rows, timings)]
+    write_some(path, lines, by=("space", "resolution", "busy", "alone"))
 
 
 if __name__ == "__main__":
