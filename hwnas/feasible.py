@@ -166,10 +166,13 @@ class FeasibleSet:
             cost, error = known
             (least, _), (most, _) = extremes(cost, self.space.allowed)
             least, most = least * math.exp(-error), most * math.exp(error)
+            at_best = " at the best end of its 95 % interval" if error else ""
             if limit.op == "<=" and least > limit.value:
-                self._raise(rng, f"proved by the table: the least {limit.name} of {self.space.name} is {least:.4g}")
+                found = f"the least {limit.name} of {self.space.name} is {least:.4g}{at_best}"
+                self._raise(rng, f"proved by the table: {found}")
             if limit.op == ">=" and most < limit.value:
-                self._raise(rng, f"proved by the table: the greatest {limit.name} of {self.space.name} is {most:.4g}")
+                found = f"the greatest {limit.name} of {self.space.name} is {most:.4g}{at_best}"
+                self._raise(rng, f"proved by the table: {found}")
         optimistic = AdditiveSampler(self.space.allowed, self._intervals(pessimistic=False))
         if optimistic.is_empty:
             self._raise(rng, "proved by the table: no network meets them at once")

@@ -58,7 +58,8 @@ class Limit:
         match = _FORM.fullmatch(text.strip())
         if match is None:
             raise InputError(
-                f"a limit must be a quantity, <= or >=, and a number, got {text!r}", hint=_hint_for(text, names)
+                f"a limit must be a quantity, <= or >=, and a number of 0 or more, got {text!r}",
+                hint=_hint_for(text, names),
             )
         name = match["name"]
         if name not in names:

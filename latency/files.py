@@ -37,7 +37,7 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} must be JSON: {error}") from None
+        raise InputError(f"{path} must be JSON: {error}", hint="restore it, or have it written anew") from None
     if not isinstance(stored, dict):
         raise InputError(f"{path} must be a JSON object, but is {str(stored)[:40]!r}")
     for key in keys:

@@ -153,10 +153,12 @@ def task_of_file(path: Path) -> Task | None:
 
 
 def _of_file(path: Path, batches: Sequence[int]) -> tuple[dict[str, Any], Path]:
+    if not path.is_file():
+        raise InputError(f"{path} must be an ONNX file, but there is no such file")
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:  # the checker, protobuf and the file system each have their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].strip() if str(error) else type(error).__name__
         raise InputError(f"{path} must be an ONNX model: {reason}") from None
     how = "export it with fixed sizes but for the batch, and without conversions from other types"
     _check_runs(path, str(path), batches, hint=how)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from latency.files import read_json, write_json
 from spaces import InputError
@@ -14,11 +14,29 @@ from .plan import Plan, TrainingSpeed
 
 
 class RecordedFinalist(BaseModel, frozen=True, extra="allow"):
-    """Which trial a finalist was; beside it whatever is known of it, for its `model.json`."""
+    """What is known of a finalist before its final training; its `model.json` has the same names.
+
+    More stands beside what is named here: how it was measured.
+    """
 
     name: str
     arch: str
     trial: NonNegativeInt
+    accuracy_val_search: NonNegativeFloat
+    latency_ms_estimated: PositiveFloat
+    latency_ms_estimated_interval: tuple[PositiveFloat, PositiveFloat]
+    latency_ms: PositiveFloat | None  # None, like the next two, where the run is for another device
+    latency_ms_interval: tuple[PositiveFloat, PositiveFloat] | None
+    latency_steady: bool | None
+    latency_of: str
+    device: str
+    params: PositiveFloat
+    flops: PositiveFloat
+    intensity: PositiveFloat
+    weight_bytes: PositiveFloat
+    peak_memory_bytes: PositiveFloat
+    kept_share: NonNegativeFloat
+    meets_limits: bool | None
 
 
 class RunRecord(BaseModel, frozen=True, extra="forbid"):

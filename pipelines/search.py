@@ -644,6 +644,10 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
     waiting = [name for name in records if name not in done and name not in failed]
     futures: dict[cf.Future[Mapping[str, float]], str] = {}
     mistake: BaseException | None = None
+    try:
+        archs = {name: job.space.parse(records[name].arch) for name in waiting}
+    except InputError as wrong:
+        raise InputError(f"{job.run.plan}: {wrong}", hint="restore it, or start a new run") from None
     for name in waiting:
         folder = job.run.model(name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -651,7 +655,7 @@ def _train_finalists(job: Job, plan: Plan) -> dict[str, dict[str, Any]]:
         futures[
             job.pool.submit(
                 job.evaluator.finish,
-                job.space.parse(records[name].arch),
+                archs[name],
                 epochs=plan.final_epochs,
                 seed=evaluation_seed(job.config.seed, 1_000_000 + records[name].trial),
                 weights=folder / "weights.pt",

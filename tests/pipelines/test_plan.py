@@ -238,7 +238,8 @@ def test_time_is_kept_for_a_second_file_where_the_first_may_miss(tmp_path, monke
     chosen = [search.Finalist(f"trial-{i}", trials[i], 0.9, latency, each) for i, each in enumerate(again)]
     saved = {}
     monkeypatch.setattr(search, "_finalists", lambda job, plan: chosen)
-    monkeypatch.setattr(search, "_record", lambda job, finalist: {"name": finalist.name, "arch": "a", "trial": 0})
+    monkeypatch.setattr(search, "_record", lambda job, finalist: {})
+    monkeypatch.setattr(search, "RecordedFinalist", SimpleNamespace)
     monkeypatch.setattr(search, "_save_plan", lambda job, plan, **more: saved.update(more))
     job = SimpleNamespace(
         config=SimpleNamespace(budget_s=600, final_epochs=None),
