@@ -137,7 +137,10 @@ def frontier_command(
 @app.command("deploy", epilog="Example: hwnas deploy runs/digits-20260101-120000 --pick fastest --out for-the-device")
 def deploy_command(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
-    pick: Annotated[str, typer.Option(help="best (by validation), fastest, or the name of a final model.")] = "best",
+    pick: Annotated[
+        str,
+        typer.Option(help="best (by validation) or fastest, of those that surely meet the limits first; or a name."),
+    ] = "best",
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the model's own in the run.")] = None,
     as_json: AsJson = False,
 ) -> None:

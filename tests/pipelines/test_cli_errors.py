@@ -99,7 +99,7 @@ def test_a_process_that_was_killed_is_no_fault_of_the_command(capsys, work, says
         (["profile", "nothing"], "a network is a published name"),
         (["profile", "nasnet-b@4x1536"], "the genes of nasnet-b@4x1536 were never published"),
         (["profile", "pnas:0-2-0-0"], "gene 1 (second input of block 1, cell) must be an earlier state"),
-        (["profile", "missing.onnx"], "missing.onnx must be an ONNX model"),
+        (["profile", "missing.onnx"], "missing.onnx must be an ONNX file, but there is no such file"),
         (["profile", "proxyless:0-6-6-6-6-0-0-0-0-0-0-0-0-0-0-0-0-0-0-0-0-0"], "gene 1 must not be 6"),
         (["deploy", "nowhere"], "must be the folder of a run"),
     ],
