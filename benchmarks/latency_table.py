@@ -5,7 +5,7 @@
     uv run python benchmarks/latency_table.py --resolution 96 --later
 
 A table is measured as a search does it; other networks, from the whole range of multiply-adds, each in 18 processes of
-its own, in the rounds and visits of latency/runtime.py. The two take turns: after each of the six visits of the table's
+its own, in the rounds and visits of latency/runtime.py. The two take turns: with each of the six visits of the table's
 networks all others are measured in three processes each, so that a machine that drifts is the same for both, and what
 one minute makes of a network is not taken for its latency: the errors are those of the table. With `--later` the others
 are measured when the table is done, as in a search: what another time makes of networks is in the errors then, as it is
@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +55,8 @@ class Truth:
     """What a network takes, by all turns.
 
     Attributes:
-        half: of the 95 % interval of the mean over turns, of the logarithm, as they scatter.
+        half: of the 95 % interval of the mean over turns, of the logarithm, as they scatter: not how far the
+            slope may be wrong that brought them to one speed.
         reference_now: what the reference took, times its stored value, mean.
     """
 
@@ -93,24 +93,20 @@ def measured_by_turns(
         visits.append(visit_in_processes(plan, reference, rng))
         seconds += time.monotonic() - started
 
-    def visit_rows(models: Sequence[Path]) -> None:
+    def visit_rows() -> None:
         with new_processes() as run:
-            for i in np.concatenate([rng.permutation(len(models)) for _ in range(PROCESSES_A_TURN)]):
+            for i in np.concatenate([rng.permutation(len(rows)) for _ in range(PROCESSES_A_TURN)]):
                 found[i].append(run(measured_once, models[i], reference, VISITS, *rng.spawn(1), DEFAULT_SETTING))
 
+    # By turns each is first as often as the other.
+    by_turns = [visit_rows, visit_table, visit_table, visit_rows] * (PLAN_VISITS // 2)
+    one_after_another = [visit_table] * PLAN_VISITS + [visit_rows] * PLAN_VISITS
     with tempfile.TemporaryDirectory() as folder:
         models = [Path(folder) / f"{i}.onnx" for i in range(len(rows))]
         for model, row in zip(models, rows, strict=True):
             model.write_bytes(build_onnx(space.layers(space.arch(row), task), rng, normalise=True))
-        if later:
-            for _ in range(PLAN_VISITS):
-                visit_table()
-            for _ in range(PLAN_VISITS):
-                visit_rows(models)
-        else:
-            for turn in range(PLAN_VISITS):  # each first as often as the other
-                for visit in (visit_table, partial(visit_rows, models))[:: 1 if turn % 2 else -1]:
-                    visit()
+        for step in one_after_another if later else by_turns:
+            step()
     table = fit_latency_model(space, plan, Device.here(), known_ms, PlanTimes.of(visits, known_ms))
     return table, [Truth.of(each, known_ms) for each in found], seconds
 

@@ -139,7 +139,7 @@ def deploy_command(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
     pick: Annotated[
         str,
-        typer.Option(help="best (by validation) or fastest, of those that surely meet the limits first; or a name."),
+        typer.Option(help="best (by validation) or fastest, first of those that surely meet the limits, or a name."),
     ] = "best",
     out: Annotated[Path | None, typer.Option(help="Folder to write to. Default: the model's own in the run.")] = None,
     as_json: AsJson = False,
