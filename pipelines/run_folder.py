@@ -164,6 +164,16 @@ class RunFolder:
             if with_folder:
                 self.path.rmdir()
 
+    def keep_table(self) -> Path | None:
+        """Move the latency table beside the folder, before that is cleared; None if there is none, or it cannot be."""
+        folder = self.path.absolute()
+        kept, n = folder.with_name(f"{folder.name}-latency_table.json"), 1
+        while kept.exists():
+            kept, n = folder.with_name(f"{folder.name}-latency_table-{n}.json"), n + 1
+        with suppress(OSError):
+            return self.table.rename(kept)
+        return None
+
     def open_space(self, config: RunConfig, task: Task) -> SearchSpace:
         """The space of the run; a person's own one as it was when the run began, whatever became of their file.
 

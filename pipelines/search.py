@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures as cf
 import os
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -139,7 +140,10 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
             return _run_locked(config, run, data, compute, clock, listener)
         except InputError:
             if is_new and not run.plan.exists():  # refused before there was a plan: nothing to go on with
+                kept = run.keep_table() if config.device_table is None else None
                 run.clear(with_folder=made_here)
+                if kept is not None:
+                    listener.say(f"what was timed stays: --device-table {shlex.quote(str(kept))} saves timing it again")
             raise
 
 

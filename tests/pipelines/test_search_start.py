@@ -18,6 +18,7 @@ from pipelines import search
 from pipelines.cli import app
 from pipelines.config import RunConfig
 from pipelines.deploy import deploy
+from pipelines.latencies import measure_model
 from pipelines.progress import Listener
 from pipelines.run_folder import MODEL_KEYS, RunFolder
 from pipelines.search import guessing_remark, run_search
@@ -45,6 +46,35 @@ def test_a_refused_search_leaves_the_run_folder_as_it_was(tmp_path, kind):
     assert sorted(tmp_path.iterdir()) == before
     assert path.is_symlink() == (kind == "link")
     assert not any(any(folder.iterdir()) for folder in before)
+
+
+@pytest.fixture(scope="module")
+def quick_table(tmp_path_factory):
+    """What a search measures first, in two visits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HWNAS_HOME", str(tmp_path_factory.mktemp("home")))
+        return measure_model(get_space(SPACE), Task(8, 10, 1), Device.here(), seed=0, budget_s=0.1)
+
+
+def test_a_search_refused_after_its_table_was_measured_keeps_the_table(tmp_path, monkeypatch, quick_table):
+    path, hopeless, said = tmp_path / "my run", config(limits=("latency_ms<=0.0001",)), []
+    for name in ("my run-latency_table.json", "my run-latency_table-1.json"):  # never in the place of another
+        monkeypatch.setattr(search, "measure_model", lambda *_args, **_kwargs: quick_table)
+        with pytest.raises(InfeasibleError, match="proved by the table"):
+            run_search(hopeless, path, SimpleNamespace(say=said.append))
+        assert said[-1] == f"what was timed stays: --device-table '{tmp_path / name}' saves timing it again"
+        monkeypatch.setattr(search, "measure_model", never)
+        given = {"device_table": str(tmp_path / name)}
+        with pytest.raises(InfeasibleError):
+            run_search(config(limits=hopeless.limits, **given), path, Listener())
+    assert sorted(kept.name for kept in tmp_path.iterdir()) == [
+        "my run-latency_table-1.json",
+        "my run-latency_table.json",
+    ]
+    monkeypatch.setattr(search, "_search_stages", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(config(limits=("latency_ms<=1000",), **given), path, Listener())
+    assert RunFolder(path).table.read_text() == (tmp_path / name).read_text()
 
 
 def interrupted(*_args, **_kwargs):
