@@ -4,13 +4,17 @@
     python benchmarks/latency_learned.py --from darts.jsonl nasnet.jsonl           # learns again from what was kept
 
 Networks to learn from are those that `spread_rows` names, networks to judge by are random ones (of chains, from the
-whole range of multiply-adds); each is timed beside the reference alone, in as many processes as there are visits of it,
-as a search measures what it learns from. Prices of layers are learned from n networks that `most_telling` chooses, and
-from n random ones. Beside them, from the same random ones: flops, scaled, and a table with an entry for each value of
-each gene (ridge). The truth's own error is that of the mean of a network's visits, as they scatter. An interval
-is that of an estimate at another time, as a latency model states it. Prints means over draws, with the 95 %
-interval of the mean where draws differ. The rows of a space, resolution, load and device in results/latency_learned.csv
-are replaced by those of the same; all others stay. `--all` measures every space that the file tells of.
+whole range of multiply-adds); each is timed beside the reference alone, in processes of its own, as a search measures
+what it learns from. The two take turns: in each of six the first are visited once, the others three times, in random
+order, so that what one minute makes of a network is not taken for its latency, and the machine is the same for both:
+the errors are those of what was learned. The truth's own error is that of the mean of a network's turns, as they
+scatter. Intervals are those of estimates at another time, as a latency model states them, which nothing here tests.
+
+Prices of layers are learned from n networks that `most_telling` chooses, and from n random ones. Beside them, from the
+same random ones: flops, scaled, and a table with an entry for each value of each gene (ridge). Prints means over draws,
+with the 95 % interval of the mean where draws differ. The rows of a space, resolution, load and device in
+results/latency_learned.csv are replaced by those of the same; all others stay. `--all` measures every space that the
+file tells of.
 """
 
 from __future__ import annotations
@@ -38,11 +42,12 @@ from latency.drift import (
     readings_of,
     slope_deviation_of,
 )
+from latency.measuring import PLAN_ROUNDS, PLAN_VISITS
 from latency.model import spread_rows
 from latency.prices import fit_prices, most_telling
 from latency.reference import reference_model
 from latency.rounds import new_processes, run_rounds
-from spaces import Population, Task, get_space
+from spaces import Population, SearchSpace, Task, get_space
 from spaces.tally import LayerForm
 
 RESULTS = Path(__file__).with_name("results")
@@ -57,26 +62,28 @@ EVERY = (  # that results/latency_learned.csv tells of: space, resolution, class
     ("proxyless", 224, 1000),
 )
 DRAWS = 10
-VISITS, ROUNDS = {"train": 4, "test": 6}, 6
+PROCESSES_A_TURN = {"train": 1, "test": 3}
 RIDGE = 1e-2
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-def visit(space_name: str, task: Task, rows: Population, seed: int) -> list[Reading]:
-    """Of each row, by a process of its own."""
-    space, rng, reference = get_space(space_name), np.random.default_rng(seed), reference_model(task)
-    found: dict[int, Reading] = {}
+def turn(
+    space: SearchSpace, task: Task, rows: Population, processes: Integers, rng: np.random.Generator
+) -> list[list[Reading]]:
+    """Of each row as many visits as it gets processes, in random order."""
+    reference = reference_model(task)
+    found: list[list[Reading]] = [[] for _ in rows]
     with new_processes() as run:
-        for i in rng.permutation(len(rows)).tolist():
+        for i in rng.permutation(np.repeat(np.arange(len(rows)), processes)).tolist():
             model = build_onnx(space.layers(space.arch(rows[i]), task), rng, normalise=True)
-            found[i] = run(visit_once, model, reference, *rng.spawn(1))
-    return [found[i] for i in range(len(rows))]
+            found[i].append(run(visit_once, model, reference, *rng.spawn(1)))
+    return found
 
 
 def visit_once(model: bytes, reference: bytes, rng: np.random.Generator) -> Reading:
-    raw = run_rounds([reference, model], visits=1, rounds=ROUNDS, warm_runs=WARM_RUNS, rng=rng)
+    raw = run_rounds([reference, model], visits=1, rounds=PLAN_ROUNDS, warm_runs=WARM_RUNS, rng=rng)
     ((reading,),) = readings_of(raw)
     return reading
 
@@ -87,7 +94,7 @@ class Measured:
 
     Attributes:
         tags: "train" for those to learn from, "test" for those to judge by.
-        log_ratios: of each network, one a visit, at the stored speed.
+        log_ratios: of each network, one a visit in the order in which they were made, at the stored speed.
         between: half of the interval that another time makes, by what the reference took while networks to learn from
             were measured.
     """
@@ -125,9 +132,10 @@ class Measured:
 
     @property
     def noise(self) -> float:
-        """Relative standard error of the mean of a network to judge by, as its visits scatter, root mean square."""
+        """Relative standard error of the mean of a network to judge by, as its turns scatter, root mean square."""
         of_judges = [values for values, tag in zip(self.log_ratios, self.tags, strict=True) if tag == "test"]
-        return float(np.sqrt(np.mean([values.var(ddof=1) / len(values) for values in of_judges])))
+        turns = [values.reshape(PLAN_VISITS, -1).mean(axis=1) for values in of_judges]
+        return float(np.sqrt(np.mean([values.var(ddof=1) / len(values) for values in turns])))
 
     @cached_property
     def counted(self) -> tuple[Floats, tuple[LayerForm, ...]]:
@@ -220,22 +228,20 @@ def show(found: Sequence[Mapping[str, object]]) -> None:
 def measured(name: str, task: Task, train: int, test: int, seed: int, beside: int) -> list[dict[str, object]]:
     """What is kept of networks to learn from and of others to judge by."""
     space, rng, known_ms = get_space(name), np.random.default_rng(seed), reference_ms(task)
-    rows = {"train": spread_rows(space, task, train, rng)}
+    learned_from = spread_rows(space, task, train, rng)
     drawn = wide_sample(space, task, test + train, rng)
-    known = (space.canonical(drawn)[:, None] == space.canonical(rows["train"])).all(axis=2).any(axis=1)
-    rows["test"] = drawn[~known][:test]
-    kept: list[dict[str, object]] = []
-    for number, (tag, some) in enumerate(rows.items()):
-        seeds = (100 * number + i for i in range(VISITS[tag]))
-        with busy(beside):
-            visits = [visit(space.name, task, some, each) for each in seeds]
-        what = {"space": space.name, "res": task.resolution, "classes": task.classes, "tag": tag}
-        what |= {"device": described(Device.here()), "busy": beside, "stored": known_ms}
-        kept += [
-            {**what, "row": row.tolist(), "readings": readings}
-            for row, readings in zip(some, zip(*visits, strict=True), strict=True)
-        ]
-    return kept
+    known = (space.canonical(drawn)[:, None] == space.canonical(learned_from)).all(axis=2).any(axis=1)
+    judges = drawn[~known][:test]
+    rows, tags = np.concatenate([learned_from, judges]), ["train"] * len(learned_from) + ["test"] * len(judges)
+    processes = np.array([PROCESSES_A_TURN[tag] for tag in tags])
+    with busy(beside):
+        turns = [turn(space, task, rows, processes, rng) for _ in range(PLAN_VISITS)]
+    what = {"space": space.name, "res": task.resolution, "classes": task.classes}
+    what |= {"device": described(Device.here()), "busy": beside, "stored": known_ms}
+    return [
+        {**what, "tag": tag, "row": row.tolist(), "readings": [one for each in of_network for one in each]}
+        for tag, row, of_network in zip(tags, rows, zip(*turns, strict=True), strict=True)
+    ]
 
 
 def conclude(kept: Sequence[Mapping[str, object]]) -> None:
@@ -270,6 +276,8 @@ def main() -> None:
             kept = [json.loads(line) for line in path.read_text().splitlines()]
             if not all(each.keys() >= KEPT for each in kept):
                 parser.error(f"{path} must say {', '.join(sorted(KEPT))} of each network, but does not: measure anew")
+            if any(len(each["readings"]) != PLAN_VISITS * PROCESSES_A_TURN[each["tag"]] for each in kept):
+                parser.error(f"{path} must hold {PLAN_VISITS} turns of each network, but does not: measure anew")
             conclude(kept)
         return
     for name, resolution, classes in EVERY if asked.all else [(asked.space, asked.resolution, asked.classes)]:

@@ -58,13 +58,14 @@ def test_rows_of_other_spaces_stay(benchmark, tmp_path):
 def kept_line(number, tag, scatter, **about):
     rng = np.random.default_rng(number)
     row = get_space("proxyless@w0.25").sample(1, rng)[0].tolist()
-    log_ratios = (0.1 * number + scatter * rng.standard_normal(6 if tag == "test" else 4)).tolist()
-    readings = [[ratio, 1.0, 0.0] for ratio in log_ratios]
+    of_turns = 0.1 * number + scatter * rng.standard_normal(6)
+    log_ratios = np.repeat(of_turns, 3 if tag == "test" else 1)
+    readings = [[ratio, 1.0, 0.0] for ratio in log_ratios.tolist()]
     place = {"space": "proxyless@w0.25", "res": 32, "classes": 10, "device": "a", "busy": 0, "stored": 1.0}
     return {**place, "tag": tag, "row": row, "readings": readings, **about}
 
 
-def test_the_truths_own_error_is_that_of_the_networks_that_judge(benchmark):
+def test_the_truths_own_error_is_that_of_the_networks_that_judge_as_their_turns_scatter(benchmark):
     kept = [kept_line(i, "test" if i < 400 else "train", 0.03 if i < 400 else 0.3) for i in range(500)]
     assert benchmark("latency_learned").Measured.of(kept).noise == pytest.approx(0.03 / np.sqrt(6), rel=0.05)
 
