@@ -167,11 +167,8 @@ class RunFolder:
     def keep_table(self) -> Path | None:
         """Move the latency table beside the folder, before that is cleared; None if there is none, or it cannot be."""
         folder = self.path.absolute()
-        kept, n = folder.with_name(f"{folder.name}-latency_table.json"), 1
-        while kept.exists():
-            kept, n = folder.with_name(f"{folder.name}-latency_table-{n}.json"), n + 1
         with suppress(OSError):
-            return self.table.rename(kept)
+            return self.table.rename(_free_path(folder.parent, f"{folder.name}-latency_table", ".json"))
         return None
 
     def open_space(self, config: RunConfig, task: Task) -> SearchSpace:
@@ -220,8 +217,11 @@ class RunFolder:
 
 def new_run_path(root: Path, data: str) -> Path:
     """A folder name that is free: the data set and the time."""
-    stem = f"{Path(data).name or 'run'}-{datetime.now():%Y%m%d-%H%M%S}"
-    path, n = root / stem, 1
+    return _free_path(root, f"{Path(data).name or 'run'}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+def _free_path(folder: Path, stem: str, suffix: str = "") -> Path:
+    path, n = folder / f"{stem}{suffix}", 1
     while path.exists():
-        path, n = root / f"{stem}-{n}", n + 1
+        path, n = folder / f"{stem}-{n}{suffix}", n + 1
     return path
