@@ -39,13 +39,14 @@ from .reference import keep_reference, reference_model
 from .runtime import ReferenceTime
 
 LEAST_PYTHON = (3, 10)
+LEAST_NUMPY = "1.25"  # whose generators can spawn others
 FARTHEST = math.log(20)  # a visit's reference from the stored one; a machine throttled to a tenth is nearer
 PERIOD = 1024  # after so many values a weight begins anew, so that networks of random weights can be packed
 SOURCES = ("rounds.py", "drift.py", "runtime.py", "device.py", "kit_main.py")
 
 README = """hwnas kit: measures this device for {space}, {resolution} px, {channels} channel(s), {classes} classes
 
-It needs Python {python} or newer, and nothing but: pip install numpy "onnxruntime>=1.18"
+It needs Python {python} or newer, and nothing but: pip install "numpy>={numpy}" "onnxruntime>=1.18"
 Let the machine be idle, and plugged in, while it runs: {runs:,} runs of networks, minutes on most machines.
 
     python measure.py                       measures, and writes result.json; --threads N for more than one thread
@@ -188,6 +189,7 @@ def _readme(out: Path, kit: Mapping[str, Any]) -> str:
         folder=out.name,
         runs=runs + kit_main.REFERENCE_RUNS,
         python=".".join(map(str, LEAST_PYTHON)),
+        numpy=LEAST_NUMPY,
     )
 
 
@@ -213,7 +215,7 @@ def measure_source() -> str:
     if twice:
         raise ValueError(f"{', '.join(SOURCES)} must not define the same names, but share {', '.join(twice)}")
     ours, others = _imports(imports)
-    head = HEAD.format(least=LEAST_PYTHON, standard="\n".join(ours), others="\n    ".join(others))
+    head = HEAD.format(least=LEAST_PYTHON, numpy=LEAST_NUMPY, standard="\n".join(ours), others="\n    ".join(others))
     return "\n\n\n".join([head, *parts, 'if __name__ == "__main__":\n    sys.exit(main())\n'])
 
 
@@ -234,7 +236,9 @@ if sys.version_info < {least}:
 try:
     {others}
 except ImportError as missing:
-    sys.exit("measure.py: %s (python -m pip install numpy onnxruntime)" % missing)'''
+    sys.exit("measure.py: %s (python -m pip install numpy onnxruntime)" % missing)
+if not hasattr(np.random.Generator, "spawn"):
+    sys.exit("measure.py needs numpy {numpy} or newer, this is %s (python -m pip install -U numpy)" % np.__version__)'''
 
 
 def _imports(nodes: list[ast.Import | ast.ImportFrom]) -> tuple[list[str], list[str]]:

@@ -133,7 +133,10 @@ def task_key(task: Task) -> str:
 
 
 def home() -> Path:
-    """Where measurements of this machine are kept: $HWNAS_HOME, or hwnas in the user's cache folder."""
-    if "HWNAS_HOME" in os.environ:
-        return Path(os.environ["HWNAS_HOME"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hwnas"
+    """Where measurements of this machine are kept: $HWNAS_HOME, or hwnas in the user's cache folder.
+
+    A variable that is empty counts as unset.
+    """
+    if own := os.environ.get("HWNAS_HOME"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hwnas"

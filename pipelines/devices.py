@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -94,7 +95,8 @@ def measure_device(
         out: by default a file under $HWNAS_HOME/tables, named for space, task and device.
         say: tells a person what takes so long.
     Raises:
-        InputError: if `out` is something else than a latency model of this space and task, or one that a kit measured.
+        InputError: if `out` cannot be written, or is something else than a latency model of this space, task and
+            processor, or one that a kit measured.
     """
     started = time.monotonic()
     if seed < 0:
@@ -104,8 +106,8 @@ def measure_device(
         name = f"{opened.name}-{task.resolution}px-{task.channels}-{task.classes}-{device.fingerprint}"
         out = home() / "tables" / f"{re.sub(r'[^A-Za-z0-9@.,_-]', '_', name)}.json"
         out.parent.mkdir(parents=True, exist_ok=True)
-    of = (FROM_HERE, opened.name, asdict(task))
-    _check_out(out, lambda stored: (stored.get("origin", FROM_HERE), stored["space"], stored["task"]) == of)
+    of = (FROM_HERE, device.cpu, device.threads, device.provider, opened.name, asdict(task))
+    _check_out(out, lambda stored: _what_it_is_of(stored) == of)
     say(f"measuring {opened.name} on {device}, which takes a minute or two")
     model = measure_model(opened, task, device, seed=seed, budget_s=budget_s)
     made = _write(out, model, FROM_HERE, reference_interval(task, device, model.reference_ms))
@@ -164,9 +166,16 @@ def _what_it_is_of(stored: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _check_out(out: Path, may_be_replaced: Callable[[Mapping[str, Any]], bool]) -> None:
-    """A latency model may be replaced by a newer one; nothing else may."""
+    """A latency model may be replaced by a newer one; nothing else may. It is written when minutes were spent on it."""
     if not out.parent.is_dir():
         raise InputError(f"{out.parent} must be a folder, and there is none", hint="make it, or give another --out")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the folder {out.parent} must be writable: {error.strerror}", hint="give another --out"
+        ) from None
     if out.exists():
         try:
             stored = read_any_table(out)

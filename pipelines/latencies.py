@@ -11,7 +11,7 @@ import math
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,12 @@ class MeasuredHere(Latencies):
         from .deploy import measure_file
 
         timing, device = measure_file(path, self.task, self.reference_ms)
-        return self._of(timing, "model.onnx, in processes of its own", device)
+        known = self._of(timing, "model.onnx, in processes of its own", device)
+        if self.reference_ms is not None:
+            return known
+        # What the run estimated is of another device than the one that the record names now.
+        estimates = dict.fromkeys(("latency_ms_estimated", "latency_ms_estimated_interval"))
+        return replace(known, record={**known.record, **estimates})
 
     def remark(self, record: Mapping[str, Any]) -> str:
         known_ms, stored_in = record["reference_ms"], reference_file(Device.here().fingerprint)
@@ -253,11 +258,16 @@ def table_remarks(stored: Mapping[str, Any]) -> list[str]:
 
 def latencies_of(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task) -> Latencies:
     """How a run gets its latencies, by what is stored with it."""
-    table = read_any_table(run.table)
-    if not _is_of(table, Device.here()) and table.get("origin") == FROM_KIT:
+    table, measured_here = read_any_table(run.table), is_measured_here(run)
+    if not measured_here and table.get("origin") == FROM_KIT:
         interval = table.get("reference_ms_interval")
         return EstimatedElsewhere(space, open_model(config, run, space, task), interval and tuple(interval))
-    return MeasuredHere(space, task, float(table["reference_ms"]) if _is_of(table, Device.here()) else None)
+    return MeasuredHere(space, task, float(table["reference_ms"]) if measured_here else None)
+
+
+def is_measured_here(run: RunFolder) -> bool:
+    """Whether the latencies of a run are of this device, by today's protocol."""
+    return _is_of(read_any_table(run.table), Device.here())
 
 
 def open_model(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task) -> LatencyModel:
@@ -330,9 +340,10 @@ def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str 
             hint=f"make the right one: {remake_command(None, origin, named or space.name, task)}",
         )
     if origin == FROM_HERE and device != Device.here():
+        place = _replaceable(path, stored)
         raise InputError(
             f"{path} was measured on {device}, and this is {Device.here()}",
-            hint=f"make a new one: {remake_command(path, origin, named or space.name, task)}; "
+            hint=f"make a new one: {remake_command(place, origin, named or space.name, task)}; "
             f"or by a kit for another device: {remake_command(None, FROM_KIT, named or space.name, task)}",
         )
     text, anew = path.read_text(), f"make a new one: {remake_command(path, origin, named or space.name, task)}"
@@ -360,7 +371,7 @@ def read_stored_table(path: Path) -> dict[str, Any]:
         made = (stored.get("origin", FROM_HERE), stored["space"], Task(**stored["task"]))
         raise InputError(
             f"{path} must be measured by protocol {PROTOCOL}, but was by {_protocol(stored)}, of another hwnas",
-            hint=f"make a new one: {remake_command(path, *made)}",
+            hint=f"make a new one: {remake_command(_replaceable(path, stored), *made)}",
         )
     return stored
 
@@ -393,6 +404,11 @@ def read_any_table(path: Path) -> dict[str, Any]:
             hint="see hwnas device measure and hwnas device import",
         ) from None
     return stored
+
+
+def _replaceable(path: Path, stored: Mapping[str, Any]) -> Path | None:
+    """The place of a table, where one that is measured here may take it: not where it is of another processor."""
+    return path if stored["device"]["cpu"] == Device.here().cpu else None
 
 
 def remake_command(path: Path | None, origin: str, space: str, task: Task) -> str:

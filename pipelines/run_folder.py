@@ -149,27 +149,37 @@ class RunFolder:
             raise InputError(f"the run folder {path} must be writable: {error.strerror}") from None
         return run
 
-    def clear(self, *, with_folder: bool) -> None:
+    def clear(self, *, but: Path | None, with_folder: bool) -> None:
         """Remove what a run wrote that is not to be gone on with; what cannot be removed stays.
 
         Args:
-            with_folder: the folder too, where it was made for this run.
+            but: a file that stays, if it is one of the run's.
+            with_folder: the folder too, where it was made for this run and nothing stays.
         """
         with suppress(OSError):  # why the run ended matters more than what is left of it
             for inner in self.path.iterdir():
                 if inner.is_dir():
                     shutil.rmtree(inner)
-                else:
+                elif inner != but:
                     inner.unlink()
             if with_folder:
                 self.path.rmdir()
 
     def keep_table(self) -> Path | None:
-        """Move the latency table beside the folder, before that is cleared; None if there is none, or it cannot be."""
+        """Copy the latency table beside the folder, before that is cleared.
+
+        Returns:
+            Where it stays, which is its own place where none can be written beside the folder; None if there is none.
+        """
+        if not self.table.exists():
+            return None
         folder = self.path.absolute()
-        with suppress(OSError):
-            return self.table.rename(_free_path(folder.parent, f"{folder.name}-latency_table", ".json"))
-        return None
+        beside = _free_path(folder.parent, f"{folder.name}-latency_table", ".json")
+        try:
+            write_atomically(beside, self.table.read_bytes())
+        except OSError:
+            return self.table
+        return beside
 
     def open_space(self, config: RunConfig, task: Task) -> SearchSpace:
         """The space of the run; a person's own one as it was when the run began, whatever became of their file.

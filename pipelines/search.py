@@ -141,7 +141,7 @@ def run_search(config: RunConfig, path: Path, listener: Listener, *, started: fl
         except InputError:
             if is_new and not run.plan.exists():  # refused before there was a plan: nothing to go on with
                 kept = run.keep_table() if config.device_table is None else None
-                run.clear(with_folder=made_here)
+                run.clear(but=kept, with_folder=made_here)
                 if kept is not None:
                     listener.say(f"what was timed stays: --device-table {shlex.quote(str(kept))} saves timing it again")
             raise

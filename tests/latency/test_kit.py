@@ -345,6 +345,22 @@ def test_mistakes_on_the_device_are_one_line(made, tmp_path, arguments, message)
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_numpy_that_is_too_old_is_said(made, tmp_path):
+    (tmp_path / "numpy" / "typing").mkdir(parents=True)
+    (tmp_path / "numpy" / "__init__.py").write_text("__version__ = '1.24.4'\nfrom . import random\n")
+    (tmp_path / "numpy" / "random.py").write_text("class Generator: pass\n")
+    (tmp_path / "numpy" / "typing" / "__init__.py").write_text("NDArray = list\n")
+    (tmp_path / "onnxruntime.py").write_text("")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, made / "measure.py"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"measure.py needs numpy {kit.LEAST_NUMPY} or newer, this is 1.24.4 (python -m pip install -U numpy)\n"
+    )
+
+
 def test_a_kit_that_did_not_arrive_whole_measures_nothing(tmp_path, capsys):
     folder = small_kit(tmp_path / "kit")
     measure = loaded(folder)

@@ -41,6 +41,15 @@ def test_the_reference_is_measured_once_for_each_device_and_task(tmp_path, monke
     assert "remove it" in caught.value.hint
 
 
+def test_a_variable_that_is_empty_counts_as_unset(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HWNAS_HOME", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert reference.home() == tmp_path / ".cache" / "hwnas"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert reference.home() == tmp_path / "cache" / "hwnas"
+
+
 @pytest.mark.parametrize(
     ("ms", "interval"),
     [

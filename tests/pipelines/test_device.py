@@ -9,6 +9,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import commands
 import numpy as np
@@ -22,7 +23,7 @@ from latency.model import learn_latency
 from latency.reference import keep_reference
 from latency.runtime import ReferenceTime
 from latency.table import timed_networks
-from pipelines import cli, devices
+from pipelines import cli, deploy, devices
 from pipelines.cli import app
 from pipelines.config import RunConfig
 from pipelines.deploy import measure_file
@@ -287,7 +288,8 @@ def test_a_table_that_is_no_longer_of_this_device_is_refused(tmp_path, field):
         with pytest.raises(InputError, match=r"was measured on .* and this is") as caught:
             read_device_table(path, SPACE, TASK)
         asked = f"--space {SPACE.name} --resolution 8 --classes 10 --channels 1"
-        assert f"hwnas device measure {asked} --out {path}" in caught.value.hint
+        place = f" --out {path}" if field != "cpu" else ""  # another processor's is not to be written over
+        assert f"hwnas device measure {asked}{place};" in caught.value.hint
     path.write_text(stored(here))
     assert read_device_table(path, SPACE, TASK) == path.read_text()
 
@@ -350,6 +352,37 @@ def test_where_a_run_gets_its_latencies_from(tmp_path, known, origin, kind, refe
     if kind is MeasuredHere:
         assert latencies.reference_ms == reference_ms
         assert latencies.to_measure() is None
+
+
+@pytest.mark.parametrize("where", [Device.here(), replace(Device.here(), onnxruntime="1.0")])
+def test_in_a_record_estimates_and_what_was_measured_are_of_one_device(tmp_path, monkeypatch, where):
+    run = RunFolder(tmp_path)
+    run.table.write_text(stored(where))
+    config = RunConfig.of(job="search", data="digits", data_root="data", space=SPACE.name, trials=3)
+    timing = SimpleNamespace(latency_ms=2.0, latency_ms_interval=(1.9, 2.1), reference_ms=0.5, record=dict)
+    monkeypatch.setattr(deploy, "measure_file", lambda *_args: (timing, Device.here()))
+    arch = SPACE.arch(SPACE.sample(1, np.random.default_rng(0))[0])
+    record = latencies_of(config, run, SPACE, TASK).of_file(tmp_path / "model.onnx", arch).record
+    assert record["device_fingerprint"] == Device.here().fingerprint
+    estimates = {name: value for name, value in record.items() if "estimated" in name}
+    none = {"latency_ms_estimated": None, "latency_ms_estimated_interval": None}
+    assert estimates == ({} if where == Device.here() else none)  # what the run says of it stays, or goes
+
+
+@pytest.mark.parametrize(
+    ("where", "ms", "met", "certified"),
+    [
+        (Device.here(), 1.0, None, False),
+        (Device.here(), 1.0, False, True),
+        (Device.here(), None, None, True),  # an estimate, which nothing here tells more about
+        (replace(Device.here(), onnxruntime="1.0"), 1.0, None, True),  # nothing measured now may stand in that run
+    ],
+)
+def test_what_a_disturbed_machine_left_open_is_measured_again_where_it_can_be(tmp_path, where, ms, met, certified):
+    run = RunFolder(tmp_path)
+    run.table.write_text(stored(where))
+    record = {"checks": {"agreement": 1.0}, "certificate": {"met": met}, "latency_ms": ms}
+    assert deploy._is_certified(run, record) is certified
 
 
 @pytest.mark.parametrize(
@@ -430,7 +463,11 @@ def test_no_table_is_replaced_by_one_of_something_else(elsewhere, tmp_path, monk
     (tmp_path / "pi.json").write_text(kits)
     _, err = device("measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "pi.json", code=2, **here)
     assert f"by a kit on {OTHER_CPU}" in err
-    for other in (stored(Device.here(), space="proxyless"), stored(Device.here(), task=asdict(Task(16, 10, 1)))):
+    for other in (
+        stored(Device.here(), space="proxyless"),
+        stored(Device.here(), task=asdict(Task(16, 10, 1))),
+        stored(replace(Device.here(), cpu=OTHER_CPU)),
+    ):
         (tmp_path / "mine.json").write_text(other)
         _, err = device("measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "mine.json", code=2, **here)
         assert "mine.json exists and is another table" in err
@@ -558,6 +595,11 @@ def test_this_device_is_shown_and_measured(tmp_path, monkeypatch, capsys):
         (["measure", "--space", "proxyless", *TASK_OPTIONS, "--budget", "soon"], "a budget is a time"),
         (["measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "notes.txt"], "exists and is no latency table"),
         (["measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "no/x.json"], "no must be a folder"),
+        pytest.param(
+            ["measure", "--space", SPACE.name, *TASK_OPTIONS, "--out", "/proc/x.json"],
+            "the folder /proc must be writable",  # by nobody, whoever runs this
+            marks=pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux"),
+        ),
         (["measure", "--space", SPACE.name, "--resolution", "0", "--classes", "10"], "resolution must be at least 1"),
         (["kit", "kit", "--space", "mobile", *TASK_OPTIONS], "there is no space 'mobile'"),
         (["kit", ".", "--space", SPACE.name, *TASK_OPTIONS], "exists and is not empty"),

@@ -327,6 +327,17 @@ def test_in_a_table_no_number_stands_for_an_unsteady_latency():
     assert row["latency_steady"] is False
 
 
+def test_a_certificate_is_rounded_to_what_was_measured():
+    known = measured_record(1.0, 1.23446)
+    assert "latency_ms is at most 1.235 with" in certificate(known, [])["statement"]
+    assert (
+        "latency_ms is at most 1.1 with"
+        in certificate(measured_record(0.9, 1.0), [Limit.parse("latency_ms<=1.1")])["statement"]
+    )
+    missed = certificate(measured_record(3.00199, 3.2), [Limit.parse("latency_ms<=3")])
+    assert "latency_ms is at least 3.001 with" in missed["statement"]
+
+
 def test_without_a_limit_the_certificate_is_for_the_upper_end():
     made = certificate(measured_record(2.0, 3.0), [Limit.parse("params<=1M")])
     assert (made["met"], made["target_ms"], made["upper_ms"]) == (True, 3.0, 3.0)

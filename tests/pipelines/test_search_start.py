@@ -11,14 +11,14 @@ from PIL import Image
 
 from hwnas import InfeasibleError
 from latency import Device
-from latency.files import write_json
+from latency.files import write_atomically, write_json
 from latency.reference import keep_reference
 from latency.runtime import ReferenceTime
-from pipelines import search
+from pipelines import run_folder, search
 from pipelines.cli import app
 from pipelines.config import RunConfig
 from pipelines.deploy import deploy
-from pipelines.latencies import measure_model
+from pipelines.latencies import measure_model, read_device_table
 from pipelines.progress import Listener
 from pipelines.run_folder import MODEL_KEYS, RunFolder
 from pipelines.search import guessing_remark, run_search
@@ -75,6 +75,24 @@ def test_a_search_refused_after_its_table_was_measured_keeps_the_table(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         run_search(config(limits=("latency_ms<=1000",), **given), path, Listener())
     assert RunFolder(path).table.read_text() == (tmp_path / name).read_text()
+
+
+def test_where_nothing_can_be_written_beside_the_folder_the_table_stays_in_it(tmp_path, monkeypatch, quick_table):
+    """As where the folder is a disk of its own, in a place that only others may write to."""
+    path, said = tmp_path / "run", []
+
+    def read_only(place, data):
+        if place.parent == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        write_atomically(place, data)
+
+    monkeypatch.setattr(run_folder, "write_atomically", read_only)
+    monkeypatch.setattr(search, "measure_model", lambda *_args, **_kwargs: quick_table)
+    with pytest.raises(InfeasibleError):
+        run_search(config(limits=("latency_ms<=0.0001",)), path, SimpleNamespace(say=said.append))
+    assert said[-1].startswith(f"what was timed stays: --device-table {path / 'latency_table.json'} ")
+    assert [file.name for file in path.iterdir()] == ["latency_table.json"]
+    assert read_device_table(path / "latency_table.json", get_space(SPACE), Task(8, 10, 1))
 
 
 def interrupted(*_args, **_kwargs):
