@@ -5,7 +5,7 @@
 
 Networks to learn from are those that `spread_rows` names, networks to judge by are random ones (of chains, from the
 whole range of multiply-adds); each is timed beside the reference alone, in processes of its own, as a search measures
-what it learns from. The two take turns: in each of six the first are visited once, the others three times, in random
+what it learns from. The two take turns: in each of four the first are visited once, the others three times, in random
 order, so that what one minute makes of a network is not taken for its latency, and the machine is the same for both:
 the errors are those of what was learned. The truth's own error is that of the mean of a network's turns, as they
 scatter. Intervals are those of estimates at another time, as a latency model states them, which nothing here tests.
@@ -42,7 +42,7 @@ from latency.drift import (
     readings_of,
     slope_deviation_of,
 )
-from latency.measuring import PLAN_ROUNDS, PLAN_VISITS
+from latency.measuring import PLAN_VISITS, rounds_of
 from latency.model import spread_rows
 from latency.prices import fit_prices, most_telling
 from latency.reference import reference_model
@@ -83,7 +83,7 @@ def turn(
 
 
 def visit_once(model: bytes, reference: bytes, rng: np.random.Generator) -> Reading:
-    raw = run_rounds([reference, model], visits=1, rounds=PLAN_ROUNDS, warm_runs=WARM_RUNS, rng=rng)
+    raw = run_rounds([reference, model], visits=1, rounds=rounds_of([model]), warm_runs=WARM_RUNS, rng=rng)
     ((reading,),) = readings_of(raw)
     return reading
 

@@ -23,7 +23,7 @@ from latency_help import half_interval
 
 from latency import Device, build_onnx
 from latency.drift import WARM_RUNS, readings_of
-from latency.measuring import PLAN_ROUNDS
+from latency.measuring import rounds_of
 from latency.reference import reference_model
 from latency.rounds import in_new_process, new_processes, run_rounds
 from spaces import Task, get_space
@@ -38,7 +38,7 @@ def visit(models: Sequence[bytes], reference: bytes, rng: np.random.Generator) -
     """Of each network, by one process."""
     found: Visits = []
     for model in models:
-        raw = run_rounds([reference, model], visits=1, rounds=PLAN_ROUNDS, warm_runs=WARM_RUNS, rng=rng)
+        raw = run_rounds([reference, model], visits=1, rounds=rounds_of([model]), warm_runs=WARM_RUNS, rng=rng)
         ((reading,),) = readings_of(raw)
         found.append((reading.log_ratio, reading.reference_ms))
     return found

@@ -5,13 +5,13 @@
     uv run python benchmarks/latency_table.py --resolution 96 --later
 
 A table is measured as a search does it; other networks, from the whole range of multiply-adds, each in 18 processes of
-its own, in the rounds and visits of latency/runtime.py. The two take turns: with each of the six visits of the table's
+its own, in the rounds and visits of latency/runtime.py. The two take turns: with each of the four visits of the table's
 networks all others are measured in three processes each, so that a machine that drifts is the same for both, and what
 one minute makes of a network is not taken for its latency: the errors are those of the table. With `--later` the others
 are measured when the table is done, as in a search: what another time makes of networks is in the errors then, as it is
 in the interval that a table states. Printed: the errors, how often that interval holds what was measured, the same for
 multiply-adds scaled by the very networks that calibrate the table, how long the table took, how far what was measured
-is known (95 %, as the six turns scatter), and how fast the table estimates.
+is known (95 %, as the four turns scatter), and how fast the table estimates.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from spaces import Population, SearchSpace, Task, get_space
 RESULTS = Path(__file__).with_name("results")
 MILLION = 1_000_000
 PROCESSES_A_TURN = 3
-TRUTH = "all networks in six turns"  # rows without it: each within half a minute, a sixth of them after each visit
+TRUTH = "all networks in four turns"
 
 
 def errors(name: str, estimated: NDArray[np.float64], measured: NDArray[np.float64]) -> str:

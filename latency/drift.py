@@ -41,7 +41,6 @@ MOST_TURNS, SAME = 1000, 1e-6  # where points hardly tell a slope from scatter, 
 BETWEEN_TIMES = 0.01
 NORMAL = 1.96  # 97.5 % quantile
 NOTABLE_DRIFT = 0.1  # of the reference network between the time it was stored and now
-ANOTHER_STATE = math.log(1.2)  # from here on it is said what helps
 
 
 class Reading(NamedTuple):
@@ -159,18 +158,16 @@ def drift_remark(
 
     Args:
         ran: which machine it is said of, and of when.
-        helps: what to do where it stays so, said where the two are far apart.
+        helps: what to do where it stays so.
     """
     drift = reference_now_ms / reference_ms - 1
     if abs(drift) <= NOTABLE_DRIFT:
         return ""
     said = (
         f"{ran} {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} than when its reference "
-        "latency was stored; latencies are given as of then"
+        "latency was stored; latencies are given as of then, and are the less certain"
     )
-    if not helps or abs(math.log1p(drift)) <= ANOTHER_STATE:
-        return said
-    return f"{said}, and are the less certain; if it stays so, {helps}"
+    return f"{said}; if it stays so, {helps}" if helps else said
 
 
 def measured_anew(path: Path) -> str:

@@ -14,7 +14,7 @@ import platform
 import sys
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +35,7 @@ from .runtime import (
     vague_remark,
 )
 
-VERSION = 5  # of what a kit and its result hold
+VERSION = 6  # of what a kit and its result hold
 KIT, RESULT, MODELS_RESULT, BEGUN = "hwnas kit", "hwnas kit result", "hwnas kit models", "hwnas kit begun"
 KIT_FILE, NETWORKS_FILE, MAIN_FILE = "kit.json", "networks.zip", "measure.py"
 REFERENCE = "reference"
@@ -64,9 +64,13 @@ def main(argv: Sequence[str] | None = None, *, folder: Path | None = None) -> in
             in_new_process(check_runs, path, str(path))  # which it may not survive
         print(f"{MAIN_FILE}: measuring on {device}", file=sys.stderr)
         begun = Begun(kit, device)
-        write_sealed(out, measure_files(kit, given.models, begun) if given.models else measure_kit(kit, begun))
+        result = measure_files(kit, given.models, begun) if given.models else measure_kit(kit, begun)
+        write_sealed(out, result)
         if not given.models:
             begun.forget_visits()  # the result has them
+        elif left_out := len(given.models) - len(result["models"]):
+            print(f"{MAIN_FILE}: wrote {out}, without {left_out} of {len(given.models)} files", file=sys.stderr)
+            return 2
     except (KitError, DisturbedError, ProviderError) as error:
         print(f"{MAIN_FILE}: {error}", file=sys.stderr)
         return 2
@@ -96,7 +100,9 @@ class Kit:
         try:
             self.plan: dict[str, Any] = json.loads((folder / KIT_FILE).read_text(encoding="utf-8"))
             kind, version = self.plan["format"], self.plan["version"]
-            self.plan["files"], self.plan["groups"], self.plan["visits"], self.plan["rounds"], self.plan["seed"]
+            self.plan["files"], self.plan["visits"], self.plan["seed"]
+            if len(self.plan["rounds"]) != len(self.plan["groups"]):
+                raise ValueError("each group must have its rounds")
         except (ValueError, KeyError, TypeError) as error:
             raise KitError(f"{folder / KIT_FILE} is damaged ({error!r}): copy the kit again") from None
         if (kind, version) != (KIT, VERSION):
@@ -186,9 +192,14 @@ class Progress:
             )
 
 
-def runs_of(plan: Mapping[str, Any], groups: Sequence[Sequence[str]]) -> int:
+def runs_of(plan: Mapping[str, Any], which: Iterable[int]) -> int:
     """How often something runs in one visit of these groups, the reference network beside the others included."""
-    return (int(plan["rounds"]) + WARM_RUNS) * sum(len(group) + 1 for group in groups)
+    return sum((int(plan["rounds"][i]) + WARM_RUNS) * (len(plan["groups"][i]) + 1) for i in which)
+
+
+def begun_name(fingerprint: str) -> str:
+    """The file beside `measure.py` that holds what a device has measured so far, its reference latency first."""
+    return f"begun-{fingerprint}.json"
 
 
 class Begun:
@@ -201,7 +212,7 @@ class Begun:
 
     def __init__(self, kit: Kit, device: Device) -> None:
         self.kit, self.device = kit, device
-        self.path = kit.folder / f"begun-{device.fingerprint}.json"
+        self.path = kit.folder / begun_name(device.fingerprint)
         found = read_sealed(self.path) if self.path.exists() else {}
         self.stored: dict[str, Any] = found or {}
         if found is None or (found and (found.get("format"), found.get("kit_id")) != (BEGUN, kit.id)):
@@ -216,7 +227,7 @@ class Begun:
             self.stored["reference_ms_interval"] = list(found.interval)
             self._write()
         reference_ms = float(self.stored["reference_ms"])
-        vague = vague_remark(reference_ms, self.stored["reference_ms_interval"])
+        vague = vague_remark(reference_ms, self.stored["reference_ms_interval"], helps=measured_anew(self.path))
         if vague:
             print(f"{MAIN_FILE}: {vague}", file=sys.stderr)
         return reference_ms
@@ -241,14 +252,14 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     check_runs(kit.model(REFERENCE), "the kit's reference network")
     done = len(begun.stored.get("visits", []))
     reference_ms = begun.reference_ms(np.random.default_rng(seed))
-    progress = Progress((visits - done) * runs_of(kit.plan, groups))
+    progress = Progress((visits - done) * runs_of(kit.plan, range(len(groups))))
     for number in range(done, visits):
         rng = np.random.default_rng([seed, number])  # its own: going on must not repeat the orders of earlier visits
         found: dict[str, Reading] = {}
         with new_processes() as run:
             for i in rng.permutation(len(groups)):
-                found.update(run(kit_visit, kit, groups[i], setting, *rng.spawn(1)))
-                progress.advance(runs_of(kit.plan, [groups[i]]))
+                found.update(run(kit_visit, kit, int(i), setting, *rng.spawn(1)))
+                progress.advance(runs_of(kit.plan, [i]))
         begun.add(found)
     made = begun.stored["visits"]
     readings = {name: [visit[name] for visit in made] for name in made[0]}
@@ -266,21 +277,34 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     }
 
 
-def kit_visit(kit: Kit, group: Sequence[str], setting: Setting, rng: np.random.Generator) -> dict[str, Reading]:
-    """One visit of each network of this group, by this process."""
+def kit_visit(kit: Kit, number: int, setting: Setting, rng: np.random.Generator) -> dict[str, Reading]:
+    """One visit of each network of the group of this number, by this process."""
+    group, rounds = kit.plan["groups"][number], kit.plan["rounds"][number]
     models = [kit.model(name) for name in (REFERENCE, *group)]
-    raw = run_rounds(models, visits=1, rounds=kit.plan["rounds"], warm_runs=WARM_RUNS, rng=rng, setting=setting)
+    raw = run_rounds(models, visits=1, rounds=rounds, warm_runs=WARM_RUNS, rng=rng, setting=setting)
     return {name: visits[0] for name, visits in zip(group, readings_of(raw), strict=True)}
 
 
 def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, Any]:
-    """Latencies of ONNX files beside the reference network; they are printed too."""
+    """Latencies of ONNX files beside the reference network; they are printed too.
+
+    Those of which the machine was too disturbed are left out, and the reason is printed.
+
+    Raises:
+        DisturbedError: if none is left.
+    """
     device = begun.device
     rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
     reference, reference_ms = kit.model(REFERENCE), begun.reference_ms(rng)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    disturbed: list[DisturbedError] = []
     for path in files:
-        (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
+        try:
+            (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
+        except DisturbedError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            disturbed.append(error)
+            continue
         low, high = timing.latency_ms_interval
         why = unsteady_reason(timing.latency_ms_interval, timing.half_between_measurements)
         number = f"{timing.latency_ms:.4g} ms" if timing.steady else f"unsteady: {why}"
@@ -293,6 +317,8 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
             print(f"{path}: {remark}", file=sys.stderr)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         rows.append({"file": str(path), "sha256": sha256, **timing.record()})
+    if not rows:
+        raise disturbed[-1]
     known = {"reference_ms": reference_ms, "reference_ms_interval": begun.stored["reference_ms_interval"]}
     return {**said_of(MODELS_RESULT, kit, device), **known, "models": rows}
 

@@ -15,9 +15,10 @@ from spaces import Network, Population, Task
 
 from .drift import WARM_RUNS, Reading, at_stored_speed, readings_of, slope_deviation_of
 from .onnx_graph import build_onnx
-from .rounds import QUANTILE, new_processes, run_rounds
+from .rounds import QUANTILE, ROUNDS_A_VISIT, new_processes, run_rounds
 
-PLAN_VISITS, LEAST_PLAN_VISITS, PLAN_ROUNDS = 6, 2, 6
+PLAN_VISITS, LEAST_PLAN_VISITS = 4, 2
+TOGETHER_ROUNDS = 6  # of many networks in the same rounds, which are compared with each other alone
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class MeasuringPlan:
             network_name(network): build_onnx(network, rng, normalise=network[0].shape == self.task.input_shape)
             for network in group
         }
+
+
+def rounds_of(group: Sequence[object]) -> int:
+    """In one visit: of a network alone as many as of a file, since those after a loading are slower than later ones."""
+    return ROUNDS_A_VISIT if len(group) == 1 else TOGETHER_ROUNDS
 
 
 def network_name(network: Network) -> str:
@@ -103,7 +109,7 @@ def measure_plan(
 
     Args:
         reference_ms: of the reference network, as stored.
-        budget_s: make fewer visits than 6, but at least 2, so that all of it takes about this long.
+        budget_s: make fewer visits than 4, but at least 2, so that all of it takes about this long.
     """
     started = time.monotonic()
     visits: list[Visit] = []
@@ -129,6 +135,7 @@ def visit_once(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) 
     found: dict[str, Reading] = {}
     for group in plan.groups:
         models = plan.models(group, rng)
-        raw = run_rounds([reference, *models.values()], visits=1, rounds=PLAN_ROUNDS, warm_runs=WARM_RUNS, rng=rng)
+        both, rounds = [reference, *models.values()], rounds_of(group)
+        raw = run_rounds(both, visits=1, rounds=rounds, warm_runs=WARM_RUNS, rng=rng)
         found.update((name, visits[0]) for name, visits in zip(models, readings_of(raw), strict=True))
     return found

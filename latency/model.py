@@ -279,8 +279,7 @@ def learn_latency(
         raise InputError(f"each of the {len(rows)} networks must have one latency above 0 ms, got {measured_ms}")
     tally = space.tally(task)
     prices = fit_prices(tally(rows), tally.forms, measured_ms)
-    left_out_ms = measured_ms * (1 - prices.left_out)
-    pairs = tuple(zip(measured_ms.tolist(), left_out_ms.tolist(), strict=True))
+    pairs = tuple(zip(measured_ms.tolist(), prices.left_out_ms.tolist(), strict=True))
     return LearnedLatency(
         device=device,
         space=space.name,

@@ -1,9 +1,10 @@
-"""Prices of layers, learned from a few measured networks, with what is not known about them.
+"""Prices of layers, and of pieces of networks, learned from a few measured networks.
 
 A network's time is a constant plus the sum of the prices of its layers. Prices are a Gaussian process over the forms
 of layers: so much for each launch, each multiply-add and each byte, for all kinds of layer and for each kind; then what
 layers of one kind and nearly one size share; then what each form has for itself. How much each of these matters is
-found by marginal likelihood, within the measured networks. Errors are relative.
+found by marginal likelihood, within the measured networks. Errors are relative. A piece costs what its layers cost, and
+a share of what was timed for it: what timing tells of a large one, its layers tell better of a tiny one.
 
 Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006: sections 2.2 (prediction), 5.4.1
 (marginal likelihood) and 5.4.2 (leaving one out).
@@ -39,6 +40,8 @@ PARTS = {
     "near in size": 0.25,
     "own": 0.1,
 }
+# Besides, of pieces that were timed: what all times together tell, and what each piece has for itself.
+TIMED_PARTS = {"timed": 1.0, "own of the timed": 0.1}
 NOISE = 0.01
 SPREAD, NOISE_SPREAD = 0.7, 1.5  # standard deviation of the logarithms of the above, before anything is measured
 NEAR = 2.0  # doublings of channels or pixels over which prices stay alike
@@ -100,6 +103,69 @@ def _covariances(a: _Table, b: _Table) -> Floats:
 
 
 @dataclass(frozen=True)
+class _Process:
+    """Times of measured networks, each relative to itself and so 1, as a Gaussian process.
+
+    Attributes:
+        kernels: (parts, n, n) their covariance, for variances of 1.
+        variances: of each part and of the noise.
+    """
+
+    kernels: Floats
+    variances: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, kernels: Floats, parts: Sequence[float]) -> _Process:
+        """With the variances that are most likely, where so many standard deviations are expected of the parts."""
+        expected = np.array([*parts, NOISE])
+        spread = 2 * np.repeat([SPREAD, NOISE_SPREAD], [len(parts), 1])
+        start = 2 * np.log(expected)
+        found = minimize(
+            lambda logs: _misfit(kernels, logs, (logs - start) / spread, spread),
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[*((log - 2 * FARTHEST, log + 2 * FARTHEST) for log in start[:-1]), (2 * np.log(LEAST_NOISE), 0.0)],
+            options={"maxiter": ITERATIONS},
+        )
+        return cls(kernels, tuple(np.exp(found.x).tolist()))
+
+    @cached_property
+    def factor(self) -> tuple[Floats, bool]:
+        return _factored(self.kernels, np.array(self.variances))
+
+    @cached_property
+    def weights(self) -> Floats:
+        return np.asarray(cho_solve(self.factor, np.ones(self.kernels.shape[1])))
+
+    @cached_property
+    def precision(self) -> Floats:
+        """(n,) one over the variance of each measured time, given the others."""
+        return np.asarray(np.diag(cho_solve(self.factor, np.eye(self.kernels.shape[1]))))
+
+    @property
+    def left_out(self) -> Floats:
+        """(n,) relative error of each measured network's time when the others alone set the prices."""
+        return np.asarray(self.weights / self.precision)
+
+    @property
+    def relative_error(self) -> float:
+        """Half-width of a 95 % interval that would hold for a network like the measured ones, as a share."""
+        reach = stdtrit(len(self.left_out) - 1, 0.975)
+        return float(reach * np.sqrt(np.mean(self.left_out**2)))
+
+
+def _kernels(covariances: Floats, scaled: Floats, ones: Floats) -> Floats:
+    """(parts, n, n) covariance of measured networks: of what all have, and of what they have so many of."""
+    return np.concatenate([np.outer(ones, ones)[None], scaled @ covariances @ scaled.T])
+
+
+def _left_out_ms(measured_ms: Floats, left_out: Floats) -> Floats:
+    """(n,) what the others say of each measured network, never below what any estimate is."""
+    return np.asarray(np.maximum(measured_ms * (1 - left_out), LEAST_SHARE * measured_ms.min()))
+
+
+@dataclass(frozen=True)
 class LayerPrices:
     """What was learned, as far as it has to be kept.
 
@@ -132,7 +198,7 @@ class LayerPrices:
         table = self._table(forms)
         among = np.tensordot(others, _covariances(table, table), 1)
         with_measured = counts @ cross @ self._scaled.T + network * self._ones
-        known = solve_triangular(self._factor[0], with_measured.T, lower=True)
+        known = solve_triangular(self._process.factor[0], with_measured.T, lower=True)
         unknown = network + ((counts @ among) * counts).sum(axis=1) - (known**2).sum(axis=0)
         half = np.hypot(self._reach * np.sqrt(np.maximum(unknown, 0.0) / shares**2 + noise), between)
         ms = self._typical_ms * shares
@@ -141,25 +207,30 @@ class LayerPrices:
     @property
     def left_out(self) -> Floats:
         """(n,) relative error of each measured network's time when the others alone set the prices."""
-        return np.asarray(self._weights / self._precision)
+        return self._process.left_out
+
+    @property
+    def left_out_ms(self) -> Floats:
+        """(n,) what the others alone say of each measured network."""
+        return _left_out_ms(self.measured_ms, self.left_out)
 
     @property
     def relative_error(self) -> float:
         """Half-width of a 95 % interval that would hold for a network like the measured ones, as a share."""
-        n = len(self.measured_ms)
-        return float(stdtrit(n - 1, 0.975) * np.sqrt(np.mean(self.left_out**2)))
+        return self._process.relative_error
 
     @cached_property
     def _reach(self) -> float:
         """Standard deviations of half an interval; more than usual where those left out scatter by more than stated."""
-        surprise = float(np.mean(self.left_out**2 * self._precision))
+        surprise = float(np.mean(self.left_out**2 * self._process.precision))
         return float(stdtrit(len(self.measured_ms) - 1, 0.975) * np.sqrt(max(1.0, surprise)))
 
     def _shares(self, counts: Floats, cross: Floats) -> Floats:
         """(n,) times as shares of the typical one."""
-        constant = self.variances[0] * (self._ones @ self._weights)
+        weights = self._process.weights
+        constant = self.variances[0] * (self._ones @ weights)
         least = LEAST_SHARE * self.measured_ms.min() / self._typical_ms
-        return np.asarray(np.maximum(constant + counts @ (cross @ (self._scaled.T @ self._weights)), least))
+        return np.asarray(np.maximum(constant + counts @ (cross @ (self._scaled.T @ weights)), least))
 
     def _cross(self, forms: Sequence[LayerForm]) -> Floats:
         """(forms, measured forms) prior covariance of prices."""
@@ -195,23 +266,9 @@ class LayerPrices:
         return self.counts * self._ones[:, None]
 
     @cached_property
-    def _kernels(self) -> Floats:
-        """(parts, n, n) covariance of the measured networks, relative, for variances of 1."""
+    def _process(self) -> _Process:
         pairs = _covariances(self._own_table, self._own_table)
-        return np.concatenate([np.outer(self._ones, self._ones)[None], self._scaled @ pairs @ self._scaled.T])
-
-    @cached_property
-    def _factor(self) -> tuple[Floats, bool]:
-        return _factored(self._kernels, np.array(self.variances))
-
-    @cached_property
-    def _weights(self) -> Floats:
-        return np.asarray(cho_solve(self._factor, np.ones(len(self.measured_ms))))
-
-    @cached_property
-    def _precision(self) -> Floats:
-        """(n,) one over the variance of each measured time, given the others."""
-        return np.asarray(np.diag(cho_solve(self._factor, np.eye(len(self.measured_ms)))))
+        return _Process(_kernels(pairs, self._scaled, self._ones), self.variances)
 
 
 def fit_prices(counts: Floats, forms: Sequence[LayerForm], measured_ms: Floats) -> LayerPrices:
@@ -221,19 +278,8 @@ def fit_prices(counts: Floats, forms: Sequence[LayerForm], measured_ms: Floats) 
         counts: (n, forms), how many layers of each form the measured networks have.
         measured_ms: (n,).
     """
-    expected = np.array([*PARTS.values(), NOISE])
-    prices = learned_prices(counts, forms, measured_ms, tuple((expected**2).tolist()))
-    spread = 2 * np.repeat([SPREAD, NOISE_SPREAD], [len(PARTS), 1])
-    start = 2 * np.log(expected)
-    found = minimize(
-        lambda logs: _misfit(prices._kernels, logs, (logs - start) / spread, spread),
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[*((log - 2 * FARTHEST, log + 2 * FARTHEST) for log in start[:-1]), (2 * np.log(LEAST_NOISE), 0.0)],
-        options={"maxiter": ITERATIONS},
-    )
-    return replace(prices, variances=tuple(np.exp(found.x).tolist()))
+    unfitted = learned_prices(counts, forms, measured_ms, ())
+    return replace(unfitted, variances=_Process.fit(unfitted._process.kernels, list(PARTS.values())).variances)
 
 
 def learned_prices(
@@ -242,6 +288,55 @@ def learned_prices(
     """Prices of which the variances are known; forms that no measured network has are left out."""
     there = np.flatnonzero(counts.any(axis=0)).tolist()
     return LayerPrices(tuple(forms[i] for i in there), counts[:, there], measured_ms, variances)
+
+
+@dataclass(frozen=True)
+class PiecePrices:
+    """What pieces of networks cost, of which each network has so many.
+
+    Attributes:
+        ms: (pieces,), none negative.
+        constant_ms: what a network costs beside them, never negative by more than those cost that all networks have.
+        left_out_ms: (n,) what the others alone say of each measured network.
+        relative_error: half-width of a 95 % interval that would hold for a network like the measured ones, as a share.
+    """
+
+    ms: Floats
+    constant_ms: float
+    left_out_ms: Floats
+    relative_error: float
+
+
+def price_pieces(
+    counts: Floats, timed_ms: Floats, layers: Floats, forms: Sequence[LayerForm], measured_ms: Floats
+) -> PiecePrices:
+    """Learn prices of pieces from networks that were measured whole.
+
+    Args:
+        counts: (n, pieces), how many of each the measured networks have.
+        timed_ms: (pieces,) what was timed for each alone.
+        layers: (pieces, forms), how many layers of each form a piece has.
+        measured_ms: (n,).
+    """
+    amounts = counts.mean(axis=0) @ layers @ _amounts(forms)
+    table = _table(forms, np.where(amounts > 0, amounts, 1.0), {})
+    of_layers = layers @ _covariances(table, table) @ layers.T
+    timed = timed_ms / (float((counts @ timed_ms).mean()) or 1.0)
+    covariances = np.concatenate([of_layers, np.outer(timed, timed)[None], np.diag(timed**2)[None]])
+    typical_ms = float(np.exp(np.log(measured_ms).mean()))
+    ones = typical_ms / measured_ms
+    scaled = counts * ones[:, None]
+    process = _Process.fit(_kernels(covariances, scaled, ones), [*PARTS.values(), *TIMED_PARTS.values()])
+    network, *others, _ = process.variances
+    ms = typical_ms * np.tensordot(others, covariances, 1) @ scaled.T @ process.weights
+    ms, constant_ms = np.maximum(ms, 0.0), typical_ms * network * float(ones @ process.weights)
+    in_all = float(counts.min(axis=0) @ ms)
+    return PiecePrices(
+        ms,
+        max(constant_ms, LEAST_SHARE * float(measured_ms.min()) - in_all),
+        _left_out_ms(measured_ms, process.left_out),
+        process.relative_error,
+    )
 
 
 def _misfit(kernels: Floats, logs: Floats, surprise: Floats, spread: Floats) -> tuple[float, Floats]:

@@ -105,20 +105,24 @@ class Timing:
         return self.latency_ms_interval[1] <= self.latency_ms * math.exp(UNSTEADY)
 
 
-def vague_remark(reference_ms: float, interval: Sequence[float] | None) -> str:
+def vague_remark(reference_ms: float, interval: Sequence[float] | None, *, helps: str = "") -> str:
     """What a person should know of a reference latency that was stored on a disturbed machine, or "".
 
     Ratios to the reference, and which of two networks is faster, do not depend on it; milliseconds do.
+
+    Args:
+        helps: what to do when less runs beside it.
     """
     if interval is None:
         return ""
     half = ReferenceTime(reference_ms, (interval[0], interval[1])).vagueness
     if half <= VAGUE_REFERENCE:
         return ""
-    return (
+    said = (
         f"the reference latency was stored while its machine was disturbed, and is known within {half:.0%} only: so "
         "are the milliseconds of all latencies here"
     )
+    return f"{said}; when less runs beside it, {helps}" if helps else said
 
 
 @dataclass(frozen=True, slots=True)

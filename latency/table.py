@@ -1,8 +1,8 @@
 """Additive block tables: the latency of any chain from timed blocks.
 
 A block is timed in context, between two 1x1 convolutions whose own time is taken off again: alone, its input and
-output would pass through the caches and the session's borders as they do in no network. Whole networks take off what is
-left: a factor and a constant for all, then each block's own deviation. How far each of them is from what the others
+output would pass through the caches and the session's borders as they do in no network. What these times and a block's
+layers tell of its price is learned from whole networks, as `prices` does. How far each of those is from what the others
 alone would say is the table's stated error.
 """
 
@@ -15,22 +15,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
-from scipy.special import stdtrit
 
 from spaces import InputError, Network, Population, SearchSpace, Task
 from spaces.additive import AdditiveCost, AdditiveSampler, Interval
 from spaces.chain import ChainSpace, Fragments
 from spaces.layers import NetworkBuilder
+from spaces.tally import LayerForm, forms_of
 
 from .device import Device
 from .measuring import MeasuringPlan, PlanTimes, measure_plan, network_name, networks_digest
 from .model import LatencyModel, check_enough, check_networks, stored_fields
+from .prices import price_pieces
 
 CONTEXT_CHANNELS = 8
 CALIBRATION_NETWORKS, CALIBRATION_DRAWN = 24, 500
-LEFT_BY_SUMS = 0.0077  # standard deviation of what no sum of pieces tells: their own deviations must not follow it
-BLOCK_SPREAD = 0.1  # standard deviation of a block's own deviation; 0.1 to 0.4 give about the same errors
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class LatencyTable(LatencyModel):
     """Estimated latency of every network of one chain space and task on one device.
 
     Attributes:
-        cost: milliseconds of the stem and head (constant) and of every block, already scaled.
+        cost: milliseconds of the stem and head (constant) and of every block, in whole networks.
         relative_error: as for every `LatencyModel`; from calibration networks that were left out of the fit by turns.
     """
 
@@ -101,7 +99,7 @@ def measure_table(
     rng: np.random.Generator,
     budget_s: float | None = None,
 ) -> LatencyTable:
-    """Time every block of a chain space once, then scale the sums by the measured `calibration` networks.
+    """Time every block of a chain space, and learn from the measured `calibration` networks what blocks cost in them.
 
     Args:
         calibration: (n, genes) rows, n >= 6, spread over the range of costs that will be asked for.
@@ -156,19 +154,9 @@ def fit_table(
     assert isinstance(space, ChainSpace)
     task, rows = plan.task, plan.calibration
     blocks = _BlockTimes(space, task, reference_ms, times)
-    ratios = np.stack([times.log_ratios[network_name(space.layers(space.arch(row), task))] for row in rows])
-    measured = reference_ms * np.exp(ratios.mean(axis=1))
-    # Of all networks together: two or three visits of one alone say little about how it scatters.
-    error = np.hypot(np.sqrt(ratios.var(axis=1, ddof=1).mean() / ratios.shape[1]), LEFT_BY_SUMS)
-    shares = blocks.shares(rows)
-
-    def fit(which: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
-        return fit_multiples(shares[which], measured[which], float(error))
-
-    prices, constant = fit(np.ones(len(rows), dtype=np.bool_))
-    others = ~np.eye(len(rows), dtype=np.bool_)
-    left_out = np.array([shares[i] @ p + k for i, (p, k) in enumerate(map(fit, others))])
-    log_errors = np.log(measured / left_out)
+    names = [network_name(space.layers(space.arch(row), task)) for row in rows]
+    measured = reference_ms * np.exp([times.log_ratios[name].mean() for name in names])
+    prices = price_pieces(blocks.counts(rows), blocks.ms, *blocks.layers(), measured)
     return LatencyTable(
         device=device,
         space=space.name,
@@ -176,41 +164,19 @@ def fit_table(
         reference_ms=reference_ms,
         reference_now_ms=times.reference_now_ms,
         slope_deviation=times.slope_deviation,
-        cost=blocks.cost(prices) + AdditiveCost(constant, np.zeros_like(blocks.cost(prices).table)),
-        relative_error=float(stdtrit(len(rows) - 1, 0.975) * np.sqrt(np.mean(log_errors**2))),
-        calibration=tuple(zip(measured.tolist(), left_out.tolist(), strict=True)),
+        cost=blocks.cost(prices.ms, prices.constant_ms),
+        relative_error=prices.relative_error,
+        calibration=tuple(zip(measured.tolist(), prices.left_out_ms.tolist(), strict=True)),
         networks=networks_digest(plan.groups[0]),
     )
 
 
-def fit_multiples(
-    shares: NDArray[np.float64], measured_ms: NDArray[np.float64], relative_error: float
-) -> tuple[NDArray[np.float64], float]:
-    """What each piece costs as a multiple of what was timed for it, and what a network costs beside its pieces.
-
-    First one factor for all and a constant, neither below 0, so that relative errors are least: what a network costs
-    beside its blocks (the session's call, its first and last map) matters for the fastest networks. Then each
-    piece's own deviation, the mean of a Gaussian process whose prior says that 95 % of them are within 20 %.
-
-    Args:
-        shares: (n, pieces) milliseconds that were timed for each piece, as often as the network has it.
-        measured_ms: (n,) whole networks.
-        relative_error: standard error of each of these.
-    Returns:
-        (pieces,) multiples, none negative, and the constant in ms.
-    """
-    relative = shares / measured_ms[:, None]
-    whole = np.stack([relative.sum(axis=1), 1 / measured_ms], axis=1)
-    factor, constant = nnls(whole, np.ones(len(measured_ms)))[0]
-    left = 1 - whole @ (factor, constant)
-    of_pieces = factor * BLOCK_SPREAD * relative
-    covariance = of_pieces @ of_pieces.T + relative_error**2 * np.eye(len(measured_ms))
-    deviations = BLOCK_SPREAD * of_pieces.T @ np.linalg.solve(covariance, left)
-    return np.maximum(factor * (1 + deviations), 0.0), float(constant)
-
-
 class _BlockTimes:
-    """What was timed for each different piece of a chain, less half of the context at each end."""
+    """What was timed for each different piece of a chain, less half of the context at each end.
+
+    Attributes:
+        ms: (pieces,)
+    """
 
     def __init__(self, space: ChainSpace, task: Task, reference_ms: float, times: PlanTimes) -> None:
         self._pieces = space.fragments(task)
@@ -227,17 +193,23 @@ class _BlockTimes:
             return max(total, 0.0)
 
         stem, head = _unnamed(self._pieces.stem), _unnamed(self._pieces.head)
-        self.ms = {key: own_ms(key, before=key != stem, after=key != head) for key in networks}
+        self._number = {key: number for number, key in enumerate(networks)}
+        self.ms = np.array([own_ms(key, before=key != stem, after=key != head) for key in networks])
 
-    def cost(self, multiples: NDArray[np.float64]) -> AdditiveCost:
-        """The sum over pieces, each times its multiple, in the order of `ms`."""
-        own = {key: ms * float(by) for (key, ms), by in zip(self.ms.items(), multiples, strict=True)}
-        return self._pieces.additive(lambda piece: own[_unnamed(piece)])
+    def layers(self) -> tuple[NDArray[np.float64], tuple[LayerForm, ...]]:
+        """(pieces, forms): how many layers of each form every piece has, and the forms."""
+        found = [forms_of(piece) for piece in self._number]
+        forms = tuple(dict.fromkeys(form for each in found for form in each))
+        return np.array([[each[form] for form in forms] for each in found], dtype=np.float64), forms
 
-    def shares(self, population: Population) -> NDArray[np.float64]:
-        """(n, genes) -> (n, pieces): milliseconds of each piece, as often as a network has it."""
-        unit = np.eye(len(self.ms))
-        return np.stack([self.cost(unit[i]).of(population) for i in range(len(self.ms))], axis=1)
+    def cost(self, ms: NDArray[np.float64], constant_ms: float = 0.0) -> AdditiveCost:
+        """The sum of what a network's pieces cost, of which each costs so much, and a constant."""
+        cost = self._pieces.additive(lambda piece: float(ms[self._number[_unnamed(piece)]]))
+        return replace(cost, constant=cost.constant + constant_ms)
+
+    def counts(self, population: Population) -> NDArray[np.float64]:
+        """(n, genes) -> (n, pieces): how many of each piece the networks have."""
+        return np.stack([self.cost(unit).of(population) for unit in np.eye(len(self.ms))], axis=1)
 
 
 def _timed_blocks(pieces: Fragments) -> tuple[dict[Network, Network], dict[tuple[int, ...], Network]]:

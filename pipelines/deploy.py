@@ -96,6 +96,9 @@ def _is_certified(run: RunFolder, record: Mapping[str, Any]) -> bool:
 def _refuse_to_overwrite(run: RunFolder, folder: Path) -> None:
     if (run.path / "models").resolve() in folder.resolve().parents:
         raise InputError(f"{folder} belongs to the models of {run.path}", hint="give an --out outside the run")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--out must be a folder, but {there} is a file", hint="give another --out")
     for file in ("model.onnx", "model.json", "weights.pt"):
         if (folder / file).exists():
             raise InputError(f"{folder / file} exists already", hint="give another --out, or remove it")

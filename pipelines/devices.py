@@ -14,11 +14,13 @@ import onnxruntime
 
 from latency import Device, LatencyModel
 from latency.device import last_level_cache_bytes
-from latency.files import read_json, write_atomically
+from latency.drift import measured_anew
+from latency.files import write_atomically
 from latency.kit import import_result, read_result, write_kit
-from latency.kit_main import MAIN_FILE, MODELS_RESULT, RESULT
+from latency.kit_main import MAIN_FILE, begun_name
 from latency.model import stated_error
-from latency.reference import home, reference_interval, stored_references
+from latency.reference import home, reference_file, reference_interval, stored_references
+from latency.runtime import vague_remark
 from spaces import InputError, Task, get_space
 from spaces.own_file import SpaceFile
 
@@ -37,6 +39,8 @@ def show_here() -> dict[str, Any]:
     """This device, and what is stored about it."""
     device = Device.here()
     stored = stored_references(device)
+    helps = measured_anew(reference_file(device.fingerprint))
+    vague = {task: vague_remark(known.ms, known.interval, helps=helps) for task, known in stored.items()}
     return {
         "device": _described(device),
         "last_level_cache_bytes": last_level_cache_bytes(),
@@ -45,21 +49,16 @@ def show_here() -> dict[str, Any]:
         "reference_ms_interval": {task: list(known.interval) for task, known in stored.items()},
         "tables": sorted(map(str, (home() / "tables").glob(f"*-{device.fingerprint}.json"))),
         "home": str(home()),
+        "remarks": [f"{task}: {remark}" for task, remark in vague.items() if remark],
     }
 
 
 def show_file(path: Path) -> dict[str, Any]:
-    """What a latency model's file, or the result of a kit, says.
+    """What a latency model's file says.
 
     Raises:
-        InputError: if it is neither, or is damaged.
+        InputError: if it is none, or damaged.
     """
-    kind = read_json(path).get("format")
-    if kind in (RESULT, MODELS_RESULT):
-        raise InputError(
-            f"{path} is what {MAIN_FILE} wrote, not yet a latency model",
-            hint=f"hwnas device import {path} --out FILE" if kind == RESULT else "it says the latencies of ONNX files",
-        )
     stored = read_stored_table(path)
     device = Device(**stored["device"])
     measured = [pair[0] for pair in stored["calibration"]]
@@ -77,7 +76,16 @@ def show_file(path: Path) -> dict[str, Any]:
         "reference_now_ms": stored.get("reference_now_ms"),
         "calibration": stored["calibration"],
         "range_ms": [min(measured), max(measured)],
+        "remarks": table_remarks(stored, helps=_table_anew(stored)),
     }
+
+
+def _table_anew(stored: Mapping[str, Any]) -> str:
+    """What helps where the reference latency of a table is not what it should be."""
+    fingerprint = Device(**stored["device"]).fingerprint
+    if stored.get("origin") == FROM_KIT:
+        return f"remove {begun_name(fingerprint)} beside its {MAIN_FILE}, and measure again by the kit"
+    return f"remove {reference_file(fingerprint)}, and measure the table anew"
 
 
 def measure_device(
@@ -213,6 +221,8 @@ def print_here(outcome: Mapping[str, Any]) -> None:
         print(f"reference      {ms:.4g} ms (95 %: {low:.4g} to {high:.4g}) for {task}")
     for table in outcome["tables"]:
         print(f"table          {table}")
+    for remark in outcome["remarks"]:
+        print(f"remark         {remark}")
 
 
 def print_file(outcome: Mapping[str, Any]) -> None:
@@ -228,8 +238,8 @@ def print_file(outcome: Mapping[str, Any]) -> None:
     print(f"measured       {low:.4g} to {high:.4g} ms; the reference {outcome['reference_ms']:.4g} ms")
     if "kit_reference_ms" in outcome:
         print(f"               which this device had; the kit found {outcome['kit_reference_ms']:.4g} ms for it")
-    for remark in table_remarks(outcome):
-        print(f"               {remark}")
+    for remark in outcome["remarks"]:
+        print(f"remark         {remark}")
 
 
 def print_measured(outcome: Mapping[str, Any]) -> None:

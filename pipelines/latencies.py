@@ -32,7 +32,7 @@ from latency import (
 from latency.device import PROTOCOL
 from latency.drift import drift_remark, measured_anew
 from latency.files import read_json
-from latency.kit_main import MAIN_FILE
+from latency.kit_main import MAIN_FILE, MODELS_RESULT, RESULT
 from latency.modelling import check_estimates
 from latency.reference import (
     measuring_alone,
@@ -120,7 +120,7 @@ class MeasuredHere(Latencies):
         known_ms, stored_in = record["reference_ms"], reference_file(Device.here().fingerprint)
         anew = measured_anew(stored_in) if self.reference_ms is None else f"remove {stored_in}, and begin a new run"
         remarks = (
-            vague_remark(known_ms, record.get("reference_ms_interval")),  # earlier versions do not say it
+            vague_remark(known_ms, record.get("reference_ms_interval"), helps=anew),  # earlier versions do not say it
             drift_remark(known_ms, record["reference_now_ms"], helps=anew),
         )
         return "; ".join(filter(None, remarks))
@@ -244,15 +244,18 @@ def table_text(model: LatencyModel, origin: str, reference_interval: Sequence[fl
         raise InputError("what was measured gives no latency model: not all its numbers are finite") from None
 
 
-def table_remarks(stored: Mapping[str, Any]) -> list[str]:
-    """What a person should know of the reference latency of a table, of which its file or `device show` says so much.
+def table_remarks(stored: Mapping[str, Any], *, helps: str = "") -> list[str]:
+    """What a person should know of the reference latency of a table, of which its file says so much.
 
     Earlier versions say neither the interval nor what the reference took meanwhile.
+
+    Args:
+        helps: what to do about it.
     """
     known_ms, now_ms = stored["reference_ms"], stored.get("reference_now_ms")
-    vague = vague_remark(known_ms, stored.get("reference_ms_interval"))
+    vague = vague_remark(known_ms, stored.get("reference_ms_interval"), helps=helps)
     ran = "while the table was measured, its device ran"
-    drifted = "" if now_ms is None else drift_remark(known_ms, now_ms, ran=ran)
+    drifted = "" if now_ms is None else drift_remark(known_ms, now_ms, ran=ran, helps=helps)
     return [remark for remark in (vague, drifted) if remark]
 
 
@@ -379,6 +382,12 @@ def read_stored_table(path: Path) -> dict[str, Any]:
 def read_any_table(path: Path) -> dict[str, Any]:
     """`read_stored_table`, by whatever protocol it was measured."""
     stored = read_json(path)
+    kind = stored.get("format")
+    if kind in (RESULT, MODELS_RESULT):
+        raise InputError(
+            f"{path} is what {MAIN_FILE} wrote, not yet a latency table",
+            hint=f"hwnas device import {path} --out FILE" if kind == RESULT else "it says the latencies of ONNX files",
+        )
     try:
         stored["device"]["cpu"], stored["space"], Task(**stored["task"])
         reference_ms = stored["reference_ms"]

@@ -69,8 +69,9 @@ def profile(
             a network's own `latency_ms`; all are among its `latencies`.
         provider: ONNX Runtime's name of what computes.
     Returns:
-        The device, and a row for each network. What needs no measuring is for one image. `task` is None for files that
-        are for other things than to classify square images, and `input` is what they read.
+        The device, a row for each network, and what a person should know of the reference latency. What needs no
+        measuring is for one image. `task` is None for files that are for other things than to classify square images,
+        and `input` is what they read.
     Raises:
         InputError: if a name is none of these, a file is no ONNX model with one float32 input of known size, or an
             option is out of its range.
@@ -103,11 +104,18 @@ def profile(
             row["task"] = asdict(task)
         rows.append(row)
         tasks.append(task)
+    if not nothing_asked and all(row["arch"] is None and row["task"] is not None for row in rows):
+        raise InputError(
+            "--resolution, --classes and --channels are for networks that are given by name, and these are files, "
+            "which say their own",
+            hint="leave them out",
+        )
     for row, each, task in zip(rows, models, tasks, strict=True):
         latencies = [_measured(each, task, setting, rng) for setting in settings]
         row.update(latencies[0], latencies=latencies, peak_resident_bytes=_peak_resident_bytes(each, settings[0]))
     device = Device.here(threads=settings[0].threads, provider=provider)
-    return {"device": {**asdict(device), "fingerprint": device.fingerprint}, "networks": rows}
+    remarks = reference_remarks(rows)
+    return {"device": {**asdict(device), "fingerprint": device.fingerprint}, "networks": rows, "remarks": remarks}
 
 
 def _settings(threads: Sequence[int], batches: Sequence[int], provider: str) -> list[Setting]:
@@ -243,7 +251,7 @@ def print_profile(outcome: dict[str, Any], console: Console) -> None:
     timed = [each for row in outcome["networks"] for each in row["latencies"]]
     if unsteady := _unsteady(timed):
         console.print(Text(f"unsteady: {'; '.join(unsteady)}; measure again when less runs beside it"), soft_wrap=True)
-    for remark in _remarks(timed):
+    for remark in outcome["remarks"]:
         console.print(Text(remark), soft_wrap=True)
     device, first = outcome["device"], outcome["networks"][0]["latencies"][0]
     several = len(outcome["networks"][0]["latencies"]) > 1
@@ -267,16 +275,16 @@ def _unsteady(timed: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(reasons))
 
 
-def _remarks(timed: Sequence[dict[str, Any]]) -> list[str]:
+def reference_remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
     """On the reference of each setting, once: what is most to be said of it among all networks."""
     of_setting: dict[str, list[dict[str, Any]]] = {}
-    for each in timed:
+    for each in (each for row in rows for each in row["latencies"]):
         of_setting.setdefault(_setting(each), []).append(each)
     found = []
     for setting, those in of_setting.items():
         moved = max(those, key=lambda each: abs(each["reference_now_ms"] / each["reference_ms"] - 1))
-        vague = [vague_remark(each["reference_ms"], each.get("reference_ms_interval")) for each in those]
         helps = measured_anew(reference_file(moved["device_fingerprint"]))
+        vague = [vague_remark(each["reference_ms"], each["reference_ms_interval"], helps=helps) for each in those]
         remarks = [*vague, drift_remark(moved["reference_ms"], moved["reference_now_ms"], helps=helps)]
         before = f"{setting}: " if len(of_setting) > 1 else ""
         found += [f"{before}{remark}" for remark in dict.fromkeys(remarks) if remark]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from latency import Timing
+from latency.measuring import PLAN_VISITS
 from spaces import Task, get_space
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -58,7 +59,7 @@ def test_rows_of_other_spaces_stay(benchmark, tmp_path):
 def kept_line(number, tag, scatter, **about):
     rng = np.random.default_rng(number)
     row = get_space("proxyless@w0.25").sample(1, rng)[0].tolist()
-    of_turns = 0.1 * number + scatter * rng.standard_normal(6)
+    of_turns = 0.1 * number + scatter * rng.standard_normal(PLAN_VISITS)
     log_ratios = np.repeat(of_turns, 3 if tag == "test" else 1)
     readings = [[ratio, 1.0, 0.0] for ratio in log_ratios.tolist()]
     place = {"space": "proxyless@w0.25", "res": 32, "classes": 10, "device": "a", "busy": 0, "stored": 1.0}
@@ -67,7 +68,7 @@ def kept_line(number, tag, scatter, **about):
 
 def test_the_truths_own_error_is_that_of_the_networks_that_judge_as_their_turns_scatter(benchmark):
     kept = [kept_line(i, "test" if i < 400 else "train", 0.03 if i < 400 else 0.3) for i in range(500)]
-    assert benchmark("latency_learned").Measured.of(kept).noise == pytest.approx(0.03 / np.sqrt(6), rel=0.05)
+    assert benchmark("latency_learned").Measured.of(kept).noise == pytest.approx(0.03 / np.sqrt(PLAN_VISITS), rel=0.05)
 
 
 def test_devices_and_loads_are_learned_apart_and_keep_their_names(benchmark, monkeypatch, tmp_path):

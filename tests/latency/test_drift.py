@@ -182,8 +182,9 @@ def test_drift_is_said_where_it_is_notable():
 
 def test_where_the_machine_is_another_for_good_it_is_said_what_helps(tmp_path):
     helps = measured_anew(tmp_path / "device.json")
-    assert "remove" not in drift.drift_remark(2.0, 2.3, helps=helps)
-    assert f"if it stays so, remove {tmp_path / 'device.json'}" in drift.drift_remark(2.0, 2.6, helps=helps)
+    assert "remove" not in drift.drift_remark(2.0, 2.3)
+    assert drift.drift_remark(2.0, 2.1, helps=helps) == ""
+    assert f"if it stays so, remove {tmp_path / 'device.json'}" in drift.drift_remark(2.0, 2.3, helps=helps)
     assert f"if it stays so, remove {tmp_path / 'device.json'}" in drift.drift_remark(2.0, 1.6, helps=helps)
     assert drift.drift_remark(2.0, 3.0, ran="it ran").startswith("it ran 50% slower")
     # Where nothing showed the slope in six processes, an interval is too wide for a number from 1.3 times as slow on.

@@ -33,7 +33,7 @@ from latency.kit import import_result, measure_source, read_result, write_kit
 from latency.measuring import network_name
 from latency.onnx_graph import build_onnx
 from latency.reference import reference_model, stored_references
-from latency.rounds import Rounds
+from latency.rounds import ROUNDS_A_VISIT, Rounds
 from latency.table import CALIBRATION_NETWORKS
 from spaces import InputError, Task, get_space
 from spaces.layers import NetworkBuilder
@@ -266,13 +266,13 @@ def test_what_was_measured_before_an_interruption_is_not_lost(tmp_path, monkeypa
     (begun,) = folder.glob("begun-*.json")
     before, asked, bad_call = json.loads(begun.read_text()), [], -1
     visit, order = measure.kit_visit, []
-    monkeypatch.setattr(measure, "kit_visit", lambda kit, group, *args: order.append(group) or visit(kit, group, *args))
+    monkeypatch.setattr(measure, "kit_visit", lambda kit, i, *args: order.append(i) or visit(kit, i, *args))
     assert measure.main([]) == 0
     assert len(asked) == len(groups)
     # The visit that is left is drawn as the second, not as the first again.
     seed = json.loads((folder / "kit.json").read_text())["seed"]
     drawn = [np.random.default_rng([seed, number]).permutation(len(groups)) for number in (0, 1)]
-    assert order == [groups[i] for i in drawn[1]] != [groups[i] for i in drawn[0]]
+    assert order == drawn[1].tolist() != drawn[0].tolist()
     result = read_result(folder / "result.json", folder)
     assert result.reference_ms == before["reference_ms"]
     assert {name: visits[0].model_dump() for name, visits in result.readings.items()} == before["visits"][0]
@@ -295,6 +295,59 @@ def test_a_reference_that_was_edited_is_not_used(made, tmp_path, capsys, result,
     measure._cpu_model = lambda: OTHER_CPU
     assert measure.main(["--overwrite"]) == 2
     assert "is damaged, or of another kit: remove it" in capsys.readouterr().err
+
+
+def test_files_of_which_the_machine_is_too_disturbed_take_no_others_with_them(tmp_path, monkeypatch, capsys):
+    folder = small_kit(tmp_path / "kit")
+    measure = loaded(folder)
+    monkeypatch.setattr(measure, "measure_reference", lambda *_, **__: measure.ReferenceTime(0.5, (0.49, 0.51)))
+    names = ["a.onnx", "b.onnx", "c.onnx"]
+    for name in names:
+        (tmp_path / name).write_bytes(reference_model(TASK))
+    true, disturbed = measure.measure, {"b.onnx"}
+
+    def measured(models, *args, **more):
+        if models[0].name in disturbed:
+            raise measure.DisturbedError("too disturbed to measure")
+        return true(models, *args, **more)
+
+    monkeypatch.setattr(measure, "measure", measured)
+    asked = ["--models", *(str(tmp_path / name) for name in names)]
+    assert measure.main(asked) == 2
+    said = capsys.readouterr().err
+    assert "b.onnx: too disturbed to measure" in said
+    assert "models.json, without 1 of 3 files" in said
+    kept = json.loads((folder / "models.json").read_text())["models"]
+    assert [Path(each["file"]).name for each in kept] == ["a.onnx", "c.onnx"]
+    disturbed.update(names)
+    assert measure.main([*asked, "--out", str(tmp_path / "none.json")]) == 2
+    assert not (tmp_path / "none.json").exists()
+
+
+def test_each_group_has_its_rounds(tmp_path, monkeypatch, capsys):
+    """A network alone as many as a file, which it stands for; a kit that does not say them is damaged."""
+    folder = small_kit(tmp_path / "kit")
+    stored = json.loads((folder / "kit.json").read_text())
+    assert stored["rounds"] == [6, *[ROUNDS_A_VISIT] * (len(stored["groups"]) - 1)]
+    measure, asked = loaded(folder), []
+
+    def run_rounds(models, *, rounds, **_):
+        asked.append((len(models), rounds))
+        raise measure.DisturbedError("enough")
+
+    monkeypatch.setattr(measure, "run_rounds", run_rounds)
+    monkeypatch.setattr(measure, "measure_reference", lambda *_, **__: measure.ReferenceTime(0.5, (0.49, 0.51)))
+    for seed in range(20):
+        kit = measure.Kit(folder)
+        kit.plan["seed"] = seed
+        with pytest.raises(measure.DisturbedError):
+            measure.measure_kit(kit, measure.Begun(measure.Kit(folder), measure.device_here(1)))
+    assert (len(stored["groups"][0]) + 1, 6) in asked
+    assert (2, ROUNDS_A_VISIT) in asked
+    assert len(set(asked)) == 2
+    (folder / "kit.json").write_text(json.dumps({**stored, "rounds": stored["rounds"][:-1]}))
+    assert measure.main([]) == 2
+    assert "each group must have its rounds" in capsys.readouterr().err
 
 
 def test_only_what_is_of_the_same_kind_is_replaced(made, tmp_path, capsys):
@@ -500,7 +553,7 @@ SPOILED = {
     "outside its interval": (lambda r: r.update(reference_ms=1e6), "must be above 0 ms and in its interval"),
     "of no networks": (lambda r: r["kit"].update(calibration=[]), "kit.calibration"),
     "unknown field": (lambda r: r["device"].update(colour="red"), "device.colour"),
-    "version": (lambda r: r.update(version=1), "must be of version 5 of the kit, but it is of version 1"),
+    "version": (lambda r: r.update(version=1), "must be of version 6 of the kit, but it is of version 1"),
     "kind": (lambda r: r.update(format="hwnas kit models"), "must be a hwnas kit result"),
     "its kit": (lambda r: r["kit"].update(seed=7), "that part was edited"),
     "no kit": (lambda r: r.pop("kit"), "kit: field required"),

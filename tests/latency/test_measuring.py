@@ -17,11 +17,11 @@ from latency import Device, calibration_of, fit_latency_model, measure, measurin
 from latency.drift import Reading, at_stored_speed
 from latency.measuring import (
     LEAST_PLAN_VISITS,
-    PLAN_ROUNDS,
     PLAN_VISITS,
     PlanTimes,
     measure_plan,
     network_name,
+    rounds_of,
     visit_in_processes,
 )
 from latency.reference import reference_model
@@ -79,7 +79,7 @@ def slowing(monkeypatch):
 def test_drift_moves_no_network_against_the_others(slowing):
     """Measured one after another they would be 10 % apart; so every network is off alike."""
     plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, np.random.default_rng(0)))
-    slowing["all"] = PLAN_VISITS * PLAN_ROUNDS * sum(len(group) + 1 for group in plan.groups)
+    slowing["all"] = PLAN_VISITS * sum(rounds_of(group) * (len(group) + 1) for group in plan.groups)
     times = measure_plan(plan, b"", 1.0, np.random.default_rng(1))
     ratios = times.log_ratios
     assert {len(visits) for visits in ratios.values()} == {PLAN_VISITS}
@@ -117,7 +117,7 @@ def test_how_far_slopes_may_be_wrong_is_known_of_every_plan():
     now = np.exp(0.2 * rng.standard_normal(PLAN_VISITS))
     visits = [{"seen": Reading(0.1 * np.log(ms), ms, 0.0), "still": Reading(1.0, 1.0, 0.0)} for ms in now.tolist()]
     alone = [at_stored_speed([visit[name] for visit in visits], 1.0).slope_deviation for name in visits[0]]
-    assert alone[0] < 0.7 * alone[1]
+    assert alone[0] < 0.9 * alone[1]
     assert PlanTimes.of(visits, 1.0).slope_deviation == pytest.approx(np.sqrt(np.mean(np.square(alone))))
 
 
@@ -134,7 +134,7 @@ def test_models_say_how_the_machine_was_and_how_far_slopes_may_be_wrong(slowing,
     assert between == pytest.approx((1.96 * 0.2 * np.log(1.3)) ** 2)
 
 
-@pytest.mark.parametrize(("budget_s", "visits"), [(1, LEAST_PLAN_VISITS), (45, 4), (10_000, PLAN_VISITS)])
+@pytest.mark.parametrize(("budget_s", "visits"), [(1, LEAST_PLAN_VISITS), (35, 3), (10_000, PLAN_VISITS)])
 def test_a_budget_makes_fewer_visits(slowing, monkeypatch, budget_s, visits):
     slowing["all"] = 1
     plan = plan_latency_model(SPACE, TASK, calibration_of(SPACE, TASK, np.random.default_rng(0)))

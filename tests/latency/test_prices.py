@@ -1,6 +1,7 @@
-"""Prices of layers: against Bayesian regression in closed form, on devices whose prices are known, on measured ones."""
+"""Prices of layers and pieces: against Bayesian regression in closed form, on devices of known prices, on real ones."""
 
 import importlib.util
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from scipy import stats
 from scipy.optimize import approx_fprime
 
 from latency import prices as learning
-from latency.prices import NOISE, PARTS, fit_prices, learned_prices, most_telling
+from latency import table
+from latency.prices import NOISE, PARTS, TIMED_PARTS, fit_prices, learned_prices, most_telling, price_pieces
 from spaces import Task, get_space
 
 SPACE = get_space("darts@4x8")
@@ -92,10 +94,10 @@ def test_variances_maximise_the_posterior(learned):
     start, spread = 2 * np.log([*PARTS.values(), NOISE]), 2 * np.array([0.7] * len(PARTS) + [1.5])
 
     def misfit(logs):
-        return learning._misfit(prices._kernels, logs, (logs - start) / spread, spread)
+        return learning._misfit(prices._process.kernels, logs, (logs - start) / spread, spread)
 
     def minus_log_density(logs):
-        covariance = np.tensordot(np.exp(logs[:-1]), prices._kernels, 1) + np.exp(logs[-1]) * np.eye(30)
+        covariance = np.tensordot(np.exp(logs[:-1]), prices._process.kernels, 1) + np.exp(logs[-1]) * np.eye(30)
         of_times = stats.multivariate_normal(np.zeros(30), covariance).logpdf(np.ones(30))
         return -of_times - stats.norm(start, spread).logpdf(logs).sum()
 
@@ -206,3 +208,100 @@ def test_latencies_of_another_project_are_learned_from_fifty_networks():
     assert found["spearman"] > 0.98
     assert found["within_5"] > 0.97
     assert found["held"] > 0.85
+
+
+@pytest.fixture(scope="module")
+def chain():
+    """(counts, layers, forms) of 300 networks of a chain: of how many pieces, and what layers these have."""
+    space = get_space("proxyless@w0.25")
+    blocks = table._BlockTimes(space, TASK, 1.0, NothingTimed())
+    layers, forms = blocks.layers()
+    return blocks.counts(space.sample(300, np.random.default_rng(0))), layers, forms
+
+
+class NothingTimed:
+    """Every piece took as long."""
+
+    def __init__(self):
+        self.log_ratios = defaultdict(lambda: np.zeros(1))
+
+
+def test_pieces_count_the_layers_of_their_networks(chain):
+    counts, layers, forms = chain
+    tally = get_space("proxyless@w0.25").tally(TASK)
+    whole = tally(get_space("proxyless@w0.25").sample(300, np.random.default_rng(0)))
+    ours = dict(zip(forms, (counts @ layers).T, strict=True))
+    assert set(ours) == set(tally.forms)
+    for form, of_networks in zip(tally.forms, whole.T, strict=True):
+        np.testing.assert_array_equal(ours[form], of_networks)
+
+
+def test_prices_of_pieces_are_those_of_bayesian_regression(chain, monkeypatch):
+    counts, layers, forms = chain
+    rng = np.random.default_rng(1)
+    ms = 0.2 + known_ms(counts @ layers, forms, rng)[:20]
+    timed_ms = rng.uniform(0.01, 0.03, len(layers))
+    parts = [*PARTS.values(), *TIMED_PARTS.values()]
+    variances = (np.array([*parts, NOISE]) * rng.uniform(0.7, 1.4, len(parts) + 1)) ** 2
+    monkeypatch.setattr(
+        learning._Process, "fit", classmethod(lambda cls, kernels, asked: cls(kernels, tuple(variances.tolist())))
+    )
+    priced = price_pieces(counts[:20], timed_ms, layers, forms, ms)
+    mean = (counts[:20] @ layers).mean(axis=0) @ learning._amounts(forms)
+    of_forms = np.tensordot(
+        variances[1 : len(PARTS)], learning._covariances(*[learning._table(forms, mean, {})] * 2), 1
+    )
+    timed = timed_ms / (counts[:20] @ timed_ms).mean()
+    prior = np.zeros((len(layers) + 1, len(layers) + 1))
+    prior[0, 0] = variances[0]
+    prior[1:, 1:] = layers @ of_forms @ layers.T + variances[-3] * np.outer(timed, timed)
+    prior[1:, 1:] += variances[-2] * np.diag(timed**2)
+    design = np.concatenate([np.ones((20, 1)), counts[:20]], axis=1) * (stats.gmean(ms) / ms)[:, None]
+    weights, _ = bayes(prior, design, np.ones(20), variances[-1])
+    assert weights[0] > 0
+    np.testing.assert_allclose(priced.constant_ms, stats.gmean(ms) * weights[0], rtol=1e-6)
+    np.testing.assert_allclose(priced.ms, np.maximum(stats.gmean(ms) * weights[1:], 0.0), rtol=1e-6)
+    assert np.mean(priced.ms > 0) > 0.9
+    without, _ = bayes(prior, np.delete(design, 4, axis=0), np.ones(19), variances[-1])
+    assert priced.left_out_ms[4] == pytest.approx(ms[4] * (design[4] @ without))
+
+
+def errors_of_pieces(chain, *, own, timing, seed):
+    """Mean error for networks that were not measured, where pieces differ so much beyond what their layers tell.
+
+    Args:
+        timing: how far the time of a piece is off, standard deviation of its logarithm.
+    """
+    counts, layers, forms = chain
+    rng = np.random.default_rng(seed)
+    true_ms = (layers @ np.array([2e-3 * f.launches + 5e-8 * f.flops + 1e-7 * f.elements for f in forms])) * np.exp(
+        own * rng.standard_normal(len(layers))
+    )
+    whole_ms = 0.1 + counts @ true_ms
+    measured_ms = whole_ms[:24] * np.exp(0.005 * rng.standard_normal(24))
+    timed_ms = 0.9 * true_ms * np.exp(timing * rng.standard_normal(len(layers)))
+    priced = price_pieces(counts[:24], timed_ms, layers, forms, measured_ms)
+    return np.abs((counts[24:] @ priced.ms + priced.constant_ms) / whole_ms[24:] - 1).mean()
+
+
+def test_pieces_are_priced_by_their_times_and_by_their_layers_whichever_tell_more(chain):
+    def error(**machine):
+        return np.mean([errors_of_pieces(chain, **machine, seed=seed) for seed in range(8)])
+
+    assert error(own=0.3, timing=0.02) < 0.006  # large pieces: their times are sure, their layers tell less
+    assert error(own=0.3, timing=3.0) > 3 * error(own=0.3, timing=0.02)
+    assert error(own=0.02, timing=0.7) < 0.01  # tiny ones: times are what the context left
+    assert error(own=0.3, timing=0.7) > 2 * error(own=0.02, timing=0.7)
+
+
+def test_no_network_costs_nothing(chain):
+    """Whatever was measured, as in a machine that stood still for one network."""
+    counts, layers, forms = chain
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        measured_ms = np.exp(2 * rng.standard_normal(8))
+        priced = price_pieces(counts[:8], rng.random(len(layers)) * (seed % 2), layers, forms, measured_ms)
+        least = 0.1 * measured_ms.min() * (1 - 1e-9)
+        assert priced.ms.min() >= 0
+        assert (counts @ priced.ms + priced.constant_ms).min() >= least
+        assert priced.left_out_ms.min() >= least

@@ -56,8 +56,9 @@ def test_blocks_in_context_sum_to_the_network_where_times_are_additive(additive_
     fitted = measure_table(space, task, DEVICE, reference, reference_ms, calibration=space.sample(8, rng), rng=rng)
     population = space.sample(50, rng)
     truth = OVERHEAD_MS + MS_PER_FLOP * PopulationCosts(space, task).of(population)["flops"]
-    np.testing.assert_allclose(fitted.estimate_ms(population), truth, rtol=1e-6)
-    assert fitted.relative_error < 0.03  # only what another process may differ by
+    np.testing.assert_allclose(fitted.estimate_ms(population), truth, rtol=4e-3)
+    assert np.abs(fitted.estimate_ms(population) / truth - 1).mean() < 1e-3
+    assert fitted.relative_error < 0.01
 
 
 def make_table() -> LatencyTable:
@@ -162,28 +163,6 @@ def test_the_stated_error_holds_for_networks_that_were_never_measured(crooked_ma
     assert 0.9 <= np.mean(inside) <= 1.0
     assert np.mean(errors) < 0.02
     assert np.max(stated) < 0.08
-
-
-def test_deviations_of_blocks_are_those_of_a_gaussian_process_by_scikit_learn():
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import DotProduct
-
-    rng = np.random.default_rng(0)
-    shares = rng.random((15, 30)) * (rng.random((15, 30)) < 0.4) + 0.01
-    measured = 1.2 * (shares * (1 + 0.1 * rng.standard_normal(30))).sum(axis=1)
-    multiples, constant = table.fit_multiples(shares, measured, 0.02)
-    plain, plain_constant = table.fit_multiples(shares, measured, 1e6)  # nothing is learned of a block
-    factor = plain[0]
-    np.testing.assert_allclose(plain, factor)
-    scaled = factor * table.BLOCK_SPREAD * shares / measured[:, None]
-    process = GaussianProcessRegressor(DotProduct(0.0, "fixed"), alpha=0.02**2, optimizer=None)
-    process.fit(scaled, 1 - (factor * shares.sum(axis=1) + plain_constant) / measured)
-    new = rng.random((5, 30))
-    np.testing.assert_allclose(
-        new @ multiples + constant,
-        factor * new.sum(axis=1) + plain_constant + process.predict(factor * table.BLOCK_SPREAD * new),
-        rtol=1e-6,
-    )
 
 
 def test_costs_of_a_device_carry_estimates_and_intervals():

@@ -198,6 +198,11 @@ def test_deploy_replaces_no_model_and_no_file_that_it_would_write(finished):
     _, err = hwnas("deploy", "run", "--pick", name, "--out", "taken", cwd=place, home=place / "home", code=2)
     assert "weights.pt exists already" in err
     assert [file.name for file in (place / "taken").iterdir()] == ["weights.pt"]
+    for below in ("taken/weights.pt", "taken/weights.pt/deeper"):
+        _, err = hwnas("deploy", "run", "--pick", name, "--out", below, cwd=place, home=place / "home", code=2)
+        assert "--out must be a folder, but" in err
+        assert "weights.pt is a file" in err
+    assert (place / "taken" / "weights.pt").read_text() == "mine"
     assert {p: p.read_bytes() for p in (place / "run").glob("models/*/*")} == files
 
 

@@ -17,7 +17,7 @@ from latency import build_onnx, measure, rounds, runtime
 from latency.kit_main import KitError
 from latency.reference import reference_file
 from pipelines import profile as profile_module
-from pipelines.profile import print_profile, profile
+from pipelines.profile import print_profile, profile, reference_remarks
 from spaces import PUBLISHED, InputError, Task, get_space
 
 TASK = Task(32, 10)
@@ -143,7 +143,8 @@ def test_people_see_ours_beside_what_was_published(tmp_path):
 
 
 def test_networks_come_at_what_they_were_published_for_unless_something_else_is_asked(monkeypatch):
-    monkeypatch.setattr(profile_module, "_measured", lambda *_: {})  # seconds, of networks of this size
+    (timed,) = row_of("a")["latencies"]
+    monkeypatch.setattr(profile_module, "_measured", lambda *_: timed)  # seconds, of networks of this size
     monkeypatch.setattr(profile_module, "_peak_resident_bytes", lambda *_: None)
     small = "nasnet-a@6x768"
     published = PUBLISHED[small]
@@ -162,8 +163,12 @@ def test_a_file_is_measured_beside_the_reference_of_its_own_task(tmp_path):
     space = get_space("proxyless@w0.25")
     network = space.layers(space.arch(space.sample(1, np.random.default_rng(0))[0]), Task(16, 7, 1))
     (tmp_path / "m.onnx").write_bytes(build_onnx(network, np.random.default_rng(0), normalise=True))
-    (row,) = profile([str(tmp_path / "m.onnx")], seed=0)["networks"]
+    outcome = profile([str(tmp_path / "m.onnx")], seed=0)
+    (row,) = outcome["networks"]
+    assert outcome["remarks"] == reference_remarks([row])
     assert row["task"] == {"resolution": 16, "classes": 7, "channels": 1}
+    with pytest.raises(InputError, match="are for networks that are given by name, and these are files"):
+        profile([str(tmp_path / "m.onnx")], seed=0, resolution=96)
     assert row["input"] == [1, 16, 16]
     assert row["latency_ms_interval"][0] <= row["latency_ms"] <= row["latency_ms_interval"][1]
 
@@ -196,13 +201,17 @@ def test_a_file_that_cannot_be_counted_is_timed_all_the_same(tmp_path):
     assert "must have sizes that are known" in row["not_counted"]
     assert row["latency_ms"] > 0
     assert (row["task"], row["input"]) == (None, [64])
-    assert "loose.onnx, input 64" in printed({"device": known_device(), "networks": [row]}, width=300)
+    assert "loose.onnx, input 64" in printed(outcome_of(row), width=300)
 
 
 def printed(outcome, *, width):
     out = io.StringIO()
     print_profile(outcome, Console(file=out, width=width))
     return out.getvalue()
+
+
+def outcome_of(*rows, **of_device):
+    return {"device": {**known_device(), **of_device}, "networks": rows, "remarks": reference_remarks(rows)}
 
 
 def known_device():
@@ -221,6 +230,7 @@ def row_of(name, *, now_ms=2.0, **more):
         "latency_wall_p50_ms": 1.4,
         "latency_wall_p90_ms": 1.5,
         "reference_ms": 2.0,
+        "reference_ms_interval": None,
         "reference_now_ms": now_ms,
         "device_fingerprint": "0123456789ab",
     }
@@ -236,7 +246,7 @@ def row_of(name, *, now_ms=2.0, **more):
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_no_figure_is_cut_however_narrow_the_terminal(width):
-    outcome = {"device": known_device(), "networks": [row_of("a-rather-long-name-of-a-network")]}
+    outcome = outcome_of(row_of("a-rather-long-name-of-a-network"))
     text = printed(outcome, width=width)
     figures = ("1.25 (1.2 to 1.3)", "0.75", "1.4, 1.5", "123,456,789", "4,321", "5.50", "1.00")
     assert all(figure in text for figure in ("a-rather-long-name-of-a-network, 96 px", *figures))
@@ -246,9 +256,9 @@ def test_no_figure_is_cut_however_narrow_the_terminal(width):
 
 
 def test_a_machine_that_drifted_since_its_reference_was_stored_says_so_once():
-    steady = {"device": known_device(), "networks": [row_of("a"), row_of("b", now_ms=2.1)]}
+    steady = outcome_of(row_of("a"), row_of("b", now_ms=2.1))
     assert "this machine now runs" not in printed(steady, width=200)
-    slower = {"device": known_device(), "networks": [row_of("a", now_ms=2.6), row_of("b", now_ms=2.6)]}
+    slower = outcome_of(row_of("a", now_ms=2.6), row_of("b", now_ms=2.6))
     assert printed(slower, width=200).count("this machine now runs 30% slower than when its reference latency") == 1
 
 
@@ -258,17 +268,17 @@ def test_why_a_latency_is_no_number_is_said_and_what_helps():
     rows[1]["latencies"][0]["half_between_measurements"] = 0.035  # of 0.04
     for row in rows:
         row["latency_steady"] = row["latencies"][0]["latency_steady"] = False
-    text = printed({"device": known_device(), "networks": rows}, width=400)
+    text = printed(outcome_of(*rows), width=400)
     assert "unsteady (1.2 to 1.3)" in text
     assert "unsteady: the machine was too disturbed; the machine was too unlike its state when" in text
     assert f"if it stays so, remove {reference_file('0123456789ab')}, and the reference is measured anew" in text
 
 
 def test_an_accelerator_that_nobody_names_is_said():
-    device = {**known_device(), "provider": "CUDAExecutionProvider", "accelerator": "unknown"}
+    cuda = {"provider": "CUDAExecutionProvider"}
     said = "what CUDAExecutionProvider computes on is unknown"
-    assert said in printed({"device": device, "networks": [row_of("a")]}, width=300)
-    named = printed({"device": {**device, "accelerator": "NVIDIA H100"}, "networks": [row_of("a")]}, width=300)
+    assert said in printed(outcome_of(row_of("a"), **cuda, accelerator="unknown"), width=300)
+    named = printed(outcome_of(row_of("a"), **cuda, accelerator="NVIDIA H100"), width=300)
     assert said not in named
     assert "CUDAExecutionProvider on NVIDIA H100" in named
 
@@ -276,7 +286,7 @@ def test_an_accelerator_that_nobody_names_is_said():
 def test_of_several_settings_it_is_said_which_one_drifted():
     row = row_of("a", now_ms=2.6)
     row["latencies"] = [row["latencies"][0], {**row["latencies"][0], "threads": 2, "reference_now_ms": 1.4}]
-    text = printed({"device": known_device(), "networks": [row, row_of("b", now_ms=2.4)]}, width=200)
+    text = printed(outcome_of(row, row_of("b", now_ms=2.4)), width=200)
     assert "1 thread: this machine now runs 30% slower" in text
     assert "2 threads: this machine now runs 30% faster" in text
     assert "20% slower" not in text
@@ -285,9 +295,11 @@ def test_of_several_settings_it_is_said_which_one_drifted():
 def test_a_reference_that_is_hardly_known_is_said():
     row = row_of("a", now_ms=2.0)
     row["latencies"][0]["reference_ms_interval"] = (1.95, 2.1)
-    assert "is known within" not in printed({"device": known_device(), "networks": [row]}, width=300)
+    assert "is known within" not in printed(outcome_of(row), width=300)
     row["latencies"][0]["reference_ms_interval"] = (1.6, 2.1)
-    assert "is known within 25% only" in printed({"device": known_device(), "networks": [row]}, width=300)
+    text = printed(outcome_of(row), width=500)
+    assert "is known within 25% only" in text
+    assert f"when less runs beside it, remove {reference_file('0123456789ab')}, and the reference" in text
 
 
 def test_a_file_whose_products_are_not_all_counted_is_timed_and_says_so(tmp_path):
@@ -328,7 +340,7 @@ def test_several_threads_and_batches_stand_side_by_side(tmp_path):
     file = tmp_path / "one.onnx"
     network = space.layers(space.arch(space.sample(1, np.random.default_rng(0))[0]), TASK)
     file.write_bytes(build_onnx(network, np.random.default_rng(0), dynamic_batch=True))
-    outcome = profile([str(file)], **AT, seed=0, batches=(1, 16))
+    outcome = profile([str(file)], seed=0, batches=(1, 16))
     (row,) = outcome["networks"]
     assert [(each["threads"], each["batch"]) for each in row["latencies"]] == [(1, 1), (1, 16)]
     assert {each["device_fingerprint"] for each in row["latencies"]} == {outcome["device"]["fingerprint"]}
