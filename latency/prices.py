@@ -296,7 +296,7 @@ class PiecePrices:
 
     Attributes:
         ms: (pieces,), none negative.
-        constant_ms: what a network costs beside them, never negative by more than those cost that all networks have.
+        constant_ms: what a network costs beside them; below 0 where the measured ones say so.
         left_out_ms: (n,) what the others alone say of each measured network.
         relative_error: half-width of a 95 % interval that would hold for a network like the measured ones, as a share.
     """
@@ -329,11 +329,9 @@ def price_pieces(
     process = _Process.fit(_kernels(covariances, scaled, ones), [*PARTS.values(), *TIMED_PARTS.values()])
     network, *others, _ = process.variances
     ms = typical_ms * np.tensordot(others, covariances, 1) @ scaled.T @ process.weights
-    ms, constant_ms = np.maximum(ms, 0.0), typical_ms * network * float(ones @ process.weights)
-    in_all = float(counts.min(axis=0) @ ms)
     return PiecePrices(
-        ms,
-        max(constant_ms, LEAST_SHARE * float(measured_ms.min()) - in_all),
+        np.maximum(ms, 0.0),
+        typical_ms * network * float(ones @ process.weights),
         _left_out_ms(measured_ms, process.left_out),
         process.relative_error,
     )

@@ -25,7 +25,7 @@ from spaces.tally import LayerForm, forms_of
 from .device import Device
 from .measuring import MeasuringPlan, PlanTimes, measure_plan, network_name, networks_digest
 from .model import LatencyModel, check_enough, check_networks, stored_fields
-from .prices import price_pieces
+from .prices import LEAST_SHARE, price_pieces
 
 CONTEXT_CHANNELS = 8
 CALIBRATION_NETWORKS, CALIBRATION_DRAWN = 24, 500
@@ -157,6 +157,8 @@ def fit_table(
     names = [network_name(space.layers(space.arch(row), task)) for row in rows]
     measured = reference_ms * np.exp([times.log_ratios[name].mean() for name in names])
     prices = price_pieces(blocks.counts(rows), blocks.ms, *blocks.layers(), measured)
+    cost = blocks.cost(prices.ms, prices.constant_ms)
+    least_ms = LEAST_SHARE * float(measured.min())
     return LatencyTable(
         device=device,
         space=space.name,
@@ -164,7 +166,7 @@ def fit_table(
         reference_ms=reference_ms,
         reference_now_ms=times.reference_now_ms,
         slope_deviation=times.slope_deviation,
-        cost=blocks.cost(prices.ms, prices.constant_ms),
+        cost=replace(cost, constant=max(cost.constant, least_ms)),
         relative_error=prices.relative_error,
         calibration=tuple(zip(measured.tolist(), prices.left_out_ms.tolist(), strict=True)),
         networks=networks_digest(plan.groups[0]),

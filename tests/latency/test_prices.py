@@ -292,16 +292,3 @@ def test_pieces_are_priced_by_their_times_and_by_their_layers_whichever_tell_mor
     assert error(own=0.3, timing=3.0) > 3 * error(own=0.3, timing=0.02)
     assert error(own=0.02, timing=0.7) < 0.01  # tiny ones: times are what the context left
     assert error(own=0.3, timing=0.7) > 2 * error(own=0.02, timing=0.7)
-
-
-def test_no_network_costs_nothing(chain):
-    """Whatever was measured, as in a machine that stood still for one network."""
-    counts, layers, forms = chain
-    for seed in range(10):
-        rng = np.random.default_rng(seed)
-        measured_ms = np.exp(2 * rng.standard_normal(8))
-        priced = price_pieces(counts[:8], rng.random(len(layers)) * (seed % 2), layers, forms, measured_ms)
-        least = 0.1 * measured_ms.min() * (1 - 1e-9)
-        assert priced.ms.min() >= 0
-        assert (counts @ priced.ms + priced.constant_ms).min() >= least
-        assert priced.left_out_ms.min() >= least

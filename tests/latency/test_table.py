@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from latency import Device, DeviceCosts, LatencyTable, PopulationCosts, build_onnx, measure_table, measuring, table
-from latency.measuring import networks_digest
+from latency.measuring import PlanTimes, networks_digest
 from latency.rounds import Rounds
 from spaces import InputError, Task, get_space
 from spaces.additive import AdditiveCost
@@ -163,6 +163,22 @@ def test_the_stated_error_holds_for_networks_that_were_never_measured(crooked_ma
     assert 0.9 <= np.mean(inside) <= 1.0
     assert np.mean(errors) < 0.02
     assert np.max(stated) < 0.08
+
+
+def test_no_network_costs_nothing():
+    """Whatever was measured, as on a machine that stood still for one network and ran away in another."""
+    task, rng = Task(8, 10, 1), np.random.default_rng(0)
+    rows = NARROW.sample(300, rng)
+    for scatter in (0.3, 1.0, 3.0):
+        for n in (6, 24):
+            plan = table.table_plan(NARROW, task, NARROW.sample(n, rng))
+            names = [measuring.network_name(network) for group in plan.groups for network in group]
+            times = PlanTimes({name: scatter * rng.standard_normal(2) for name in names}, 0.5, 0.1)
+            fitted = table.fit_table(NARROW, plan, DEVICE, 0.5, times)
+            least_ms = min(measured for measured, _ in fitted.calibration)
+            assert fitted.estimate_ms(rows).min() >= 0.0999 * least_ms
+            assert min(left_out for _, left_out in fitted.calibration) >= 0.0999 * least_ms
+            assert np.isfinite(fitted.relative_error)
 
 
 def test_costs_of_a_device_carry_estimates_and_intervals():
