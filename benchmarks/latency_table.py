@@ -4,7 +4,7 @@
     uv run python benchmarks/latency_table.py --resolution 224 --busy 1
     uv run python benchmarks/latency_table.py --resolution 96 --later
 
-A table is measured as a search does it; other networks, from the whole range of multiply-adds, each in 18 processes of
+A table is measured as a search does it; other networks, from the whole range of multiply-adds, each in 12 processes of
 its own, in the rounds and visits of latency/runtime.py. The two take turns: with each of the four visits of the table's
 networks all others are measured in three processes each, so that a machine that drifts is the same for both, and what
 one minute makes of a network is not taken for its latency: the errors are those of the table. With `--later` the others
