@@ -1,6 +1,6 @@
 """How well is latency learned from 10, 30 and 100 networks of a space that were measured on this device?
 
-    python benchmarks/latency_learned.py --space darts@8x16 --keep darts.jsonl     # measures, about 3 minutes
+    python benchmarks/latency_learned.py --space darts@8x16 --keep darts.jsonl     # measures, about 5 minutes
     python benchmarks/latency_learned.py --from darts.jsonl nasnet.jsonl           # learns again from what was kept
 
 Networks to learn from are those that `spread_rows` names, networks to judge by are random ones (of chains, from the
@@ -42,11 +42,11 @@ from latency.drift import (
     readings_of,
     slope_deviation_of,
 )
-from latency.measuring import PLAN_VISITS, rounds_of
+from latency.measuring import PLAN_VISITS
 from latency.model import spread_rows
 from latency.prices import fit_prices, most_telling
 from latency.reference import reference_model
-from latency.rounds import new_processes, run_rounds
+from latency.rounds import new_processes, rounds_of, run_rounds
 from spaces import Population, SearchSpace, Task, get_space
 from spaces.tally import LayerForm
 

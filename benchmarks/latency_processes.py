@@ -23,9 +23,8 @@ from latency_help import half_interval
 
 from latency import Device, build_onnx
 from latency.drift import WARM_RUNS, readings_of
-from latency.measuring import rounds_of
 from latency.reference import reference_model
-from latency.rounds import in_new_process, new_processes, run_rounds
+from latency.rounds import in_new_process, new_processes, rounds_of, run_rounds
 from spaces import Task, get_space
 
 RESULTS = Path(__file__).with_name("results") / "latency_processes.csv"

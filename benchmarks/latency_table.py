@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from latency import Device, LatencyModel, build_onnx, calibration_of, fit_latency_model, plan_latency_model
-from latency.drift import at_stored_speed, readings_of
-from latency.measuring import PLAN_VISITS, PlanTimes, Visit, visit_in_processes
+from latency.drift import Visit, at_stored_speed, readings_of
+from latency.measuring import PLAN_VISITS, PlanTimes, visit_in_processes
 from latency.reference import reference_model
 from latency.rounds import DEFAULT_SETTING, Rounds, new_processes
 from latency.runtime import VISITS, half_interval, measured_once

@@ -57,6 +57,9 @@ class Reading(NamedTuple):
     expected_slope: float
 
 
+Visit = dict[str, Reading]  # of each network of a plan, by its name
+
+
 def readings_of(raw: Rounds) -> list[list[Reading]]:
     """Of each network but the first, which is the reference, one for each visit.
 
@@ -71,6 +74,12 @@ def readings_of(raw: Rounds) -> list[list[Reading]]:
         [Reading(*map(float, each)) for each in zip(ratios, flushed_ms[0], expected, strict=True)]
         for ratios, expected in zip(raw.log_ratios(), slopes, strict=True)
     ]
+
+
+def reference_now_of(visits: Sequence[Visit]) -> float:
+    """What the reference took while all networks were visited, in ms; what networks share counts once."""
+    each = [np.quantile(list({reading.reference_ms for reading in visit.values()}), QUANTILE) for visit in visits]
+    return float(np.median(each))
 
 
 @dataclass(frozen=True)

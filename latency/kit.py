@@ -32,7 +32,7 @@ from .device import Device
 from .drift import Reading
 from .files import read_json, write_atomically
 from .kit_main import KIT, KIT_FILE, MAIN_FILE, NETWORKS_FILE, REFERENCE, RESULT, VERSION, digest
-from .measuring import LEAST_PLAN_VISITS, PLAN_VISITS, MeasuringPlan, PlanTimes, network_name, rounds_of
+from .measuring import LEAST_PLAN_VISITS, PLAN_VISITS, MeasuringPlan, PlanTimes, network_name
 from .model import LatencyModel
 from .modelling import calibration_of, check_estimates, fit_latency_model, plan_latency_model
 from .reference import keep_reference, reference_model
@@ -86,7 +86,6 @@ class KitPlan(_Told):
     seed: int
     calibration: Annotated[list[str], Field(min_length=1)]
     visits: Annotated[int, Field(ge=LEAST_PLAN_VISITS)]
-    rounds: list[Count]  # of each group
     groups: list[list[str]]
     files: dict[str, str]
 
@@ -148,7 +147,6 @@ def write_kit(out: Path, space: SearchSpace, task: Task, *, seed: int, own: Spac
         "seed": seed,
         "calibration": [space.format(row) for row in plan.calibration],
         "visits": PLAN_VISITS,
-        "rounds": list(map(rounds_of, plan.groups)),
         "groups": [list(map(network_name, group)) for group in plan.groups],
         "files": {NETWORKS_FILE: sha256(networks).hexdigest(), MAIN_FILE: sha256(source.encode()).hexdigest()},
     }

@@ -24,8 +24,26 @@ import numpy as np
 import onnxruntime
 
 from .device import Device, allowed_cores
-from .drift import WARM_RUNS, Reading, drift_remark, measured_anew, readings_of, unsteady_reason
-from .rounds import DisturbedError, ProviderError, Setting, in_new_process, new_processes, open_session, run_rounds
+from .drift import (
+    WARM_RUNS,
+    Reading,
+    Visit,
+    drift_remark,
+    measured_anew,
+    readings_of,
+    reference_now_of,
+    unsteady_reason,
+)
+from .rounds import (
+    DisturbedError,
+    ProviderError,
+    Setting,
+    in_new_process,
+    new_processes,
+    open_session,
+    rounds_of,
+    run_rounds,
+)
 from .runtime import (
     REFERENCE_PROCESSES,
     REFERENCE_ROUNDS,
@@ -35,7 +53,7 @@ from .runtime import (
     vague_remark,
 )
 
-VERSION = 6  # of what a kit and its result hold
+VERSION = 7  # of what a kit and its result hold
 KIT, RESULT, MODELS_RESULT, BEGUN = "hwnas kit", "hwnas kit result", "hwnas kit models", "hwnas kit begun"
 KIT_FILE, NETWORKS_FILE, MAIN_FILE = "kit.json", "networks.zip", "measure.py"
 REFERENCE = "reference"
@@ -100,13 +118,12 @@ class Kit:
         try:
             self.plan: dict[str, Any] = json.loads((folder / KIT_FILE).read_text(encoding="utf-8"))
             kind, version = self.plan["format"], self.plan["version"]
-            self.plan["files"], self.plan["visits"], self.plan["seed"]
-            if len(self.plan["rounds"]) != len(self.plan["groups"]):
-                raise ValueError("each group must have its rounds")
+            if (kind, version) != (KIT, VERSION):
+                came = f"it is of a {kind} {version}: copy the kit again, all of it"
+                raise KitError(f"{folder / KIT_FILE} must be of a {KIT} {VERSION}, as this file, but {came}")
+            self.plan["files"], self.plan["groups"], self.plan["visits"], self.plan["seed"]
         except (ValueError, KeyError, TypeError) as error:
             raise KitError(f"{folder / KIT_FILE} is damaged ({error!r}): copy the kit again") from None
-        if (kind, version) != (KIT, VERSION):
-            raise KitError(f"{folder / KIT_FILE} must be of a {KIT} {VERSION}, but it is of a {kind} {version}")
         for name, sha256 in self.plan["files"].items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
                 raise KitError(f"{folder / name} is not the file that the kit was made with: copy the kit again")
@@ -194,7 +211,8 @@ class Progress:
 
 def runs_of(plan: Mapping[str, Any], which: Iterable[int]) -> int:
     """How often something runs in one visit of these groups, the reference network beside the others included."""
-    return sum((int(plan["rounds"][i]) + WARM_RUNS) * (len(plan["groups"][i]) + 1) for i in which)
+    groups = [plan["groups"][i] for i in which]
+    return sum((rounds_of(group) + WARM_RUNS) * (len(group) + 1) for group in groups)
 
 
 def begun_name(fingerprint: str) -> str:
@@ -232,7 +250,7 @@ class Begun:
             print(f"{MAIN_FILE}: {vague}", file=sys.stderr)
         return reference_ms
 
-    def add(self, visit: Mapping[str, Reading]) -> None:
+    def add(self, visit: Visit) -> None:
         """What one visit tells of all networks, by name."""
         self.stored["visits"].append({name: reading._asdict() for name, reading in visit.items()})
         self._write()
@@ -255,15 +273,14 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     progress = Progress((visits - done) * runs_of(kit.plan, range(len(groups))))
     for number in range(done, visits):
         rng = np.random.default_rng([seed, number])  # its own: going on must not repeat the orders of earlier visits
-        found: dict[str, Reading] = {}
+        found: Visit = {}
         with new_processes() as run:
             for i in rng.permutation(len(groups)):
                 found.update(run(kit_visit, kit, int(i), setting, *rng.spawn(1)))
                 progress.advance(runs_of(kit.plan, [i]))
         begun.add(found)
     made = begun.stored["visits"]
-    readings = {name: [visit[name] for visit in made] for name in made[0]}
-    now_ms = float(np.median([each["reference_ms"] for visits in readings.values() for each in visits]))
+    now_ms = reference_now_of([{name: Reading(**each) for name, each in visit.items()} for visit in made])
     ran = "while it was measured, this machine ran"
     remark = drift_remark(reference_ms, now_ms, ran=ran, helps=measured_anew(begun.path))
     if remark:
@@ -273,38 +290,39 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
         "kit": kit.plan,
         "reference_ms": reference_ms,
         "reference_ms_interval": begun.stored["reference_ms_interval"],
-        "readings": readings,
+        "readings": {name: [visit[name] for visit in made] for name in made[0]},
     }
 
 
-def kit_visit(kit: Kit, number: int, setting: Setting, rng: np.random.Generator) -> dict[str, Reading]:
+def kit_visit(kit: Kit, number: int, setting: Setting, rng: np.random.Generator) -> Visit:
     """One visit of each network of the group of this number, by this process."""
-    group, rounds = kit.plan["groups"][number], kit.plan["rounds"][number]
+    group = kit.plan["groups"][number]
     models = [kit.model(name) for name in (REFERENCE, *group)]
-    raw = run_rounds(models, visits=1, rounds=rounds, warm_runs=WARM_RUNS, rng=rng, setting=setting)
+    raw = run_rounds(models, visits=1, rounds=rounds_of(group), warm_runs=WARM_RUNS, rng=rng, setting=setting)
     return {name: visits[0] for name, visits in zip(group, readings_of(raw), strict=True)}
 
 
 def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, Any]:
     """Latencies of ONNX files beside the reference network; they are printed too.
 
-    Those of which the machine was too disturbed are left out, and the reason is printed.
+    Those that could not be measured are left out, and the reason is printed; after an interrupt, all that follow.
 
     Raises:
-        DisturbedError: if none is left.
+        KitError: if none is left.
     """
     device = begun.device
     rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
     reference, reference_ms = kit.model(REFERENCE), begun.reference_ms(rng)
     rows: list[dict[str, Any]] = []
-    disturbed: list[DisturbedError] = []
     for path in files:
         try:
             (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
-        except DisturbedError as error:
-            print(f"{path}: {error}", file=sys.stderr)
-            disturbed.append(error)
+        except (DisturbedError, ProviderError, BrokenProcessPool) as error:
+            print(f"{path}: {KILLED if isinstance(error, BrokenProcessPool) else error}", file=sys.stderr)
             continue
+        except KeyboardInterrupt:
+            print(f"\n{path}: interrupted", file=sys.stderr)
+            break
         low, high = timing.latency_ms_interval
         why = unsteady_reason(timing.latency_ms_interval, timing.half_between_measurements)
         number = f"{timing.latency_ms:.4g} ms" if timing.steady else f"unsteady: {why}"
@@ -318,7 +336,7 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         rows.append({"file": str(path), "sha256": sha256, **timing.record()})
     if not rows:
-        raise disturbed[-1]
+        raise KitError("none of the files was measured, and nothing is written")
     known = {"reference_ms": reference_ms, "reference_ms_interval": begun.stored["reference_ms_interval"]}
     return {**said_of(MODELS_RESULT, kit, device), **known, "models": rows}
 

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from spaces import Network, Population, Task
 
-from .drift import WARM_RUNS, Reading, at_stored_speed, readings_of, slope_deviation_of
+from .drift import WARM_RUNS, Visit, at_stored_speed, readings_of, reference_now_of, slope_deviation_of
 from .onnx_graph import build_onnx
-from .rounds import QUANTILE, ROUNDS_A_VISIT, new_processes, run_rounds
+from .rounds import new_processes, rounds_of, run_rounds
 
 PLAN_VISITS, LEAST_PLAN_VISITS = 4, 2
-TOGETHER_ROUNDS = 6  # of many networks in the same rounds, which are compared with each other alone
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,6 @@ class MeasuringPlan:
         }
 
 
-def rounds_of(group: Sequence[object]) -> int:
-    """In one visit: of a network alone as many as of a file, since those after a loading are slower than later ones."""
-    return ROUNDS_A_VISIT if len(group) == 1 else TOGETHER_ROUNDS
-
-
 def network_name(network: Network) -> str:
     """Twelve hexadecimal digits of the layer records: what has one name is one network, on whatever machine."""
     records = json.dumps([astuple(layer) for layer in network], default=int)  # a space may write numpy's integers
@@ -58,9 +52,6 @@ def network_name(network: Network) -> str:
 def networks_digest(networks: Iterable[Network]) -> str:
     """Twelve hexadecimal digits by which it is known whether a space still has the networks that were measured."""
     return hashlib.sha256(" ".join(map(network_name, networks)).encode()).hexdigest()[:12]
-
-
-Visit = Mapping[str, Reading]  # of each network of a plan, by `network_name`
 
 
 @dataclass(frozen=True)
@@ -86,10 +77,9 @@ class PlanTimes:
             reference_ms: of the reference network, as stored.
         """
         there = {name: at_stored_speed([visit[name] for visit in visits], reference_ms) for name in visits[0]}
-        now_ms = [np.quantile(list({each.reference_ms for each in visit.values()}), QUANTILE) for visit in visits]
         return cls(
             {name: each.log_ratios for name, each in there.items()},
-            float(np.median(now_ms)),
+            reference_now_of(visits),
             slope_deviation_of(there.values()),
         )
 
@@ -123,16 +113,16 @@ def measure_plan(
 
 def visit_in_processes(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> Visit:
     """One visit of each network of a plan: of each group in random order, where nothing else has run."""
-    found: dict[str, Reading] = {}
+    found: Visit = {}
     with new_processes() as run:
         for i in rng.permutation(len(plan.groups)):
             found |= run(visit_once, replace(plan, groups=(plan.groups[i],)), reference, *rng.spawn(1))
     return found
 
 
-def visit_once(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> dict[str, Reading]:
+def visit_once(plan: MeasuringPlan, reference: bytes, rng: np.random.Generator) -> Visit:
     """One visit of each network of a plan, by this process."""
-    found: dict[str, Reading] = {}
+    found: Visit = {}
     for group in plan.groups:
         models = plan.models(group, rng)
         both, rounds = [reference, *models.values()], rounds_of(group)

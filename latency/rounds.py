@@ -36,6 +36,7 @@ FLUSH_BYTES = 64 * 2**20  # a larger buffer makes runs of tiny networks twice as
 QUANTILE = 0.25
 MIDDLE = (0.3, 0.4, 0.5, 0.6, 0.7)  # quantiles of a visit's rounds: their mean scatters less than the median alone
 ROUNDS_A_VISIT = 16
+TOGETHER_ROUNDS = 6  # of many networks in the same rounds, which are compared with each other alone
 PATIENCE = 6  # visits that are made again before it is waited
 LEAST_ROUNDS = 3  # after a loading that were not interrupted, for those that were to be left out
 SLOW_ROUND = math.log(1.5)  # over the networks' lower quartiles; where others share the machine, 1.2 is usual
@@ -53,6 +54,11 @@ class DisturbedError(RuntimeError):
 
 class ProviderError(RuntimeError):
     """ONNX Runtime does not run a network where it was told to."""
+
+
+def rounds_of(group: Sequence[object]) -> int:
+    """In one visit: of a network alone as many as of a file, since those after a loading are slower than later ones."""
+    return ROUNDS_A_VISIT if len(group) == 1 else TOGETHER_ROUNDS
 
 
 @dataclass(frozen=True)

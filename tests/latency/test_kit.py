@@ -297,38 +297,46 @@ def test_a_reference_that_was_edited_is_not_used(made, tmp_path, capsys, result,
     assert "is damaged, or of another kit: remove it" in capsys.readouterr().err
 
 
-def test_files_of_which_the_machine_is_too_disturbed_take_no_others_with_them(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("what", ["disturbed", "killed", "elsewhere", "interrupted"])
+def test_what_was_measured_of_files_is_not_lost_with_another(tmp_path, monkeypatch, capsys, what):
     folder = small_kit(tmp_path / "kit")
     measure = loaded(folder)
     monkeypatch.setattr(measure, "measure_reference", lambda *_, **__: measure.ReferenceTime(0.5, (0.49, 0.51)))
     names = ["a.onnx", "b.onnx", "c.onnx"]
     for name in names:
         (tmp_path / name).write_bytes(reference_model(TASK))
-    true, disturbed = measure.measure, {"b.onnx"}
+    error, says = {
+        "disturbed": (measure.DisturbedError("too disturbed to measure"), "too disturbed to measure"),
+        "killed": (measure.BrokenProcessPool("a process died"), measure.KILLED),
+        "elsewhere": (measure.ProviderError("it runs on another provider"), "it runs on another provider"),
+        "interrupted": (KeyboardInterrupt(), "interrupted"),
+    }[what]
+    true, bad = measure.measure, {"b.onnx"}
 
     def measured(models, *args, **more):
-        if models[0].name in disturbed:
-            raise measure.DisturbedError("too disturbed to measure")
+        if models[0].name in bad:
+            raise error
         return true(models, *args, **more)
 
     monkeypatch.setattr(measure, "measure", measured)
     asked = ["--models", *(str(tmp_path / name) for name in names)]
     assert measure.main(asked) == 2
     said = capsys.readouterr().err
-    assert "b.onnx: too disturbed to measure" in said
-    assert "models.json, without 1 of 3 files" in said
+    assert f"b.onnx: {says}" in said
+    there = ["a.onnx"] if what == "interrupted" else ["a.onnx", "c.onnx"]
+    assert f"models.json, without {3 - len(there)} of 3 files" in said
     kept = json.loads((folder / "models.json").read_text())["models"]
-    assert [Path(each["file"]).name for each in kept] == ["a.onnx", "c.onnx"]
-    disturbed.update(names)
+    assert [Path(each["file"]).name for each in kept] == there
+    bad.update(names)
     assert measure.main([*asked, "--out", str(tmp_path / "none.json")]) == 2
+    assert "none of the files was measured, and nothing is written" in capsys.readouterr().err
     assert not (tmp_path / "none.json").exists()
 
 
-def test_each_group_has_its_rounds(tmp_path, monkeypatch, capsys):
-    """A network alone as many as a file, which it stands for; a kit that does not say them is damaged."""
+def test_each_group_has_its_rounds(tmp_path, monkeypatch):
+    """A network alone as many as a file, which it stands for."""
     folder = small_kit(tmp_path / "kit")
     stored = json.loads((folder / "kit.json").read_text())
-    assert stored["rounds"] == [6, *[ROUNDS_A_VISIT] * (len(stored["groups"]) - 1)]
     measure, asked = loaded(folder), []
 
     def run_rounds(models, *, rounds, **_):
@@ -345,9 +353,6 @@ def test_each_group_has_its_rounds(tmp_path, monkeypatch, capsys):
     assert (len(stored["groups"][0]) + 1, 6) in asked
     assert (2, ROUNDS_A_VISIT) in asked
     assert len(set(asked)) == 2
-    (folder / "kit.json").write_text(json.dumps({**stored, "rounds": stored["rounds"][:-1]}))
-    assert measure.main([]) == 2
-    assert "each group must have its rounds" in capsys.readouterr().err
 
 
 def test_only_what_is_of_the_same_kind_is_replaced(made, tmp_path, capsys):
@@ -420,7 +425,11 @@ def test_a_kit_that_did_not_arrive_whole_measures_nothing(tmp_path, capsys):
     (folder / "networks.zip").write_bytes((folder / "networks.zip").read_bytes()[:-7])
     assert measure.main([]) == 2
     assert "networks.zip is not the file that the kit was made with" in capsys.readouterr().err
-    (folder / "kit.json").write_text((folder / "kit.json").read_text()[:-20])
+    stored = json.loads((folder / "kit.json").read_text())
+    (folder / "kit.json").write_text(json.dumps({"format": "hwnas kit", "version": 5}))  # another one, not damaged
+    assert measure.main([]) == 2
+    assert "must be of a hwnas kit 7, as this file, but it is of a hwnas kit 5: copy" in capsys.readouterr().err
+    (folder / "kit.json").write_text(json.dumps(stored)[:-20])
     assert measure.main([]) == 2
     assert "kit.json is damaged" in capsys.readouterr().err
     (folder / "kit.json").unlink()
@@ -553,7 +562,7 @@ SPOILED = {
     "outside its interval": (lambda r: r.update(reference_ms=1e6), "must be above 0 ms and in its interval"),
     "of no networks": (lambda r: r["kit"].update(calibration=[]), "kit.calibration"),
     "unknown field": (lambda r: r["device"].update(colour="red"), "device.colour"),
-    "version": (lambda r: r.update(version=1), "must be of version 6 of the kit, but it is of version 1"),
+    "version": (lambda r: r.update(version=1), "must be of version 7 of the kit, but it is of version 1"),
     "kind": (lambda r: r.update(format="hwnas kit models"), "must be a hwnas kit result"),
     "its kit": (lambda r: r["kit"].update(seed=7), "that part was edited"),
     "no kit": (lambda r: r.pop("kit"), "kit: field required"),

@@ -21,11 +21,10 @@ from latency.measuring import (
     PlanTimes,
     measure_plan,
     network_name,
-    rounds_of,
     visit_in_processes,
 )
 from latency.reference import reference_model
-from latency.rounds import ROUNDS_A_VISIT, Rounds, in_new_process, new_processes
+from latency.rounds import ROUNDS_A_VISIT, Rounds, in_new_process, new_processes, rounds_of
 from spaces import Task, get_space
 
 SPACE, TASK = get_space("proxyless@8,8x1,16x2s2,32"), Task(16, 10)
