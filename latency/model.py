@@ -24,6 +24,7 @@ from .drift import SLOPE_DEVIATION, half_between
 from .measuring import MeasuringPlan, PlanTimes, measure_plan, network_name, networks_digest
 from .prices import LayerPrices, fit_prices, learned_prices, most_telling
 
+VERSION = 2  # of how networks are measured for a model and what is learned from them, within one protocol
 LEARNED_NETWORKS = 30
 LEAST_NETWORKS = 6  # below, no error can be stated
 MEASURE_ANEW = "measure a new table: start a new run without the old one"
@@ -104,6 +105,7 @@ class LatencyModel(ABC):
         return {
             **{name: getattr(self, name) for name in names},
             "protocol": PROTOCOL,
+            "version": VERSION,
             "device": asdict(self.device),
             "task": asdict(self.task),
         }
@@ -119,10 +121,11 @@ def stored_fields(stored: Mapping[str, Any], *, space: str, task: Task, device: 
     """The fields that all models share, from what `common_fields` gave.
 
     Raises:
-        InputError: if they are of another device, space or task than the ones given.
+        InputError: if they are of another version, device, space or task than the ones given.
     """
     for what, theirs, ours in (
         ("protocol", stored.get("protocol", 1), PROTOCOL),
+        ("version", stored.get("version", 1), VERSION),
         ("device", Device(**stored["device"]), device),
         ("space", stored["space"], space),
         ("task", Task(**stored["task"]), task),

@@ -149,10 +149,9 @@ class _Process:
         return np.asarray(self.weights / self.precision)
 
     @property
-    def relative_error(self) -> float:
-        """Half-width of a 95 % interval that would hold for a network like the measured ones, as a share."""
-        reach = stdtrit(len(self.left_out) - 1, 0.975)
-        return float(reach * np.sqrt(np.mean(self.left_out**2)))
+    def weights_of_others(self) -> Floats:
+        """(n, n): in each row the weights without another of the measured networks, whose own is 0 there."""
+        return np.asarray(self.weights - cho_solve(self.factor, np.diag(self.left_out)).T)
 
 
 def _kernels(covariances: Floats, scaled: Floats, ones: Floats) -> Floats:
@@ -160,9 +159,14 @@ def _kernels(covariances: Floats, scaled: Floats, ones: Floats) -> Floats:
     return np.concatenate([np.outer(ones, ones)[None], scaled @ covariances @ scaled.T])
 
 
-def _left_out_ms(measured_ms: Floats, left_out: Floats) -> Floats:
-    """(n,) what the others say of each measured network, never below what any estimate is."""
-    return np.asarray(np.maximum(measured_ms * (1 - left_out), LEAST_SHARE * measured_ms.min()))
+def relative_error(measured_ms: Floats, left_out_ms: Floats) -> float:
+    """Half-width of a 95 % interval that would hold for a network like the measured ones, of the logarithm.
+
+    Args:
+        left_out_ms: (n,) what the others alone say of each measured network.
+    """
+    errors = np.log(left_out_ms / measured_ms)
+    return float(stdtrit(len(errors) - 1, 0.975) * np.sqrt(np.mean(errors**2)))
 
 
 @dataclass(frozen=True)
@@ -211,13 +215,13 @@ class LayerPrices:
 
     @property
     def left_out_ms(self) -> Floats:
-        """(n,) what the others alone say of each measured network."""
-        return _left_out_ms(self.measured_ms, self.left_out)
+        """(n,) what the others alone say of each measured network, by the variances that all of them say."""
+        return np.asarray(np.maximum(self.measured_ms * (1 - self.left_out), LEAST_SHARE * self.measured_ms.min()))
 
     @property
     def relative_error(self) -> float:
-        """Half-width of a 95 % interval that would hold for a network like the measured ones, as a share."""
-        return self._process.relative_error
+        """`relative_error` of those left out."""
+        return relative_error(self.measured_ms, self.left_out_ms)
 
     @cached_property
     def _reach(self) -> float:
@@ -297,18 +301,16 @@ class PiecePrices:
     Attributes:
         ms: (pieces,), none negative.
         constant_ms: what a network costs beside them; below 0 where the measured ones say so.
-        left_out_ms: (n,) what the others alone say of each measured network.
-        relative_error: half-width of a 95 % interval that would hold for a network like the measured ones, as a share.
+        left_out_ms: (n,) what prices of the same kind, set by the others alone, say of each measured network.
     """
 
     ms: Floats
     constant_ms: float
     left_out_ms: Floats
-    relative_error: float
 
 
 def price_pieces(
-    counts: Floats, timed_ms: Floats, layers: Floats, forms: Sequence[LayerForm], measured_ms: Floats
+    counts: Floats, timed_ms: Floats, layers: Floats, forms: Sequence[LayerForm], measured_ms: Floats, always: Floats
 ) -> PiecePrices:
     """Learn prices of pieces from networks that were measured whole.
 
@@ -317,6 +319,8 @@ def price_pieces(
         timed_ms: (pieces,) what was timed for each alone.
         layers: (pieces, forms), how many layers of each form a piece has.
         measured_ms: (n,).
+        always: (pieces,) how many of each every network has: these and the constant cost a tenth of the fastest
+            measured network at least.
     """
     amounts = counts.mean(axis=0) @ layers @ _amounts(forms)
     table = _table(forms, np.where(amounts > 0, amounts, 1.0), {})
@@ -326,15 +330,22 @@ def price_pieces(
     typical_ms = float(np.exp(np.log(measured_ms).mean()))
     ones = typical_ms / measured_ms
     scaled = counts * ones[:, None]
+    least_ms = LEAST_SHARE * measured_ms.min()
     process = _Process.fit(_kernels(covariances, scaled, ones), [*PARTS.values(), *TIMED_PARTS.values()])
-    network, *others, _ = process.variances
-    ms = typical_ms * np.tensordot(others, covariances, 1) @ scaled.T @ process.weights
-    return PiecePrices(
-        np.maximum(ms, 0.0),
-        typical_ms * network * float(ones @ process.weights),
-        _left_out_ms(measured_ms, process.left_out),
-        process.relative_error,
-    )
+
+    def priced(weights: Floats, variances: Sequence[float]) -> tuple[Floats, Floats]:
+        """(k, n) weights of the measured networks -> (k, pieces) ms and (k,) constants."""
+        network, *others, _ = variances
+        ms = typical_ms * weights @ scaled @ np.tensordot(others, covariances, 1)
+        return np.maximum(ms, 0.0), typical_ms * network * (weights @ ones)
+
+    ms, constant_ms = priced(process.weights[None], process.variances)
+    if constant_ms[0] + ms[0] @ always < least_ms:  # no constant is better than one that has to be raised for all
+        process = replace(process, variances=(0.0, *process.variances[1:]))
+    ms, constant_ms = priced(np.vstack([process.weights, process.weights_of_others]), process.variances)
+    constant_ms = np.maximum(constant_ms, least_ms - ms @ always)
+    left_out_ms = (counts * ms[1:]).sum(axis=1) + constant_ms[1:]
+    return PiecePrices(ms[0], float(constant_ms[0]), left_out_ms)
 
 
 def _misfit(kernels: Floats, logs: Floats, surprise: Floats, spread: Floats) -> tuple[float, Floats]:

@@ -25,7 +25,7 @@ from spaces.tally import LayerForm, forms_of
 from .device import Device
 from .measuring import MeasuringPlan, PlanTimes, measure_plan, network_name, networks_digest
 from .model import LatencyModel, check_enough, check_networks, stored_fields
-from .prices import LEAST_SHARE, price_pieces
+from .prices import price_pieces, relative_error
 
 CONTEXT_CHANNELS = 8
 CALIBRATION_NETWORKS, CALIBRATION_DRAWN = 24, 500
@@ -156,9 +156,7 @@ def fit_table(
     blocks = _BlockTimes(space, task, reference_ms, times)
     names = [network_name(space.layers(space.arch(row), task)) for row in rows]
     measured = reference_ms * np.exp([times.log_ratios[name].mean() for name in names])
-    prices = price_pieces(blocks.counts(rows), blocks.ms, *blocks.layers(), measured)
-    cost = blocks.cost(prices.ms, prices.constant_ms)
-    least_ms = LEAST_SHARE * float(measured.min())
+    prices = price_pieces(blocks.counts(rows), blocks.ms, *blocks.layers(), measured, blocks.always)
     return LatencyTable(
         device=device,
         space=space.name,
@@ -166,8 +164,8 @@ def fit_table(
         reference_ms=reference_ms,
         reference_now_ms=times.reference_now_ms,
         slope_deviation=times.slope_deviation,
-        cost=replace(cost, constant=max(cost.constant, least_ms)),
-        relative_error=prices.relative_error,
+        cost=blocks.cost(prices.ms, prices.constant_ms),
+        relative_error=relative_error(measured, prices.left_out_ms),
         calibration=tuple(zip(measured.tolist(), prices.left_out_ms.tolist(), strict=True)),
         networks=networks_digest(plan.groups[0]),
     )
@@ -178,6 +176,7 @@ class _BlockTimes:
 
     Attributes:
         ms: (pieces,)
+        always: (pieces,) how many of each every network has: a stem and a head.
     """
 
     def __init__(self, space: ChainSpace, task: Task, reference_ms: float, times: PlanTimes) -> None:
@@ -197,6 +196,7 @@ class _BlockTimes:
         stem, head = _unnamed(self._pieces.stem), _unnamed(self._pieces.head)
         self._number = {key: number for number, key in enumerate(networks)}
         self.ms = np.array([own_ms(key, before=key != stem, after=key != head) for key in networks])
+        self.always = np.array([(key == stem) + (key == head) for key in networks], dtype=np.float64)
 
     def layers(self) -> tuple[NDArray[np.float64], tuple[LayerForm, ...]]:
         """(pieces, forms): how many layers of each form every piece has, and the forms."""

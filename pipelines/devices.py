@@ -17,7 +17,7 @@ from latency.device import last_level_cache_bytes
 from latency.drift import measured_anew
 from latency.files import write_atomically
 from latency.kit import import_result, read_result, write_kit
-from latency.kit_main import MAIN_FILE, begun_name
+from latency.kit_main import MAIN_FILE
 from latency.model import stated_error
 from latency.reference import home, reference_file, reference_interval, stored_references
 from latency.runtime import vague_remark
@@ -76,16 +76,8 @@ def show_file(path: Path) -> dict[str, Any]:
         "reference_now_ms": stored.get("reference_now_ms"),
         "calibration": stored["calibration"],
         "range_ms": [min(measured), max(measured)],
-        "remarks": table_remarks(stored, helps=_table_anew(stored)),
+        "remarks": table_remarks(stored),
     }
-
-
-def _table_anew(stored: Mapping[str, Any]) -> str:
-    """What helps where the reference latency of a table is not what it should be."""
-    fingerprint = Device(**stored["device"]).fingerprint
-    if stored.get("origin") == FROM_KIT:
-        return f"remove {begun_name(fingerprint)} beside its {MAIN_FILE}, and measure again by the kit"
-    return f"remove {reference_file(fingerprint)}, and measure the table anew"
 
 
 def measure_device(

@@ -32,7 +32,8 @@ from latency import (
 from latency.device import PROTOCOL
 from latency.drift import drift_remark, measured_anew
 from latency.files import read_json
-from latency.kit_main import MAIN_FILE, MODELS_RESULT, RESULT
+from latency.kit_main import MAIN_FILE, MODELS_RESULT, RESULT, begun_name
+from latency.model import VERSION
 from latency.modelling import check_estimates
 from latency.reference import (
     measuring_alone,
@@ -163,7 +164,8 @@ class EstimatedElsewhere(Latencies):
             f"latencies are estimates of the table of {self.model.device}: copy model.onnx to the kit there, "
             f"and measure it by `{self.to_measure()['command']}`"
         )
-        known = {**self.model.common_fields(), "reference_ms_interval": self.reference_ms_interval}
+        more = {"origin": FROM_KIT, "reference_ms_interval": self.reference_ms_interval}
+        known = {**self.model.common_fields(), **more}
         return "; ".join([estimated, *table_remarks(known)])
 
     def to_measure(self) -> dict[str, str]:
@@ -244,19 +246,28 @@ def table_text(model: LatencyModel, origin: str, reference_interval: Sequence[fl
         raise InputError("what was measured gives no latency model: not all its numbers are finite") from None
 
 
-def table_remarks(stored: Mapping[str, Any], *, helps: str = "") -> list[str]:
+def table_remarks(stored: Mapping[str, Any]) -> list[str]:
     """What a person should know of the reference latency of a table, of which its file says so much.
 
     Earlier versions say neither the interval nor what the reference took meanwhile.
-
-    Args:
-        helps: what to do about it.
     """
-    known_ms, now_ms = stored["reference_ms"], stored.get("reference_now_ms")
+    known_ms, now_ms, helps = stored["reference_ms"], stored.get("reference_now_ms"), _table_anew(stored)
     vague = vague_remark(known_ms, stored.get("reference_ms_interval"), helps=helps)
     ran = "while the table was measured, its device ran"
     drifted = "" if now_ms is None else drift_remark(known_ms, now_ms, ran=ran, helps=helps)
     return [remark for remark in (vague, drifted) if remark]
+
+
+def _table_anew(stored: Mapping[str, Any]) -> str:
+    """What helps where the reference latency of a table is not what it should be."""
+    device = Device(**stored["device"])
+    by_kit, here = stored.get("origin") == FROM_KIT, device == Device.here()
+    kept = f"{begun_name(device.fingerprint)} beside its {MAIN_FILE}"
+    kept_here = str(reference_file(device.fingerprint))
+    if not by_kit:
+        return f"remove {kept_here}, and measure the table anew"
+    # A kit's is not taken where one is stored.
+    return f"remove {f'{kept} and {kept_here}' if here else kept}, and measure again by the kit"
 
 
 def latencies_of(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task) -> Latencies:
@@ -306,20 +317,25 @@ def check_not_mixed(run: RunFolder, hint: str) -> None:
             or its table is damaged.
     """
     stored, here = read_any_table(run.table), Device.here()
-    if not _is_of(stored, here) and (stored.get("origin") != FROM_KIT or _protocol(stored) != PROTOCOL):
-        was = f"on {Device(**stored['device'])}" if _protocol(stored) == PROTOCOL else "by another version of hwnas"
+    if not _is_of(stored, here) and (stored.get("origin") != FROM_KIT or not _is_todays(stored)):
+        was = f"on {Device(**stored['device'])}" if _is_todays(stored) else "by another version of hwnas"
         raise InputError(
             f"the latencies of {run.path} were measured {was}, and cannot be mixed with those of {here}", hint=hint
         )
 
 
-def _protocol(stored: Mapping[str, Any]) -> int:
-    return int(stored.get("protocol", 1))
+def _made_by(stored: Mapping[str, Any]) -> tuple[int, int]:
+    """The protocol by which a table's networks were measured, and the version of what was made of that."""
+    return int(stored.get("protocol", 1)), int(stored.get("version", 1))
+
+
+def _is_todays(stored: Mapping[str, Any]) -> bool:
+    return _made_by(stored) == (PROTOCOL, VERSION)
 
 
 def _is_of(stored: Mapping[str, Any], device: Device) -> bool:
-    """Whether a table's numbers are of this device, by today's protocol."""
-    return _protocol(stored) == PROTOCOL and Device(**stored["device"]) == device
+    """Whether a table's numbers are of this device, by today's protocol and version."""
+    return _is_todays(stored) and Device(**stored["device"]) == device
 
 
 def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str | None = None) -> str:
@@ -370,10 +386,12 @@ def read_stored_table(path: Path) -> dict[str, Any]:
         InputError: if it is damaged, or was measured by another protocol.
     """
     stored = read_any_table(path)
-    if _protocol(stored) != PROTOCOL:
+    if not _is_todays(stored):
+        protocol, version = _made_by(stored)
         made = (stored.get("origin", FROM_HERE), stored["space"], Task(**stored["task"]))
         raise InputError(
-            f"{path} must be measured by protocol {PROTOCOL}, but was by {_protocol(stored)}, of another hwnas",
+            f"{path} must be measured by protocol {PROTOCOL}, version {VERSION}, but was by {protocol}, version "
+            f"{version}, of another hwnas",
             hint=f"make a new one: {remake_command(_replaceable(path, stored), *made)}",
         )
     return stored
@@ -392,7 +410,7 @@ def read_any_table(path: Path) -> dict[str, Any]:
         stored["device"]["cpu"], stored["space"], Task(**stored["task"])
         reference_ms = stored["reference_ms"]
         positive = [reference_ms, stored["relative_error"]]
-        if _protocol(stored) == PROTOCOL:
+        if _is_todays(stored):
             Device(**stored["device"])
             positive += [stored["reference_now_ms"], stored["slope_deviation"]]
         learned = stored.get("kind") == "learned"

@@ -212,11 +212,11 @@ def test_latencies_of_another_project_are_learned_from_fifty_networks():
 
 @pytest.fixture(scope="module")
 def chain():
-    """(counts, layers, forms) of 300 networks of a chain: of how many pieces, and what layers these have."""
+    """(counts, layers, forms, always) of 300 networks of a chain: of how many pieces, and what layers these have."""
     space = get_space("proxyless@w0.25")
     blocks = table._BlockTimes(space, TASK, 1.0, NothingTimed())
     layers, forms = blocks.layers()
-    return blocks.counts(space.sample(300, np.random.default_rng(0))), layers, forms
+    return blocks.counts(space.sample(300, np.random.default_rng(0))), layers, forms, blocks.always
 
 
 class NothingTimed:
@@ -227,7 +227,9 @@ class NothingTimed:
 
 
 def test_pieces_count_the_layers_of_their_networks(chain):
-    counts, layers, forms = chain
+    counts, layers, forms, always = chain
+    np.testing.assert_array_equal(np.flatnonzero(always), np.flatnonzero((counts == 1).all(axis=0)))
+    assert always.sum() == 2
     tally = get_space("proxyless@w0.25").tally(TASK)
     whole = tally(get_space("proxyless@w0.25").sample(300, np.random.default_rng(0)))
     ours = dict(zip(forms, (counts @ layers).T, strict=True))
@@ -236,34 +238,72 @@ def test_pieces_count_the_layers_of_their_networks(chain):
         np.testing.assert_array_equal(ours[form], of_networks)
 
 
-def test_prices_of_pieces_are_those_of_bayesian_regression(chain, monkeypatch):
-    counts, layers, forms = chain
+@pytest.mark.parametrize(
+    ("constant_ms", "own", "is_below"),
+    [
+        (0.2, 0.0, set()),
+        (0.5, 1.5, {"a piece"}),
+        (-0.015, 0.0, {"the constant"}),
+        (-0.35, 0.0, {"the constant", "all"}),
+    ],
+)
+def test_prices_of_pieces_are_those_of_bayesian_regression(chain, monkeypatch, constant_ms, own, is_below):
+    """By weights, with every network and without each: none negative, and stem and head a tenth of the fastest."""
+    counts, layers, forms, always = chain
+    counts = counts[:20]
     rng = np.random.default_rng(1)
-    ms = 0.2 + known_ms(counts @ layers, forms, rng)[:20]
+    true_ms = known_ms(layers, forms, rng) * (1 + own * rng.standard_normal(len(layers)))
+    ms = constant_ms + counts @ true_ms
+    assert ms.min() > 0
     timed_ms = rng.uniform(0.01, 0.03, len(layers))
     parts = [*PARTS.values(), *TIMED_PARTS.values()]
     variances = (np.array([*parts, NOISE]) * rng.uniform(0.7, 1.4, len(parts) + 1)) ** 2
     monkeypatch.setattr(
         learning._Process, "fit", classmethod(lambda cls, kernels, asked: cls(kernels, tuple(variances.tolist())))
     )
-    priced = price_pieces(counts[:20], timed_ms, layers, forms, ms)
-    mean = (counts[:20] @ layers).mean(axis=0) @ learning._amounts(forms)
+    priced = price_pieces(counts, timed_ms, layers, forms, ms, always)
+    mean = (counts @ layers).mean(axis=0) @ learning._amounts(forms)
     of_forms = np.tensordot(
         variances[1 : len(PARTS)], learning._covariances(*[learning._table(forms, mean, {})] * 2), 1
     )
-    timed = timed_ms / (counts[:20] @ timed_ms).mean()
+    timed = timed_ms / (counts @ timed_ms).mean()
     prior = np.zeros((len(layers) + 1, len(layers) + 1))
     prior[0, 0] = variances[0]
     prior[1:, 1:] = layers @ of_forms @ layers.T + variances[-3] * np.outer(timed, timed)
     prior[1:, 1:] += variances[-2] * np.diag(timed**2)
-    design = np.concatenate([np.ones((20, 1)), counts[:20]], axis=1) * (stats.gmean(ms) / ms)[:, None]
-    weights, _ = bayes(prior, design, np.ones(20), variances[-1])
-    assert weights[0] > 0
-    np.testing.assert_allclose(priced.constant_ms, stats.gmean(ms) * weights[0], rtol=1e-6)
-    np.testing.assert_allclose(priced.ms, np.maximum(stats.gmean(ms) * weights[1:], 0.0), rtol=1e-6)
-    assert np.mean(priced.ms > 0) > 0.9
-    without, _ = bayes(prior, np.delete(design, 4, axis=0), np.ones(19), variances[-1])
-    assert priced.left_out_ms[4] == pytest.approx(ms[4] * (design[4] @ without))
+    design = np.concatenate([np.ones((20, 1)), counts], axis=1) * (stats.gmean(ms) / ms)[:, None]
+    least_ms = 0.1 * ms.min()
+
+    def by_weights(measured):
+        weights, _ = bayes(prior, design[measured], np.ones(len(measured)), variances[-1])
+        return stats.gmean(ms) * weights[0], np.maximum(stats.gmean(ms) * weights[1:], 0.0)
+
+    everyone = np.arange(20)
+    constant, of_pieces = by_weights(everyone)
+    below = {
+        "the constant": constant < 0,
+        "a piece": (of_pieces == 0).any(),
+        "all": constant + of_pieces @ always < least_ms,
+    }
+    assert {what for what, is_so in below.items() if is_so} == is_below
+    if "all" in is_below:
+        prior[0, 0] = 1e-12
+        constant, of_pieces = by_weights(everyone)
+    np.testing.assert_allclose(priced.ms, of_pieces, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(priced.constant_ms, max(constant, least_ms - of_pieces @ always), rtol=1e-5, atol=1e-9)
+    for i in everyone:
+        constant, of_pieces = by_weights(np.delete(everyone, i))
+        told = counts[i] @ of_pieces + max(constant, least_ms - of_pieces @ always)
+        assert priced.left_out_ms[i] == pytest.approx(told, rel=1e-5)
+
+
+def test_the_error_is_of_a_logarithm():
+    """As the interval that it makes: half as long and twice as long are as wrong."""
+    ms = np.array([1.0, 2.0, 4.0])
+    errors = np.array([0.1, -0.2, 0.3])
+    error = learning.relative_error(ms, ms * np.exp(errors))
+    assert error == pytest.approx(stats.t.ppf(0.975, 2) * np.sqrt((errors**2).mean()))
+    assert learning.relative_error(ms, ms * np.exp(-errors)) == pytest.approx(error)
 
 
 def errors_of_pieces(chain, *, own, timing, seed):
@@ -272,7 +312,7 @@ def errors_of_pieces(chain, *, own, timing, seed):
     Args:
         timing: how far the time of a piece is off, standard deviation of its logarithm.
     """
-    counts, layers, forms = chain
+    counts, layers, forms, always = chain
     rng = np.random.default_rng(seed)
     true_ms = (layers @ np.array([2e-3 * f.launches + 5e-8 * f.flops + 1e-7 * f.elements for f in forms])) * np.exp(
         own * rng.standard_normal(len(layers))
@@ -280,7 +320,7 @@ def errors_of_pieces(chain, *, own, timing, seed):
     whole_ms = 0.1 + counts @ true_ms
     measured_ms = whole_ms[:24] * np.exp(0.005 * rng.standard_normal(24))
     timed_ms = 0.9 * true_ms * np.exp(timing * rng.standard_normal(len(layers)))
-    priced = price_pieces(counts[:24], timed_ms, layers, forms, measured_ms)
+    priced = price_pieces(counts[:24], timed_ms, layers, forms, measured_ms, always)
     return np.abs((counts[24:] @ priced.ms + priced.constant_ms) / whole_ms[24:] - 1).mean()
 
 

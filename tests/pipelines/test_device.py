@@ -384,6 +384,7 @@ def test_what_a_disturbed_machine_left_open_is_measured_again_where_it_can_be(tm
     [
         ({"device": asdict(replace(Device.here(), onnxruntime="1.0"))}, "were measured on .*ONNX Runtime 1.0"),
         ({"protocol": 2}, "were measured by another version of hwnas"),
+        ({"version": 1}, "were measured by another version of hwnas"),
     ],
 )
 def test_a_run_whose_device_changed_is_refused_with_the_command_that_begins_a_new_one(tmp_path, changes, was):
@@ -427,10 +428,11 @@ def test_a_table_of_an_earlier_hwnas_which_does_not_say_its_networks_is_refused(
     assert f"make a new one: hwnas device measure --space {SPACE.name}" in caught.value.hint
 
 
-def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path):
+@pytest.mark.parametrize(("earlier", "came"), [({"protocol": 2}, "2, version 2"), ({"version": 1}, "8, version 1")])
+def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path, earlier, came):
     path = tmp_path / "old.json"
-    path.write_text(stored(Device.here(), protocol=2))
-    with pytest.raises(InputError, match="must be measured by protocol 8, but was by 2") as caught:
+    path.write_text(stored(Device.here(), **earlier))
+    with pytest.raises(InputError, match=f"must be measured by protocol 8, version 2, but was by {came}") as caught:
         read_device_table(path, SPACE, TASK)
     assert f"hwnas device measure --space {SPACE.name} --resolution 8 --classes 10" in caught.value.hint
     devices._check_out(path, lambda known: known["space"] == SPACE.name)
@@ -583,7 +585,9 @@ def test_of_a_vague_reference_it_is_said_what_helps(tmp_path, monkeypatch, high,
     place = {"monkeypatch": monkeypatch, "cwd": tmp_path}
     monkeypatch.setenv("HWNAS_HOME", str(tmp_path / "home"))
     keep_reference(TASK, Device.here(), ReferenceTime(0.5, (0.49, high)))
-    remove = f"when less runs beside it, remove {reference.reference_file(Device.here().fingerprint)}, and "
+    fingerprint = Device.here().fingerprint
+    kept = reference.reference_file(fingerprint)
+    remove = f"when less runs beside it, remove {kept}, and "
     shown, said = json.loads(device("show", "--json", **place)[0])["remarks"], device("show", **place)[0]
     assert [remark.startswith("1x8x8-10: the reference latency was stored while") for remark in shown] == [True] * vague
     assert (f"known within 20% only: so are the milliseconds of all latencies here; {remove}the" in said) is vague
@@ -593,12 +597,18 @@ def test_of_a_vague_reference_it_is_said_what_helps(tmp_path, monkeypatch, high,
     )
     for origin, helps in (
         ("here", f"{remove}measure the table anew"),
-        ("kit", f"remove begun-{Device.here().fingerprint}.json beside its measure.py, and measure again by the kit"),
+        ("kit", f"begun-{fingerprint}.json beside its measure.py and {kept}, and measure again by the kit"),
     ):
         (tmp_path / "table.json").write_text(
             stored(Device.here(), origin=origin, reference_ms=0.5, reference_ms_interval=[0.49, high])
         )
         assert (helps in device("show", "table.json", **place)[0]) is vague
+    other = replace(Device.here(), cpu="other")
+    (tmp_path / "table.json").write_text(
+        stored(other, origin="kit", reference_ms=0.5, reference_ms_interval=[0.49, high])
+    )
+    helps = f"remove begun-{other.fingerprint}.json beside its measure.py, and measure again by the kit"
+    assert (helps in device("show", "table.json", **place)[0]) is vague
 
 
 @pytest.mark.parametrize(
