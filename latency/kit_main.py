@@ -77,18 +77,22 @@ def main(argv: Sequence[str] | None = None, *, folder: Path | None = None) -> in
         kit = Kit(folder or Path(__file__).resolve().parent)
         out = given.out or kit.folder / ("models.json" if given.models else "result.json")
         check_out(out, MODELS_RESULT if given.models else RESULT, overwrite=given.overwrite)
+        incomplete = out.with_name(f"{out.stem}-incomplete{out.suffix}")
+        if given.models:
+            check_out(incomplete, MODELS_RESULT, overwrite=given.overwrite)
         device = device_here(given.threads)
         for path in given.models or ():
             in_new_process(check_runs, path, str(path))  # which it may not survive
         print(f"{MAIN_FILE}: measuring on {device}", file=sys.stderr)
         begun = Begun(kit, device)
         result = measure_files(kit, given.models, begun) if given.models else measure_kit(kit, begun)
+        if given.models and (left_out := len(given.models) - len(result["models"])):
+            write_sealed(incomplete, result)
+            print(f"{MAIN_FILE}: wrote {incomplete}, without {left_out} of {len(given.models)} files", file=sys.stderr)
+            return 2
         write_sealed(out, result)
         if not given.models:
             begun.forget_visits()  # the result has them
-        elif left_out := len(given.models) - len(result["models"]):
-            print(f"{MAIN_FILE}: wrote {out}, without {left_out} of {len(given.models)} files", file=sys.stderr)
-            return 2
     except (KitError, DisturbedError, ProviderError) as error:
         print(f"{MAIN_FILE}: {error}", file=sys.stderr)
         return 2
@@ -99,7 +103,8 @@ def main(argv: Sequence[str] | None = None, *, folder: Path | None = None) -> in
         print(f"{MAIN_FILE}: {KILLED}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\n{MAIN_FILE}: interrupted; the same command goes on from the last whole visit", file=sys.stderr)
+        goes_on = "" if given.models else "; the same command goes on from the last whole visit"
+        print(f"\n{MAIN_FILE}: interrupted{goes_on}", file=sys.stderr)
         return 1
     print(f"{MAIN_FILE}: wrote {out}", file=sys.stderr)
     return 0
@@ -316,8 +321,9 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
     rows: list[dict[str, Any]] = []
     for path in files:
         try:
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
             (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
-        except (DisturbedError, ProviderError, BrokenProcessPool) as error:
+        except (DisturbedError, ProviderError, BrokenProcessPool, OSError) as error:
             print(f"{path}: {KILLED if isinstance(error, BrokenProcessPool) else error}", file=sys.stderr)
             continue
         except KeyboardInterrupt:
@@ -333,7 +339,6 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
         remark = drift_remark(reference_ms, timing.reference_now_ms, helps=measured_anew(begun.path))
         if remark:
             print(f"{path}: {remark}", file=sys.stderr)
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         rows.append({"file": str(path), "sha256": sha256, **timing.record()})
     if not rows:
         raise KitError("none of the files was measured, and nothing is written")

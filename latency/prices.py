@@ -46,6 +46,7 @@ NOISE = 0.01
 SPREAD, NOISE_SPREAD = 0.7, 1.5  # standard deviation of the logarithms of the above, before anything is measured
 NEAR = 2.0  # doublings of channels or pixels over which prices stay alike
 LEAST_SHARE = 0.1  # of the fastest measured network: no estimate is below it
+LEAST_ALWAYS = 0.01  # of it: what all networks have costs no less
 LEAST_NOISE, FARTHEST = 1e-3, 4.0  # what is found stays above the one and within so many e-folds of what is expected
 ITERATIONS = 60
 DESIGN_NOISE = 0.03
@@ -301,7 +302,8 @@ class PiecePrices:
     Attributes:
         ms: (pieces,), none negative.
         constant_ms: what a network costs beside them; below 0 where the measured ones say so.
-        left_out_ms: (n,) what prices of the same kind, set by the others alone, say of each measured network.
+        left_out_ms: (n,) what prices that the others alone set say of each measured network, by the variances that all
+            of them say.
     """
 
     ms: Floats
@@ -319,7 +321,7 @@ def price_pieces(
         timed_ms: (pieces,) what was timed for each alone.
         layers: (pieces, forms), how many layers of each form a piece has.
         measured_ms: (n,).
-        always: (pieces,) how many of each every network has: these and the constant cost a tenth of the fastest
+        always: (pieces,) how many of each every network has: these and the constant cost a hundredth of the fastest
             measured network at least.
     """
     amounts = counts.mean(axis=0) @ layers @ _amounts(forms)
@@ -330,8 +332,9 @@ def price_pieces(
     typical_ms = float(np.exp(np.log(measured_ms).mean()))
     ones = typical_ms / measured_ms
     scaled = counts * ones[:, None]
-    least_ms = LEAST_SHARE * measured_ms.min()
-    process = _Process.fit(_kernels(covariances, scaled, ones), [*PARTS.values(), *TIMED_PARTS.values()])
+    least_ms = LEAST_ALWAYS * measured_ms.min()
+    kernels, parts = _kernels(covariances, scaled, ones), [*PARTS.values(), *TIMED_PARTS.values()]
+    process = _Process.fit(kernels, parts)
 
     def priced(weights: Floats, variances: Sequence[float]) -> tuple[Floats, Floats]:
         """(k, n) weights of the measured networks -> (k, pieces) ms and (k,) constants."""
@@ -340,8 +343,8 @@ def price_pieces(
         return np.maximum(ms, 0.0), typical_ms * network * (weights @ ones)
 
     ms, constant_ms = priced(process.weights[None], process.variances)
-    if constant_ms[0] + ms[0] @ always < least_ms:  # no constant is better than one that has to be raised for all
-        process = replace(process, variances=(0.0, *process.variances[1:]))
+    if constant_ms[0] < min(0.0, least_ms - ms[0] @ always):  # none is better than one that is raised for all networks
+        process = _Process(kernels, (0.0, *_Process.fit(kernels[1:], parts[1:]).variances))
     ms, constant_ms = priced(np.vstack([process.weights, process.weights_of_others]), process.variances)
     constant_ms = np.maximum(constant_ms, least_ms - ms @ always)
     left_out_ms = (counts * ms[1:]).sum(axis=1) + constant_ms[1:]

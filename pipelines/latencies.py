@@ -247,27 +247,25 @@ def table_text(model: LatencyModel, origin: str, reference_interval: Sequence[fl
 
 
 def table_remarks(stored: Mapping[str, Any]) -> list[str]:
-    """What a person should know of the reference latency of a table, of which its file says so much.
-
-    Earlier versions say neither the interval nor what the reference took meanwhile.
-    """
-    known_ms, now_ms, helps = stored["reference_ms"], stored.get("reference_now_ms"), _table_anew(stored)
+    """What a person should know of the reference latency of a table, of which its file says so much."""
+    known_ms, helps = stored["reference_ms"], _table_anew(stored)
     vague = vague_remark(known_ms, stored.get("reference_ms_interval"), helps=helps)
     ran = "while the table was measured, its device ran"
-    drifted = "" if now_ms is None else drift_remark(known_ms, now_ms, ran=ran, helps=helps)
+    drifted = drift_remark(known_ms, stored["reference_now_ms"], ran=ran, helps=helps)
     return [remark for remark in (vague, drifted) if remark]
 
 
 def _table_anew(stored: Mapping[str, Any]) -> str:
     """What helps where the reference latency of a table is not what it should be."""
     device = Device(**stored["device"])
-    by_kit, here = stored.get("origin") == FROM_KIT, device == Device.here()
-    kept = f"{begun_name(device.fingerprint)} beside its {MAIN_FILE}"
-    kept_here = str(reference_file(device.fingerprint))
-    if not by_kit:
-        return f"remove {kept_here}, and measure the table anew"
-    # A kit's is not taken where one is stored.
-    return f"remove {f'{kept} and {kept_here}' if here else kept}, and measure again by the kit"
+    here = device == Device.here(threads=device.threads, provider=device.provider)
+    kept = reference_file(device.fingerprint)
+    if stored.get("origin") != FROM_KIT:
+        place = kept if here else f"devices/{kept.name} in $HWNAS_HOME there"
+        return f"remove {place}, and measure the table anew"
+    begun = f"{begun_name(device.fingerprint)} beside its {MAIN_FILE}"
+    # Where a reference is stored, a kit's own is not taken.
+    return f"remove {f'{begun} and {kept}' if here else begun}, and measure again by the kit"
 
 
 def latencies_of(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task) -> Latencies:
@@ -288,14 +286,15 @@ def open_model(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task
     """The latency model that is stored with a run.
 
     Raises:
-        InputError: if it is of another device, which only a kit's may be, or of another protocol.
+        InputError: if it is of another device, which only a kit's may be, or of another protocol or version.
     """
     from .report import rerun_command  # which needs this module
 
-    check_not_mixed(run, "go on there, or begin a new run: " + rerun_command(config).replace(" \\\n    ", " "))
+    anew = "begin a new run: " + rerun_command(config).replace(" \\\n    ", " ")
+    check_not_mixed(run, f"go on there, or {anew}")
     text = run.table.read_text()
     device = Device(**json.loads(text)["device"])
-    return _opened(run.table, text, space, task, device, hint="start a new run")
+    return _opened(run.table, text, space, task, device, hint=anew)
 
 
 def _opened(path: Path, text: str, space: SearchSpace, task: Task, device: Device, *, hint: str) -> LatencyModel:
@@ -317,25 +316,20 @@ def check_not_mixed(run: RunFolder, hint: str) -> None:
             or its table is damaged.
     """
     stored, here = read_any_table(run.table), Device.here()
-    if not _is_of(stored, here) and (stored.get("origin") != FROM_KIT or not _is_todays(stored)):
-        was = f"on {Device(**stored['device'])}" if _is_todays(stored) else "by another version of hwnas"
+    if not _is_of(stored, here) and (stored.get("origin") != FROM_KIT or _protocol(stored) != PROTOCOL):
+        was = f"on {Device(**stored['device'])}" if _protocol(stored) == PROTOCOL else "by another version of hwnas"
         raise InputError(
             f"the latencies of {run.path} were measured {was}, and cannot be mixed with those of {here}", hint=hint
         )
 
 
-def _made_by(stored: Mapping[str, Any]) -> tuple[int, int]:
-    """The protocol by which a table's networks were measured, and the version of what was made of that."""
-    return int(stored.get("protocol", 1)), int(stored.get("version", 1))
-
-
-def _is_todays(stored: Mapping[str, Any]) -> bool:
-    return _made_by(stored) == (PROTOCOL, VERSION)
+def _protocol(stored: Mapping[str, Any]) -> int:
+    return int(stored.get("protocol", 1))
 
 
 def _is_of(stored: Mapping[str, Any], device: Device) -> bool:
-    """Whether a table's numbers are of this device, by today's protocol and version."""
-    return _is_todays(stored) and Device(**stored["device"]) == device
+    """Whether latencies beside a table are of this device, by today's protocol."""
+    return _protocol(stored) == PROTOCOL and Device(**stored["device"]) == device
 
 
 def read_device_table(path: Path, space: SearchSpace, task: Task, *, named: str | None = None) -> str:
@@ -383,11 +377,11 @@ def read_stored_table(path: Path) -> dict[str, Any]:
     """What the file of a latency model says, of whatever device, space and task.
 
     Raises:
-        InputError: if it is damaged, or was measured by another protocol.
+        InputError: if it is damaged, or of another protocol or version.
     """
     stored = read_any_table(path)
-    if not _is_todays(stored):
-        protocol, version = _made_by(stored)
+    protocol, version = _protocol(stored), int(stored.get("version", 1))
+    if (protocol, version) != (PROTOCOL, VERSION):
         made = (stored.get("origin", FROM_HERE), stored["space"], Task(**stored["task"]))
         raise InputError(
             f"{path} must be measured by protocol {PROTOCOL}, version {VERSION}, but was by {protocol}, version "
@@ -398,7 +392,7 @@ def read_stored_table(path: Path) -> dict[str, Any]:
 
 
 def read_any_table(path: Path) -> dict[str, Any]:
-    """`read_stored_table`, by whatever protocol it was measured."""
+    """`read_stored_table`, of whatever protocol and version."""
     stored = read_json(path)
     kind = stored.get("format")
     if kind in (RESULT, MODELS_RESULT):
@@ -410,7 +404,7 @@ def read_any_table(path: Path) -> dict[str, Any]:
         stored["device"]["cpu"], stored["space"], Task(**stored["task"])
         reference_ms = stored["reference_ms"]
         positive = [reference_ms, stored["relative_error"]]
-        if _is_todays(stored):
+        if _protocol(stored) == PROTOCOL:
             Device(**stored["device"])
             positive += [stored["reference_now_ms"], stored["slope_deviation"]]
         learned = stored.get("kind") == "learned"

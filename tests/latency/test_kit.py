@@ -324,9 +324,12 @@ def test_what_was_measured_of_files_is_not_lost_with_another(tmp_path, monkeypat
     said = capsys.readouterr().err
     assert f"b.onnx: {says}" in said
     there = ["a.onnx"] if what == "interrupted" else ["a.onnx", "c.onnx"]
-    assert f"models.json, without {3 - len(there)} of 3 files" in said
-    kept = json.loads((folder / "models.json").read_text())["models"]
+    assert f"models-incomplete.json, without {3 - len(there)} of 3 files" in said
+    kept = json.loads((folder / "models-incomplete.json").read_text())["models"]
     assert [Path(each["file"]).name for each in kept] == there
+    assert not (folder / "models.json").exists()
+    assert measure.main(asked) == 2
+    assert "models-incomplete.json exists already" in capsys.readouterr().err
     bad.update(names)
     assert measure.main([*asked, "--out", str(tmp_path / "none.json")]) == 2
     assert "none of the files was measured, and nothing is written" in capsys.readouterr().err

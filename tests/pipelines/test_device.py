@@ -384,7 +384,7 @@ def test_what_a_disturbed_machine_left_open_is_measured_again_where_it_can_be(tm
     [
         ({"device": asdict(replace(Device.here(), onnxruntime="1.0"))}, "were measured on .*ONNX Runtime 1.0"),
         ({"protocol": 2}, "were measured by another version of hwnas"),
-        ({"version": 1}, "were measured by another version of hwnas"),
+        ({"version": 1}, r"latency_table\.json: the latency table must be of this version \(2\), but it is of 1"),
     ],
 )
 def test_a_run_whose_device_changed_is_refused_with_the_command_that_begins_a_new_one(tmp_path, changes, was):
@@ -394,7 +394,8 @@ def test_a_run_whose_device_changed_is_refused_with_the_command_that_begins_a_ne
     config = RunConfig.of(job="search", data="digits", data_root="data", space=SPACE.name, trials=3)
     with pytest.raises(InputError, match=was) as caught:
         open_model(config, run, SPACE, TASK)
-    assert "go on there, or begin a new run: hwnas search --data digits --space" in caught.value.hint
+    assert "begin a new run: hwnas search --data digits --space" in caught.value.hint
+    assert ("go on there, or begin" in caught.value.hint) is ("version" not in changes)
     assert "--trials 3" in caught.value.hint
     assert "\n" not in caught.value.hint
 
@@ -603,12 +604,16 @@ def test_of_a_vague_reference_it_is_said_what_helps(tmp_path, monkeypatch, high,
             stored(Device.here(), origin=origin, reference_ms=0.5, reference_ms_interval=[0.49, high])
         )
         assert (helps in device("show", "table.json", **place)[0]) is vague
-    other = replace(Device.here(), cpu="other")
-    (tmp_path / "table.json").write_text(
-        stored(other, origin="kit", reference_ms=0.5, reference_ms_interval=[0.49, high])
-    )
-    helps = f"remove begun-{other.fingerprint}.json beside its measure.py, and measure again by the kit"
-    assert (helps in device("show", "table.json", **place)[0]) is vague
+    other, two_threads = replace(Device.here(), cpu="other"), Device.here(threads=2)
+    for its, origin, helps in (
+        (other, "kit", f"remove begun-{other.fingerprint}.json beside its measure.py, and measure again by the kit"),
+        (other, "here", f"remove devices/{other.fingerprint}.json in $HWNAS_HOME there, and measure the table anew"),
+        (two_threads, "kit", f"beside its measure.py and {reference.reference_file(two_threads.fingerprint)}, and"),
+    ):
+        (tmp_path / "table.json").write_text(
+            stored(its, origin=origin, reference_ms=0.5, reference_ms_interval=[0.49, high])
+        )
+        assert (helps in device("show", "table.json", **place)[0]) is vague
 
 
 @pytest.mark.parametrize(
