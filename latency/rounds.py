@@ -16,6 +16,7 @@ import io
 import math
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -325,27 +327,43 @@ def new_processes() -> Iterator[Callable[..., Any]]:
         yield in_new_process
         return
     with _pool("spawn") as loaded:
-        yield lambda fn, *args: loaded.submit(_in_fork, fn, *args).result()
+        yield lambda fn, *args: _result(loaded, _in_fork, fn, *args)
 
 
 def in_new_process(fn: Callable[..., T], *args: Any) -> T:
     """What `fn` returns where nothing else has run, and nothing is hurt where it kills its process."""
     with _pool("spawn") as pool:
-        return pool.submit(fn, *args).result()
+        return _result(pool, fn, *args)
 
 
 def _in_fork(fn: Callable[..., T], *args: Any) -> T:
     with warnings.catch_warnings(), _pool("fork") as pool:
         warnings.simplefilter("ignore", DeprecationWarning)  # of a thread beside the fork: it only waits
-        return pool.submit(fn, *args).result()
+        return _result(pool, fn, *args)
 
 
 def _pool(method: str) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method), initializer=_end_with_parent)
 
 
+def _result(pool: ProcessPoolExecutor, fn: Callable[..., T], *args: Any) -> T:
+    """What `fn` returns in the process of the pool; it is started where an interrupt waits until it has loaded."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        return pool.submit(fn, *args).result()
+    resource_tracker.ensure_running()  # by what every start does where it does not run, interrupts come through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        future = pool.submit(fn, *args)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return future.result()
+
+
 def _end_with_parent() -> None:
-    """In a process of a pool: without it, the process would wait for ever where the one that started it is killed."""
+    """In a process of a pool, which ends without a word where it is interrupted, and where its parent is no more."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def watch() -> None:
         parent = multiprocessing.parent_process()

@@ -396,10 +396,11 @@ def read_any_table(path: Path) -> dict[str, Any]:
     stored = read_json(path)
     kind = stored.get("format")
     if kind in (RESULT, MODELS_RESULT):
-        raise InputError(
-            f"{path} is what {MAIN_FILE} wrote, not yet a latency table",
-            hint=f"hwnas device import {path} --out FILE" if kind == RESULT else "it says the latencies of ONNX files",
-        )
+        of, hint = {
+            RESULT: (", not yet a latency table", f"hwnas device import {path} --out FILE"),
+            MODELS_RESULT: (" of ONNX files, and no latency table", f"import what {MAIN_FILE} writes without --models"),
+        }[kind]
+        raise InputError(f"{path} is what {MAIN_FILE} wrote{of}", hint=hint)
     try:
         stored["device"]["cpu"], stored["space"], Task(**stored["task"])
         reference_ms = stored["reference_ms"]
@@ -409,9 +410,11 @@ def read_any_table(path: Path) -> dict[str, Any]:
             positive += [stored["reference_now_ms"], stored["slope_deviation"]]
         learned = stored.get("kind") == "learned"
         values = stored["variances"] if learned else [stored["constant_ms"], *np.ravel(stored["table_ms"])]
-        numbers = [*positive, *np.ravel(stored["calibration"]), *values]
-        if not np.isfinite(np.array(numbers, dtype=float)).all() or min(positive) <= 0:
-            raise ValueError("a number is not finite or not positive")
+        numbers = np.array([*positive, *np.ravel(stored["calibration"]), *values])
+        if numbers.dtype.kind not in "if" or not np.isfinite(numbers).all() or min(positive) <= 0:
+            raise ValueError("a number is missing, not finite or not positive")
+        if not learned and (values[0] <= 0 or min(values) < 0):
+            raise ValueError("its constant must be above 0 ms, and no block below")
         if np.shape(stored["calibration"])[1:] != (2,):
             raise ValueError("its calibration must be pairs")
         if min(np.ravel(stored["calibration"])) <= 0:

@@ -198,6 +198,23 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path, runs):
     wait_until(lambda: not child.exists() or "\nState:\tZ" in (child / "status").read_text())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere interrupts are sent otherwise")
+@pytest.mark.parametrize("runs", ["in_new_process(", "with new_processes() as run: run("])
+def test_an_interrupt_is_told_by_the_one_that_started_them_alone(runs):
+    """As by Ctrl-C, which every process of the terminal gets, at whatever moment: also while one loads."""
+    code = "from latency.rounds import in_new_process, new_processes\nimport time\nprint('begun', flush=True)\n"
+    code += f"try:\n    while True:\n        {runs}time.sleep, 0.05)\nexcept KeyboardInterrupt:\n    print('stopped')"
+    command = [sys.executable, "-c", code]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for delay in np.linspace(0.02, 1.2, 8):
+        asked = {"env": env, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started = subprocess.Popen(command, start_new_session=True, **asked)
+        assert started.stdout.readline() == "begun\n"
+        time.sleep(delay)
+        os.killpg(started.pid, signal.SIGINT)
+        assert started.communicate(timeout=60) == ("stopped\n", "")
+
+
 def wait_until(true, seconds=30):
     ends = time.monotonic() + seconds
     while not true():

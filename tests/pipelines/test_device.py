@@ -303,6 +303,9 @@ BAD_INTERVALS = (
         (stored(Device.here(), reference_ms=float("nan")), "must be a latency table"),
         (stored(Device.here(), reference_ms=-1.0), "must be a latency table"),
         (stored(Device.here(), calibration=[[-0.3, 0.3]]), "must be a latency table"),
+        (stored(Device.here(), constant_ms="0.1"), "must be a latency table"),
+        (stored(Device.here(), constant_ms=0.0), "its constant must be above 0 ms, and no block below"),
+        (stored(Device.here(), table_ms=[[0.1, -0.01]]), "its constant must be above 0 ms, and no block below"),
         (stored(Device.here(), calibration=[]), "must be a latency table"),
         (stored(Device.here(), device={"cpu": "x", "colour": 1}), "must be a latency table"),
         *((stored(Device.here(), reference_ms_interval=ends), "must be a latency table") for ends in BAD_INTERVALS),
@@ -652,10 +655,14 @@ def test_mistakes_are_one_line_and_touch_nothing(tmp_path, monkeypatch, argument
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == texts
 
 
-def test_a_result_is_no_table_and_says_how_it_becomes_one(elsewhere, monkeypatch):
+def test_a_result_is_no_table_and_says_how_it_becomes_one(elsewhere, tmp_path, monkeypatch):
     place, *_ = elsewhere
     _, err = device("show", "kit/result.json", monkeypatch=monkeypatch, cwd=place, code=2)
     assert "hwnas device import kit/result.json --out FILE" in err
     with pytest.raises(InputError, match="not yet a latency table") as refused:
         read_device_table(place / "kit" / "result.json", SPACE, TASK)
     assert refused.value.hint == f"hwnas device import {place / 'kit' / 'result.json'} --out FILE"
+    (tmp_path / "models.json").write_text(json.dumps({"format": "hwnas kit models"}))
+    _, err = device("show", "models.json", monkeypatch=monkeypatch, cwd=tmp_path, code=2)
+    assert "models.json is what measure.py wrote of ONNX files, and no latency table" in err
+    assert "import what measure.py writes without --models" in err
