@@ -361,7 +361,8 @@ def _result(pool: ProcessPoolExecutor, fn: Callable[..., T], *args: Any) -> T:
 
 def _end_with_parent() -> None:
     """In a process of a pool, which ends without a word where it is interrupted, and where its parent is no more."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else its parent ignores it, and so does this
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
