@@ -299,6 +299,13 @@ def test_prices_of_pieces_are_those_of_bayesian_regression(chain, monkeypatch, c
         assert priced.left_out_ms[i] == pytest.approx(told, rel=1e-5)
 
 
+def test_networks_that_share_no_piece_cost_a_hundredth_of_the_fastest_at_least(chain):
+    counts, layers, forms, always = chain
+    ms = counts[:20] @ known_ms(layers, forms, np.random.default_rng(1)) - 0.35
+    priced = price_pieces(counts[:20], np.full(len(layers), 0.02), layers, forms, ms, np.zeros_like(always))
+    assert priced.constant_ms == pytest.approx(0.01 * ms.min())
+
+
 def test_the_error_is_of_a_logarithm():
     """As the interval that it makes: half as long and twice as long are as wrong."""
     ms = np.array([1.0, 2.0, 4.0])
