@@ -75,24 +75,11 @@ def main(argv: Sequence[str] | None = None, *, folder: Path | None = None) -> in
     given = parser.parse_args(argv)
     try:
         kit = Kit(folder or Path(__file__).resolve().parent)
-        out = given.out or kit.folder / ("models.json" if given.models else "result.json")
-        check_out(out, MODELS_RESULT if given.models else RESULT, overwrite=given.overwrite)
-        incomplete = out.with_name(f"{out.stem}-incomplete{out.suffix}")
         if given.models:
-            check_out(incomplete, MODELS_RESULT, overwrite=given.overwrite)
-        device = device_here(given.threads)
-        for path in given.models or ():
-            in_new_process(check_runs, path, str(path))  # which it may not survive
-        print(f"{MAIN_FILE}: measuring on {device}", file=sys.stderr)
-        begun = Begun(kit, device)
-        result = measure_files(kit, given.models, begun) if given.models else measure_kit(kit, begun)
-        if given.models and (left_out := len(given.models) - len(result["models"])):
-            write_sealed(incomplete, result)
-            print(f"{MAIN_FILE}: wrote {incomplete}, without {left_out} of {len(given.models)} files", file=sys.stderr)
-            return 2
-        write_sealed(out, result)
-        if not given.models:
-            begun.forget_visits()  # the result has them
+            out = given.out or kit.folder / "models.json"
+            return write_models(kit, given.models, given.threads, out, overwrite=given.overwrite)
+        out = given.out or kit.folder / "result.json"
+        return write_result(kit, given.threads, out, overwrite=given.overwrite)
     except (KitError, DisturbedError, ProviderError) as error:
         print(f"{MAIN_FILE}: {error}", file=sys.stderr)
         return 2
@@ -106,8 +93,6 @@ def main(argv: Sequence[str] | None = None, *, folder: Path | None = None) -> in
         goes_on = "" if given.models else "; the same command goes on from the last whole visit"
         print(f"\n{MAIN_FILE}: interrupted{goes_on}", file=sys.stderr)
         return 1
-    print(f"{MAIN_FILE}: wrote {out}", file=sys.stderr)
-    return 0
 
 
 class Kit:
@@ -266,6 +251,41 @@ class Begun:
 
     def _write(self) -> None:
         write_sealed(self.path, {key: value for key, value in self.stored.items() if key != "digest"})
+
+
+def write_result(kit: Kit, threads: int, out: Path, *, overwrite: bool) -> int:
+    """Measure all that the kit asks for, and write it; returns the exit code."""
+    check_out(out, RESULT, overwrite=overwrite)
+    begun = begin(kit, device_here(threads))
+    write_sealed(out, measure_kit(kit, begun))
+    begun.forget_visits()  # the result has them
+    print(f"{MAIN_FILE}: wrote {out}", file=sys.stderr)
+    return 0
+
+
+def write_models(kit: Kit, files: Sequence[Path], threads: int, out: Path, *, overwrite: bool) -> int:
+    """Measure ONNX files, and write what was found under another name where that is not all; returns the exit code."""
+    incomplete = out.with_name(f"{out.stem}-incomplete{out.suffix}")
+    for path in (out, incomplete):
+        check_out(path, MODELS_RESULT, overwrite=overwrite)
+    device = device_here(threads)
+    for path in files:
+        in_new_process(check_runs, path, str(path))  # which it may not survive
+    result = measure_files(kit, files, begin(kit, device))
+    left_out = len(files) - len(result["models"])
+    if left_out:
+        write_sealed(incomplete, result)
+        print(f"{MAIN_FILE}: wrote {incomplete}, without {left_out} of {len(files)} files", file=sys.stderr)
+        return 2
+    write_sealed(out, result)
+    print(f"{MAIN_FILE}: wrote {out}", file=sys.stderr)
+    return 0
+
+
+def begin(kit: Kit, device: Device) -> Begun:
+    """What this device has measured so far, when nothing is left to be checked."""
+    print(f"{MAIN_FILE}: measuring on {device}", file=sys.stderr)
+    return Begun(kit, device)
 
 
 def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def fit_table(
     blocks = _BlockTimes(space, task, reference_ms, times)
     names = [network_name(space.layers(space.arch(row), task)) for row in rows]
     measured = reference_ms * np.exp([times.log_ratios[name].mean() for name in names])
-    prices = price_pieces(blocks.counts(rows), blocks.ms, *blocks.layers(), measured, blocks.always)
+    prices = price_pieces(blocks.counts(rows), blocks.ms, *blocks.layers(), measured, blocks.always())
     return LatencyTable(
         device=device,
         space=space.name,
@@ -176,7 +176,6 @@ class _BlockTimes:
 
     Attributes:
         ms: (pieces,)
-        always: (pieces,) how many of each every network has: a stem and a head.
     """
 
     def __init__(self, space: ChainSpace, task: Task, reference_ms: float, times: PlanTimes) -> None:
@@ -196,7 +195,6 @@ class _BlockTimes:
         stem, head = _unnamed(self._pieces.stem), _unnamed(self._pieces.head)
         self._number = {key: number for number, key in enumerate(networks)}
         self.ms = np.array([own_ms(key, before=key != stem, after=key != head) for key in networks])
-        self.always = np.array([(key == stem) + (key == head) for key in networks], dtype=np.float64)
 
     def layers(self) -> tuple[NDArray[np.float64], tuple[LayerForm, ...]]:
         """(pieces, forms): how many layers of each form every piece has, and the forms."""
@@ -212,6 +210,10 @@ class _BlockTimes:
     def counts(self, population: Population) -> NDArray[np.float64]:
         """(n, genes) -> (n, pieces): how many of each piece the networks have."""
         return np.stack([self.cost(unit).of(population) for unit in np.eye(len(self.ms))], axis=1)
+
+    def always(self) -> NDArray[np.float64]:
+        """(pieces,): how many of each piece every network has: a stem and a head."""
+        return np.array([self.cost(unit).constant for unit in np.eye(len(self.ms))])
 
 
 def _timed_blocks(pieces: Fragments) -> tuple[dict[Network, Network], dict[tuple[int, ...], Network]]:

@@ -118,13 +118,9 @@ class MeasuredHere(Latencies):
         return replace(known, record={**known.record, **estimates})
 
     def remark(self, record: Mapping[str, Any]) -> str:
-        known_ms, stored_in = record["reference_ms"], reference_file(Device.here().fingerprint)
+        stored_in = reference_file(Device.here().fingerprint)
         anew = measured_anew(stored_in) if self.reference_ms is None else f"remove {stored_in}, and begin a new run"
-        remarks = (
-            vague_remark(known_ms, record.get("reference_ms_interval"), helps=anew),  # earlier versions do not say it
-            drift_remark(known_ms, record["reference_now_ms"], helps=anew),
-        )
-        return "; ".join(filter(None, remarks))
+        return "; ".join(_reference_remarks(record, helps=anew))
 
     def to_measure(self) -> None:
         return None
@@ -248,9 +244,14 @@ def table_text(model: LatencyModel, origin: str, reference_interval: Sequence[fl
 
 def table_remarks(stored: Mapping[str, Any]) -> list[str]:
     """What a person should know of the reference latency of a table, of which its file says so much."""
-    known_ms, helps = stored["reference_ms"], _table_anew(stored)
-    vague = vague_remark(known_ms, stored.get("reference_ms_interval"), helps=helps)
     ran = "while the table was measured, its device ran"
+    return _reference_remarks(stored, ran=ran, helps=_table_anew(stored))
+
+
+def _reference_remarks(stored: Mapping[str, Any], *, helps: str, ran: str = "this machine now runs") -> list[str]:
+    """What a person should know of the reference latency that a record or table says it has."""
+    known_ms, interval = stored["reference_ms"], stored.get("reference_ms_interval")  # earlier versions do not say it
+    vague = vague_remark(known_ms, interval, helps=helps)
     drifted = drift_remark(known_ms, stored["reference_now_ms"], ran=ran, helps=helps)
     return [remark for remark in (vague, drifted) if remark]
 

@@ -216,7 +216,7 @@ def chain():
     space = get_space("proxyless@w0.25")
     blocks = table._BlockTimes(space, TASK, 1.0, NothingTimed())
     layers, forms = blocks.layers()
-    return blocks.counts(space.sample(300, np.random.default_rng(0))), layers, forms, blocks.always
+    return blocks.counts(space.sample(300, np.random.default_rng(0))), layers, forms, blocks.always()
 
 
 class NothingTimed:
