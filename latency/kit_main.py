@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -111,10 +112,12 @@ class Kit:
             if (kind, version) != (KIT, VERSION):
                 came = f"it is of a {kind} {version}: copy the kit again, all of it"
                 raise KitError(f"{folder / KIT_FILE} must be of a {KIT} {VERSION}, as this file, but {came}")
-            self.plan["files"], self.plan["groups"], self.plan["visits"], self.plan["seed"]
+            files, groups, visits, seed = (self.plan[name] for name in ("files", "groups", "visits", "seed"))
+            if [type(each) for each in (files, groups, visits, seed)] != [dict, list, int, int]:
+                raise TypeError("files, groups, visits or seed are of another kind")
         except (ValueError, KeyError, TypeError) as error:
             raise KitError(f"{folder / KIT_FILE} is damaged ({error!r}): copy the kit again") from None
-        for name, sha256 in self.plan["files"].items():
+        for name, sha256 in files.items():
             if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
                 raise KitError(f"{folder / name} is not the file that the kit was made with: copy the kit again")
         self.id = digest(self.plan)
@@ -139,6 +142,8 @@ def check_out(out: Path, kind: str, *, overwrite: bool) -> None:
         raise KitError(f"{out} must be a {kind} to be replaced by one, and is none: give another --out")
     if not out.parent.is_dir():
         raise KitError(f"{out.parent} must be a folder to write {out.name} to, and there is none")
+    with tempfile.TemporaryFile(dir=out.parent):
+        pass  # it is written when minutes were spent on it
 
 
 def device_here(threads: int) -> Device:
@@ -270,7 +275,10 @@ def write_models(kit: Kit, files: Sequence[Path], threads: int, out: Path, *, ov
         check_out(path, MODELS_RESULT, overwrite=overwrite)
     device = device_here(threads)
     for path in files:
-        in_new_process(check_runs, path, str(path))  # which it may not survive
+        try:
+            in_new_process(check_runs, path, str(path))
+        except BrokenProcessPool:
+            raise KitError(f"{path}: {KILLED}") from None
     result = measure_files(kit, files, begin(kit, device))
     left_out = len(files) - len(result["models"])
     if left_out:
@@ -278,6 +286,7 @@ def write_models(kit: Kit, files: Sequence[Path], threads: int, out: Path, *, ov
         print(f"{MAIN_FILE}: wrote {incomplete}, without {left_out} of {len(files)} files", file=sys.stderr)
         return 2
     write_sealed(out, result)
+    incomplete.unlink(missing_ok=True)  # of an earlier time, and `check_out` has seen it
     print(f"{MAIN_FILE}: wrote {out}", file=sys.stderr)
     return 0
 
@@ -297,7 +306,8 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     reference_ms = begun.reference_ms(np.random.default_rng(seed))
     progress = Progress((visits - done) * runs_of(kit.plan, range(len(groups))))
     for number in range(done, visits):
-        rng = np.random.default_rng([seed, number])  # its own: going on must not repeat the orders of earlier visits
+        # Its own, since going on must not repeat the orders of earlier visits; of the seed and 0 is the reference's.
+        rng = np.random.default_rng([seed, number + 1])
         found: Visit = {}
         with new_processes() as run:
             for i in rng.permutation(len(groups)):
@@ -347,6 +357,8 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
             print(f"{path}: {KILLED if isinstance(error, BrokenProcessPool) else error}", file=sys.stderr)
             continue
         except KeyboardInterrupt:
+            if not rows:
+                raise
             print(f"\n{path}: interrupted", file=sys.stderr)
             break
         low, high = timing.latency_ms_interval

@@ -347,7 +347,7 @@ def _pool(method: str) -> ProcessPoolExecutor:
 
 
 def _result(pool: ProcessPoolExecutor, fn: Callable[..., T], *args: Any) -> T:
-    """What `fn` returns in the process of the pool; it is started where an interrupt waits until it has loaded."""
+    """What `fn` returns in the process of the pool, which holds interrupts back until it has loaded."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         return pool.submit(fn, *args).result()
     resource_tracker.ensure_running()  # by what every start does where it does not run, interrupts come through again

@@ -78,6 +78,7 @@ class LatencyTable(LatencyModel):
 
         Raises:
             InputError: if it is of another device, space or task than the ones given.
+            ValueError: if it is damaged.
         """
         stored: Mapping[str, Any] = json.loads(text)
         model = cls(
@@ -85,6 +86,10 @@ class LatencyTable(LatencyModel):
             cost=AdditiveCost(stored["constant_ms"], np.array(stored["table_ms"])),
         )
         check_networks(model, timed_networks(space, task))
+        assert isinstance(space, ChainSpace)
+        if model.cost.table.shape != space.allowed.shape:
+            came = f"{model.cost.table.shape} blocks"
+            raise ValueError(f"{space.name} has {space.allowed.shape} blocks (genes, choices), and the table {came}")
         return model
 
 

@@ -109,7 +109,7 @@ class Job:
     listener: Listener
 
     def rng(self, purpose: int) -> np.random.Generator:
-        """A generator of its own for each purpose; strategies draw from (seed, proposal), two numbers, not three."""
+        """A generator of its own for each purpose above 0; strategies draw from (seed, proposal), two numbers."""
         return np.random.default_rng([self.config.seed, 1, purpose])
 
 

@@ -33,7 +33,7 @@ from latency.kit import import_result, measure_source, read_result, write_kit
 from latency.measuring import network_name
 from latency.onnx_graph import build_onnx
 from latency.reference import reference_model, stored_references
-from latency.rounds import ROUNDS_A_VISIT, Rounds
+from latency.rounds import ROUNDS_A_VISIT, Rounds, in_new_process
 from latency.table import CALIBRATION_NETWORKS
 from spaces import InputError, Task, get_space
 from spaces.layers import NetworkBuilder
@@ -271,7 +271,7 @@ def test_what_was_measured_before_an_interruption_is_not_lost(tmp_path, monkeypa
     assert len(asked) == len(groups)
     # The visit that is left is drawn as the second, not as the first again.
     seed = json.loads((folder / "kit.json").read_text())["seed"]
-    drawn = [np.random.default_rng([seed, number]).permutation(len(groups)) for number in (0, 1)]
+    drawn = [np.random.default_rng([seed, number]).permutation(len(groups)) for number in (1, 2)]
     assert order == drawn[1].tolist() != drawn[0].tolist()
     result = read_result(folder / "result.json", folder)
     assert result.reference_ms == before["reference_ms"]
@@ -331,9 +331,31 @@ def test_what_was_measured_of_files_is_not_lost_with_another(tmp_path, monkeypat
     assert measure.main(asked) == 2
     assert "models-incomplete.json exists already" in capsys.readouterr().err
     bad.update(names)
-    assert measure.main([*asked, "--out", str(tmp_path / "none.json")]) == 2
-    assert "none of the files was measured, and nothing is written" in capsys.readouterr().err
+    ends, says = (1, "interrupted") if what == "interrupted" else (2, "none of the files was measured, and nothing is")
+    assert measure.main([*asked, "--out", str(tmp_path / "none.json")]) == ends
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"measure.py: {says}")
     assert not (tmp_path / "none.json").exists()
+    bad.clear()
+    assert measure.main([*asked, "--overwrite"]) == 0
+    assert len(json.loads((folder / "models.json").read_text())["models"]) == 3
+    assert not (folder / "models-incomplete.json").exists()
+
+
+def test_a_file_that_kills_its_process_is_named(tmp_path, monkeypatch, capsys):
+    folder = small_kit(tmp_path / "kit")
+    measure = loaded(folder)
+    monkeypatch.setattr(measure, "in_new_process", lambda *_: in_new_process(os._exit, 9))
+    assert measure.main(["--models", "large.onnx"]) == 2
+    assert capsys.readouterr().err == f"measure.py: large.onnx: {measure.KILLED}\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere other folders are not written to")
+def test_where_nothing_can_be_written_nothing_is_measured(tmp_path, capsys):
+    measure = loaded(small_kit(tmp_path / "kit"))
+    assert measure.main(["--out", "/proc/result.json"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("measure.py: No such file or directory: /proc/")
+    assert "measuring" not in said
 
 
 def test_each_group_has_its_rounds(tmp_path, monkeypatch):
@@ -347,15 +369,12 @@ def test_each_group_has_its_rounds(tmp_path, monkeypatch):
         raise measure.DisturbedError("enough")
 
     monkeypatch.setattr(measure, "run_rounds", run_rounds)
-    monkeypatch.setattr(measure, "measure_reference", lambda *_, **__: measure.ReferenceTime(0.5, (0.49, 0.51)))
-    for seed in range(20):
-        kit = measure.Kit(folder)
-        kit.plan["seed"] = seed
+    groups = stored["groups"]
+    for number in range(len(groups)):
         with pytest.raises(measure.DisturbedError):
-            measure.measure_kit(kit, measure.Begun(measure.Kit(folder), measure.device_here(1)))
-    assert (len(stored["groups"][0]) + 1, 6) in asked
-    assert (2, ROUNDS_A_VISIT) in asked
-    assert len(set(asked)) == 2
+            measure.kit_visit(measure.Kit(folder), number, measure.Setting(), np.random.default_rng(0))
+    assert asked == [(len(group) + 1, ROUNDS_A_VISIT if len(group) == 1 else 6) for group in groups]
+    assert {len(group) == 1 for group in groups} == {True, False}
 
 
 def test_only_what_is_of_the_same_kind_is_replaced(made, tmp_path, capsys):
@@ -432,9 +451,13 @@ def test_a_kit_that_did_not_arrive_whole_measures_nothing(tmp_path, capsys):
     (folder / "kit.json").write_text(json.dumps({"format": "hwnas kit", "version": 5}))  # another one, not damaged
     assert measure.main([]) == 2
     assert "must be of a hwnas kit 7, as this file, but it is of a hwnas kit 5: copy" in capsys.readouterr().err
-    (folder / "kit.json").write_text(json.dumps(stored)[:-20])
-    assert measure.main([]) == 2
-    assert "kit.json is damaged" in capsys.readouterr().err
+    edited = [
+        {**stored, name: value} for name, value in (("files", []), ("groups", {}), ("visits", "4"), ("seed", 0.5))
+    ]
+    for text in (json.dumps(stored)[:-20], "[]", *map(json.dumps, edited)):
+        (folder / "kit.json").write_text(text)
+        assert measure.main([]) == 2
+        assert "kit.json is damaged" in capsys.readouterr().err
     (folder / "kit.json").unlink()
     assert measure.main([]) == 2
     assert "No such file" in capsys.readouterr().err

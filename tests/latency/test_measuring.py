@@ -200,8 +200,11 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path, runs):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere interrupts are sent otherwise")
 @pytest.mark.parametrize("runs", ["in_new_process(", "with new_processes() as run: run("])
-@pytest.mark.parametrize(("handler", "ends"), [("default_int_handler", "stopped\n"), ("SIG_IGN", "done\n")])
-def test_an_interrupt_is_told_by_the_one_that_started_them_alone(runs, handler, ends):
+@pytest.mark.parametrize(
+    ("handler", "delays", "ends"),
+    [("default_int_handler", np.linspace(0.02, 1.2, 6), "stopped\n"), ("SIG_IGN", (0.02, 0.3, 1.2), "done\n")],
+)
+def test_an_interrupt_is_told_by_the_one_that_started_them_alone(runs, handler, delays, ends):
     """As by Ctrl-C, which every process of the terminal gets, at whatever moment: also while one loads."""
     code = f"""
 import signal, time
@@ -217,7 +220,7 @@ except KeyboardInterrupt:
 """
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for delay in np.linspace(0.02, 1.2, 6):
+    for delay in delays:
         started = subprocess.Popen([sys.executable, "-c", code], env=env, **how)
         assert started.stdout.readline() == "begun\n"
         time.sleep(delay)

@@ -414,7 +414,11 @@ def test_the_damaged_table_of_a_run_is_said_to_be_damaged(tmp_path):
         for read in (open_model, latencies_of):
             with pytest.raises(InputError, match=damaged):
                 read(config, run, SPACE, TASK)
-    for more in ({"constant_ms": float("nan")}, {"table_ms": [[0.1]]}, {"kind": "learned", "variances": [1.0]}):
+    table = json.loads(stored(Device.here()))["table_ms"]
+    cut = ({"table_ms": table[:1]}, {"table_ms": [row[:-1] for row in table]}, {"table_ms": [[0.1]]})
+    edited = ({"constant_ms": float("nan")}, {"kind": "learned", "variances": [1.0]}, {"version": None})
+    of_device = [{"device": {**asdict(Device.here()), name: "2"}} for name in ("cores", "threads", "flush_bytes")]
+    for more in (*cut, *edited, {"protocol": float("inf")}, {"version": "x"}, *of_device):
         run.table.write_text(stored(Device.here(), **more))
         with pytest.raises(InputError, match=damaged):
             open_model(config, run, SPACE, TASK)
@@ -440,6 +444,9 @@ def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path,
         read_device_table(path, SPACE, TASK)
     assert f"hwnas device measure --space {SPACE.name} --resolution 8 --classes 10" in caught.value.hint
     devices._check_out(path, lambda known: known["space"] == SPACE.name)
+    path.write_text(stored(Device.here(), **earlier, constant_ms=-0.1))  # as it may be where stem and head make up
+    with pytest.raises(InputError, match=f"must be measured by protocol 8, version 2, but was by {came}"):
+        read_device_table(path, SPACE, TASK)
 
 
 def test_no_table_is_replaced_by_one_of_something_else(elsewhere, tmp_path, monkeypatch):
