@@ -25,13 +25,14 @@ from pathlib import Path
 
 import numpy as np
 from latency_common import COMPUTE, OCCUPY_MEMORY, busy, described, wide_sample
+from latency_help import half_interval
 
 from hwnas.study import write_csv
 from latency import Device, build_onnx
 from latency.drift import NORMAL, AtStoredSpeed, Reading, at_stored_speed, between_measurements, readings_of
 from latency.reference import reference_model
 from latency.rounds import DEFAULT_SETTING, DisturbedError, new_processes
-from latency.runtime import half_interval, measured_once
+from latency.runtime import measured_once
 from spaces import Task, get_space
 
 RESULTS = Path(__file__).with_name("results") / "latency_drift.csv"
@@ -109,7 +110,7 @@ def halves(visits: Sequence[Reading], by: Sequence[float]) -> list[list[Reading]
 
 def whole_interval(there: AtStoredSpeed) -> float:
     """Half of it, of visits in processes of their own."""
-    scatter = half_interval(there.log_ratios, len(there.log_ratios))
+    scatter = half_interval(there.log_ratios)
     return float(np.hypot(scatter, NORMAL * between_measurements(there.drift, there.slope_deviation)))
 
 

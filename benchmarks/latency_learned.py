@@ -10,9 +10,9 @@ order, so that what one minute makes of a network is not taken for its latency, 
 the errors are those of what was learned. The truth's own error is that of the mean of a network's turns, as they
 scatter. Intervals are those of estimates at another time, as a latency model states them, which nothing here tests.
 
-Prices of layers are learned from n networks that `most_telling` chooses, and from n random ones. Beside them, from the
-same random ones: flops, scaled, and a table with an entry for each value of each gene (ridge). Prints means over draws,
-with the 95 % interval of the mean where draws differ. The rows of a space, resolution, load and device in
+Prices of layers are learned from n networks that `most_telling` chooses, and from n random ones of them. Beside them,
+from the same random ones: flops, scaled, and a table with an entry for each value of each gene (ridge). Prints means
+over draws, with the 95 % interval of the mean where draws differ. The rows of a space, resolution, load and device in
 results/latency_learned.csv are replaced by those of the same; all others stay. `--all` measures every space that the
 file tells of.
 """

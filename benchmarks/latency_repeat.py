@@ -110,7 +110,8 @@ def report_coverage(names: Sequence[str], task: Task, n: int, times: int, beside
             print(f"    {which}stated 95 % hold {share:.1%}; {factor:.2f} times as wide would hold 95 %")
         of_all = {"busy": beside, "memory": memory, "seed": seed}
         lines = [of_all | line for line in described_lines(space, task, rows, timings)]
-        write_some(RESULTS / "latency_coverage.csv", lines, by=("space", "resolution", "busy", "memory", "seed"))
+        by = ("space", "resolution", "busy", "memory", "seed", "device")
+        write_some(RESULTS / "latency_coverage.csv", lines, by=by)
 
 
 def described_lines(
@@ -186,7 +187,7 @@ def main() -> None:
     how = {"busy": asked.busy, "alone": asked.alone}
     path = RESULTS / f"latency_repeat_{asked.resolution}px_busy{asked.busy}.csv"
     lines = [how | line for line in described_lines(space, task, rows, timings)]
-    write_some(path, lines, by=("space", "resolution", "busy", "alone"))
+    write_some(path, lines, by=("space", "resolution", "busy", "alone", "device"))
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def main() -> None:
             }
             for row, truth, estimate, scaled in zip(rows, truths, estimated, by_flops, strict=True)
         ],
-        by=("space", "resolution", "busy", "later", "truth"),
+        by=("space", "resolution", "busy", "later", "truth", "device"),
     )
 
 

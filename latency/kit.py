@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import io
-import json
 import math
 import sys
 import zipfile
@@ -31,18 +30,27 @@ from . import kit_main
 from .device import Device
 from .drift import Reading
 from .files import read_json, write_atomically
-from .kit_main import KIT, KIT_FILE, MAIN_FILE, NETWORKS_FILE, REFERENCE, RESULT, VERSION, digest
+from .kit_main import (
+    KIT,
+    KIT_FILE,
+    MAIN_FILE,
+    NETWORKS_FILE,
+    REFERENCE,
+    RESULT,
+    VERSION,
+)
 from .measuring import LEAST_PLAN_VISITS, PLAN_VISITS, MeasuringPlan, PlanTimes, network_name
 from .model import LatencyModel
 from .modelling import calibration_of, check_estimates, fit_latency_model, plan_latency_model
 from .reference import keep_reference, reference_model
 from .runtime import ReferenceTime
+from .seal import digest, is_whole, write_sealed
 
 LEAST_PYTHON = (3, 10)
 LEAST_NUMPY = "1.25"  # whose generators can spawn others
 FARTHEST = math.log(20)  # a visit's reference from the stored one; a machine throttled to a tenth is nearer
 PERIOD = 1024  # after so many values a weight begins anew, so that networks of random weights can be packed
-SOURCES = ("rounds.py", "drift.py", "runtime.py", "device.py", "kit_main.py")
+SOURCES = ("rounds.py", "drift.py", "runtime.py", "device.py", "seal.py", "kit_main.py")
 
 README = """hwnas kit: measures this device for {space}, {resolution} px, {channels} channel(s), {classes} classes
 
@@ -75,7 +83,7 @@ class _Task(_Told):
 
 
 class KitPlan(_Told):
-    """`kit.json`: what is measured with what."""
+    """What is measured with what: `kit.json` without its digest."""
 
     format: Literal["hwnas kit"]
     version: int
@@ -154,7 +162,7 @@ def write_kit(out: Path, space: SearchSpace, task: Task, *, seed: int, own: Spac
     write_atomically(out / NETWORKS_FILE, networks)
     write_atomically(out / MAIN_FILE, source.encode())
     write_atomically(out / "README.txt", _readme(out, kit).encode())
-    write_atomically(out / KIT_FILE, json.dumps(kit, indent=1).encode())  # last: without it a folder is no kit
+    write_sealed(out / KIT_FILE, kit)  # last: without it a folder is no kit
     return kit
 
 
@@ -290,14 +298,17 @@ def read_result(path: Path, kit_folder: Path | None = None) -> KitResult:
     if kit_folder is not None:
         kit = read_json(kit_folder / KIT_FILE)
         _check_kind(kit_folder / KIT_FILE, kit, KIT)
-        if digest(kit) != result.kit_id:
+        if not is_whole(kit):
+            hint = "copy the kit again, or leave --kit out"
+            raise InputError(f"{kit_folder / KIT_FILE} must be as it was written, but was edited or cut", hint=hint)
+        if kit["digest"] != result.kit_id:
             raise InputError(
                 f"{path} must be of the kit in {kit_folder}, but it is of another one, of {result.kit.space}, "
                 f"{result.kit.task.resolution} px, {result.kit.task.classes} classes, seed {result.kit.seed}",
                 hint="leave --kit out, or give the folder that was carried to the device",
             )
     _check_complete(path, result)
-    if digest({key: value for key, value in stored.items() if key != "digest"}) != result.digest:
+    if not is_whole(stored):
         raise InputError(f"{path} must be as {MAIN_FILE} wrote it, but it was edited", hint=again)
     _check_possible(path, result)
     return result

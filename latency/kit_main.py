@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import os
 import platform
 import sys
 import tempfile
@@ -53,8 +51,9 @@ from .runtime import (
     measure_reference,
     vague_remark,
 )
+from .seal import read_sealed, unsealed, write_sealed
 
-VERSION = 7  # of what a kit and its result hold
+VERSION = 8  # of what a kit and its result hold
 KIT, RESULT, MODELS_RESULT, BEGUN = "hwnas kit", "hwnas kit result", "hwnas kit models", "hwnas kit begun"
 KIT_FILE, NETWORKS_FILE, MAIN_FILE = "kit.json", "networks.zip", "measure.py"
 REFERENCE = "reference"
@@ -106,21 +105,17 @@ class Kit:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            self.plan: dict[str, Any] = json.loads((folder / KIT_FILE).read_text(encoding="utf-8"))
-            kind, version = self.plan["format"], self.plan["version"]
-            if (kind, version) != (KIT, VERSION):
-                came = f"it is of a {kind} {version}: copy the kit again, all of it"
-                raise KitError(f"{folder / KIT_FILE} must be of a {KIT} {VERSION}, as this file, but {came}")
-            files, groups, visits, seed = (self.plan[name] for name in ("files", "groups", "visits", "seed"))
-            if [type(each) for each in (files, groups, visits, seed)] != [dict, list, int, int]:
-                raise TypeError("files, groups, visits or seed are of another kind")
-        except (ValueError, KeyError, TypeError) as error:
-            raise KitError(f"{folder / KIT_FILE} is damaged ({error!r}): copy the kit again") from None
-        for name, sha256 in files.items():
-            if hashlib.sha256((folder / name).read_bytes()).hexdigest() != sha256:
-                raise KitError(f"{folder / name} is not the file that the kit was made with: copy the kit again")
-        self.id = digest(self.plan)
+        said = read_sealed(folder / KIT_FILE) or {}
+        if (said.get("format"), said.get("version")) != (KIT, VERSION):
+            raise KitError(
+                f"{folder / KIT_FILE} must be of a {KIT} {VERSION}, and as it was written, but is missing, damaged or "
+                "of another version: copy the kit again, all of it"
+            )
+        self.plan, self.id = unsealed(said), str(said["digest"])
+        for name, sha256 in self.plan["files"].items():
+            path = folder / name
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+                raise KitError(f"{path} is missing, or not the file that the kit was made with: copy the kit again")
 
     def model(self, name: str) -> bytes:
         """The ONNX model of a network."""
@@ -128,22 +123,26 @@ class Kit:
             return archive.read(f"{name}.onnx")
 
 
-def digest(values: Mapping[str, Any]) -> str:
-    """SHA-256 of plain values, however their JSON is spaced and ordered."""
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def check_out(out: Path, kind: str, *, overwrite: bool) -> None:
     """Before anything is measured; only what is of the same kind is replaced."""
+    if out.is_dir():
+        raise KitError(f"--out must be a file to write, but {out} is a folder")
     if out.exists() and not overwrite:
         raise KitError(f"{out} exists already: give --overwrite to replace it, or another --out")
     if out.exists() and (read_sealed(out) or {}).get("format") != kind:
         raise KitError(f"{out} must be a {kind} to be replaced by one, and is none: give another --out")
     if not out.parent.is_dir():
         raise KitError(f"{out.parent} must be a folder to write {out.name} to, and there is none")
-    with tempfile.TemporaryFile(dir=out.parent):
-        pass  # it is written when minutes were spent on it
+    check_writable(out.parent, "give another --out")
+
+
+def check_writable(folder: Path, helps: str) -> None:
+    """Before minutes are spent on what is to be written there."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise KitError(f"{folder} must be writable, but is not ({error.strerror}): {helps}") from None
 
 
 def device_here(threads: int) -> Device:
@@ -185,10 +184,14 @@ def check_runs(model: bytes | Path, name: str, batches: Sequence[int] = (1,)) ->
 
 
 class Progress:
-    """How much is done and how long the rest will take, on stderr."""
+    """How much is done and how long the rest will take, on stderr.
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.said = total, 0, -1
+    Args:
+        done: of the total, at an earlier time.
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self.total, self.earlier, self.done, self.said = total, done, done, -1
         self.started = time.monotonic()
 
     def advance(self, runs: int) -> None:
@@ -197,7 +200,8 @@ class Progress:
         live = sys.stderr.isatty()
         if percent // 10 > self.said // 10 or (live and percent > self.said):
             self.said = percent
-            left_s = round((time.monotonic() - self.started) * (self.total / self.done - 1))
+            each_s = (time.monotonic() - self.started) / (self.done - self.earlier)
+            left_s = round(each_s * (self.total - self.done))
             text = f"{percent:3d} % done, about {left_s // 60} min {left_s % 60:02d} s left"
             print(
                 f"\r{text} " if live else text, end="" if live and percent < 100 else "\n", file=sys.stderr, flush=True
@@ -255,7 +259,7 @@ class Begun:
         self._write()
 
     def _write(self) -> None:
-        write_sealed(self.path, {key: value for key, value in self.stored.items() if key != "digest"})
+        write_sealed(self.path, self.stored)
 
 
 def write_result(kit: Kit, threads: int, out: Path, *, overwrite: bool) -> int:
@@ -270,21 +274,21 @@ def write_result(kit: Kit, threads: int, out: Path, *, overwrite: bool) -> int:
 
 def write_models(kit: Kit, files: Sequence[Path], threads: int, out: Path, *, overwrite: bool) -> int:
     """Measure ONNX files, and write what was found under another name where that is not all; returns the exit code."""
+    check_out(out, MODELS_RESULT, overwrite=overwrite)
     incomplete = out.with_name(f"{out.stem}-incomplete{out.suffix}")
-    for path in (out, incomplete):
-        check_out(path, MODELS_RESULT, overwrite=overwrite)
+    check_out(incomplete, MODELS_RESULT, overwrite=overwrite)
     device = device_here(threads)
     for path in files:
         try:
             in_new_process(check_runs, path, str(path))
         except BrokenProcessPool:
             raise KitError(f"{path}: {KILLED}") from None
-    result = measure_files(kit, files, begin(kit, device))
+    result, interrupted = measure_files(kit, files, begin(kit, device))
     left_out = len(files) - len(result["models"])
     if left_out:
         write_sealed(incomplete, result)
         print(f"{MAIN_FILE}: wrote {incomplete}, without {left_out} of {len(files)} files", file=sys.stderr)
-        return 2
+        return 1 if interrupted else 2
     write_sealed(out, result)
     incomplete.unlink(missing_ok=True)  # of an earlier time, and `check_out` has seen it
     print(f"{MAIN_FILE}: wrote {out}", file=sys.stderr)
@@ -293,6 +297,8 @@ def write_models(kit: Kit, files: Sequence[Path], threads: int, out: Path, *, ov
 
 def begin(kit: Kit, device: Device) -> Begun:
     """What this device has measured so far, when nothing is left to be checked."""
+    check_writable(kit.folder, f"copy the kit to where {MAIN_FILE} may keep what it has measured")
+    in_new_process(check_runs, kit.model(REFERENCE), "the kit's reference network")
     print(f"{MAIN_FILE}: measuring on {device}", file=sys.stderr)
     return Begun(kit, device)
 
@@ -301,10 +307,10 @@ def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:
     """All that the kit asks for: what `hwnas device import` reads."""
     device, groups, visits = begun.device, kit.plan["groups"], kit.plan["visits"]
     seed, setting = kit.plan["seed"], Setting(device.threads, device.provider)
-    check_runs(kit.model(REFERENCE), "the kit's reference network")
     done = len(begun.stored.get("visits", []))
     reference_ms = begun.reference_ms(np.random.default_rng(seed))
-    progress = Progress((visits - done) * runs_of(kit.plan, range(len(groups))))
+    runs = runs_of(kit.plan, range(len(groups)))
+    progress = Progress(visits * runs, done * runs)
     for number in range(done, visits):
         # Its own, since going on must not repeat the orders of earlier visits; of the seed and 0 is the reference's.
         rng = np.random.default_rng([seed, number + 1])
@@ -337,8 +343,8 @@ def kit_visit(kit: Kit, number: int, setting: Setting, rng: np.random.Generator)
     return {name: visits[0] for name, visits in zip(group, readings_of(raw), strict=True)}
 
 
-def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, Any]:
-    """Latencies of ONNX files beside the reference network; they are printed too.
+def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> tuple[dict[str, Any], bool]:
+    """Latencies of ONNX files beside the reference network, which are printed too, and whether it was interrupted.
 
     Those that could not be measured are left out, and the reason is printed; after an interrupt, all that follow.
 
@@ -346,20 +352,23 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
         KitError: if none is left.
     """
     device = begun.device
-    rng, setting = np.random.default_rng(kit.plan["seed"]), Setting(device.threads, device.provider)
-    reference, reference_ms = kit.model(REFERENCE), begun.reference_ms(rng)
+    setting = Setting(device.threads, device.provider)
+    for_reference, rng = np.random.default_rng(kit.plan["seed"]).spawn(2)  # whether it is stored changes nothing else
+    reference, reference_ms = kit.model(REFERENCE), begun.reference_ms(for_reference)
     rows: list[dict[str, Any]] = []
+    interrupted = False
     for path in files:
         try:
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
             (timing,) = measure([path], reference, reference_ms, rng=rng, setting=setting)
-        except (DisturbedError, ProviderError, BrokenProcessPool, OSError) as error:
+        except Exception as error:  # ONNX Runtime's errors have no common parent but this
             print(f"{path}: {KILLED if isinstance(error, BrokenProcessPool) else error}", file=sys.stderr)
             continue
         except KeyboardInterrupt:
             if not rows:
                 raise
             print(f"\n{path}: interrupted", file=sys.stderr)
+            interrupted = True
             break
         low, high = timing.latency_ms_interval
         why = unsteady_reason(timing.latency_ms_interval, timing.half_between_measurements)
@@ -375,7 +384,7 @@ def measure_files(kit: Kit, files: Sequence[Path], begun: Begun) -> dict[str, An
     if not rows:
         raise KitError("none of the files was measured, and nothing is written")
     known = {"reference_ms": reference_ms, "reference_ms_interval": begun.stored["reference_ms_interval"]}
-    return {**said_of(MODELS_RESULT, kit, device), **known, "models": rows}
+    return {**said_of(MODELS_RESULT, kit, device), **known, "models": rows}, interrupted
 
 
 def said_of(kind: str, kit: Kit, device: Device) -> dict[str, Any]:
@@ -392,24 +401,3 @@ def said_of(kind: str, kit: Kit, device: Device) -> dict[str, Any]:
             "onnxruntime": onnxruntime.__version__,
         },
     }
-
-
-def write_sealed(out: Path, values: Mapping[str, Any]) -> None:
-    """With their digest, and under its name only when it is whole."""
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps({**values, "digest": digest(values)}, indent=1) + "\n", encoding="utf-8")
-        part.replace(out)
-    finally:
-        if part.exists():
-            part.unlink()
-
-
-def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What `write_sealed` wrote, or None where that is not what the file holds."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        rest = {key: value for key, value in values.items() if key != "digest"}
-        return values if values["digest"] == digest(rest) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None

@@ -272,7 +272,8 @@ def certificate(record: Mapping[str, Any], limits: Sequence[Limit]) -> dict[str,
 
     `met` is None where the file was not measured, or not well enough to say.
     The bound is the upper end of the two-sided 95 % interval, so the latency is below it with more than 95 %
-    confidence. Without an upper limit on latency_ms the target is that bound.
+    confidence. Without an upper limit on latency_ms the target is that bound. It is of this file alone: where a search
+    measured several until one met the limit, that one of them seems to meet it by chance is likelier.
 
     Args:
         record: of the model, with its latency.

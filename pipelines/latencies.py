@@ -44,7 +44,8 @@ from latency.reference import (
     stored_references,
     task_key,
 )
-from latency.runtime import ReferenceTime, vague_remark
+from latency.runtime import vague_remark
+from latency.seal import is_whole, sealed
 from spaces import Arch, InputError, SearchSpace, Task
 
 from .config import RunConfig
@@ -235,9 +236,9 @@ def table_text(model: LatencyModel, origin: str, reference_interval: Sequence[fl
     Raises:
         InputError: if not all its numbers are finite.
     """
-    more = {"origin": origin, "reference_ms_interval": reference_interval}
+    values = {**json.loads(model.to_json()), "origin": origin, "reference_ms_interval": reference_interval}
     try:
-        return json.dumps({**json.loads(model.to_json()), **more}, indent=1, allow_nan=False)
+        return sealed(json.loads(json.dumps(values, allow_nan=False)))
     except ValueError:
         raise InputError("what was measured gives no latency model: not all its numbers are finite") from None
 
@@ -302,10 +303,8 @@ def _opened(path: Path, text: str, space: SearchSpace, task: Task, device: Devic
     try:
         model = read_latency_model(text, space=space, task=task, device=device)
         check_estimates(model, space)
-    except InputError as error:
+    except ValueError as error:
         raise InputError(f"{path}: {error}", hint=hint) from None
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise InputError(f"{path} must be a latency table, but is damaged: {error!r}", hint=hint) from None
     return model
 
 
@@ -329,8 +328,15 @@ def _protocol(stored: Mapping[str, Any]) -> int:
 
 
 def _made_by(stored: Mapping[str, Any]) -> tuple[int, int]:
-    """Protocol and version of a table."""
-    return int(stored.get("protocol", 1)), int(stored.get("version", 1))
+    """Protocol and version of a table; the earliest say neither.
+
+    Raises:
+        ValueError: if one is no whole number.
+    """
+    protocol, version = stored.get("protocol", 1), stored.get("version", 1)
+    if type(protocol) is not int or type(version) is not int:
+        raise ValueError(f"protocol and version must be whole numbers, got {protocol!r} and {version!r}")
+    return protocol, version
 
 
 def _is_of(stored: Mapping[str, Any], device: Device) -> bool:
@@ -398,40 +404,34 @@ def read_stored_table(path: Path) -> dict[str, Any]:
 
 
 def read_any_table(path: Path) -> dict[str, Any]:
-    """`read_stored_table`, of whatever protocol and version."""
+    """`read_stored_table`, of whatever protocol and version.
+
+    Raises:
+        InputError: if it is no table, or one of today's protocol and version that is not as it was written.
+    """
     stored = read_json(path)
-    kind = stored.get("format")
-    if kind in (RESULT, MODELS_RESULT):
+    written = stored.get("format")
+    if written in (RESULT, MODELS_RESULT):
         of, hint = {
             RESULT: (", not yet a latency table", f"hwnas device import {path} --out FILE"),
             MODELS_RESULT: (" of ONNX files, and no latency table", f"import what {MAIN_FILE} writes without --models"),
-        }[kind]
+        }[written]
         raise InputError(f"{path} is what {MAIN_FILE} wrote{of}", hint=hint)
     try:
-        stored["device"]["cpu"], stored["space"], Task(**stored["task"])
-        reference_ms, made_by = stored["reference_ms"], _made_by(stored)
-        positive = [reference_ms, stored["relative_error"]]
-        if made_by[0] == PROTOCOL:
-            Device(**stored["device"])
-            positive += [stored["reference_now_ms"], stored["slope_deviation"]]
-        learned = stored.get("kind") == "learned"
-        values = stored["variances"] if learned else [stored["constant_ms"], *np.ravel(stored["table_ms"])]
-        numbers = np.array([*positive, *np.ravel(stored["calibration"]), *values])
-        if numbers.dtype.kind not in "if" or not np.isfinite(numbers).all() or min(positive) <= 0:
-            raise ValueError("a number is missing, not finite or not positive")
-        # Earlier versions had it that a stem and a head make up for a constant below 0.
-        if made_by == (PROTOCOL, VERSION) and not learned and (values[0] <= 0 or min(values) < 0):
-            raise ValueError("its constant must be above 0 ms, and no block below")
-        if np.shape(stored["calibration"])[1:] != (2,):
-            raise ValueError("its calibration must be pairs")
-        if min(np.ravel(stored["calibration"])) <= 0:
-            raise ValueError("networks must take a time above 0")
-        if (interval := stored.get("reference_ms_interval")) is not None:  # earlier versions do not say it
-            low, high = interval
-            ReferenceTime(reference_ms, (low, high))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        made_by = _made_by(stored)
+        if made_by == (PROTOCOL, VERSION):
+            if not is_whole(stored):
+                raise ValueError("it was edited or cut, or an earlier hwnas wrote it")
+        else:  # of one by an earlier hwnas only this is used
+            stored["device"]["cpu"], shlex.quote(stored["space"]), Task(**stored["task"])
+            if made_by[0] == PROTOCOL:
+                Device(**stored["device"])
+                if not 0 < stored["reference_ms"] < math.inf:
+                    raise ValueError("its reference latency must be above 0 ms")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        why = f"{error} is missing" if isinstance(error, KeyError) else error
         raise InputError(
-            f"{path} must be a latency table, but is damaged or something else: {error!r}",
+            f"{path} must be a latency table, but is damaged or something else: {why}",
             hint="see hwnas device measure and hwnas device import",
         ) from None
     return stored

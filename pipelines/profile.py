@@ -137,8 +137,9 @@ def _settings(threads: Sequence[int], batches: Sequence[int], provider: str) -> 
 
 def _measured(model: bytes | Path, task: Task, setting: Setting, rng: np.random.Generator) -> dict[str, Any]:
     device = Device.here(threads=setting.threads, provider=setting.provider)
+    for_reference, rng = rng.spawn(2)  # whether it is stored changes nothing else
     with measuring_alone():
-        reference_ms = stored_reference_ms(task, device, rng)
+        reference_ms = stored_reference_ms(task, device, for_reference)
         (timing,) = measure([model], reference_model(task), reference_ms, rng=rng, setting=setting)
     said = {"threads": setting.threads, "batch": setting.batch, "device_fingerprint": device.fingerprint}
     interval = reference_interval(task, device, reference_ms)

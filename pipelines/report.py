@@ -28,7 +28,7 @@ from hwnas.objectives import Limit
 from hwnas.strategies.neural_predictor import LEAST_TO_FIT
 from hwnas.study import Study
 from hwnas.trial import Trial
-from latency.files import read_json, write_atomically
+from latency.files import write_atomically
 from latency.model import stated_error
 from spaces import Network, Task
 from spaces.chain import ChainSpace
@@ -37,7 +37,7 @@ from .config import RunConfig
 from .deploy import limits_met
 from .drawing import blocks_of, draw_blocks
 from .judgement import NAMES
-from .latencies import is_measured, known_interval, known_ms
+from .latencies import is_measured, known_interval, known_ms, read_any_table
 from .run_folder import RunFolder
 from .run_record import RunRecord
 from .strategies import NEURAL_PREDICTOR, drawn_first
@@ -93,7 +93,7 @@ def write_report(run: RunFolder, outcome: Mapping[str, Any]) -> None:
 
 
 def _context(run: RunFolder, outcome: Mapping[str, Any]) -> dict[str, Any]:
-    config, stored, table = RunConfig.from_toml(run.config), RunRecord.read(run.plan), read_json(run.table)
+    config, stored, table = RunConfig.from_toml(run.config), RunRecord.read(run.plan), read_any_table(run.table)
     task = Task(**table["task"])
     space = run.open_space(config, task)
     plan, models = stored.plan, run.models()

@@ -22,7 +22,6 @@ from latency import (
     LatencyTable,
     LearnedLatency,
     kit,
-    kit_main,
     measure_plan,
     measuring,
     plan_latency_model,
@@ -34,6 +33,7 @@ from latency.measuring import network_name
 from latency.onnx_graph import build_onnx
 from latency.reference import reference_model, stored_references
 from latency.rounds import ROUNDS_A_VISIT, Rounds, in_new_process
+from latency.seal import digest
 from latency.table import CALIBRATION_NETWORKS
 from spaces import InputError, Task, get_space
 from spaces.layers import NetworkBuilder
@@ -130,8 +130,8 @@ def test_a_kit_holds_what_is_measured_here(tmp_path):
             assert theirs.graph.node == ours.graph.node
             shapes = [[list(w.dims) for w in proto.graph.initializer] for proto in (ours, theirs)]
             assert shapes[0] == shapes[1]
-    for name, digest in stored["files"].items():
-        assert sha256((folder / name).read_bytes()).hexdigest() == digest
+    for name, known in stored["files"].items():
+        assert sha256((folder / name).read_bytes()).hexdigest() == known
 
 
 def test_the_same_seed_gives_the_same_kit_and_another_seed_another(tmp_path):
@@ -267,8 +267,11 @@ def test_what_was_measured_before_an_interruption_is_not_lost(tmp_path, monkeypa
     before, asked, bad_call = json.loads(begun.read_text()), [], -1
     visit, order = measure.kit_visit, []
     monkeypatch.setattr(measure, "kit_visit", lambda kit, i, *args: order.append(i) or visit(kit, i, *args))
+    capsys.readouterr()
     assert measure.main([]) == 0
     assert len(asked) == len(groups)
+    said = [int(line.split("%")[0]) for line in capsys.readouterr().err.splitlines() if "% done" in line]
+    assert 100 // VISITS <= said[0] < said[-1] == 100
     # The visit that is left is drawn as the second, not as the first again.
     seed = json.loads((folder / "kit.json").read_text())["seed"]
     drawn = [np.random.default_rng([seed, number]).permutation(len(groups)) for number in (1, 2)]
@@ -297,7 +300,7 @@ def test_a_reference_that_was_edited_is_not_used(made, tmp_path, capsys, result,
     assert "is damaged, or of another kit: remove it" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("what", ["disturbed", "killed", "elsewhere", "interrupted"])
+@pytest.mark.parametrize("what", ["disturbed", "killed", "elsewhere", "failing", "interrupted"])
 def test_what_was_measured_of_files_is_not_lost_with_another(tmp_path, monkeypatch, capsys, what):
     folder = small_kit(tmp_path / "kit")
     measure = loaded(folder)
@@ -309,6 +312,7 @@ def test_what_was_measured_of_files_is_not_lost_with_another(tmp_path, monkeypat
         "disturbed": (measure.DisturbedError("too disturbed to measure"), "too disturbed to measure"),
         "killed": (measure.BrokenProcessPool("a process died"), measure.KILLED),
         "elsewhere": (measure.ProviderError("it runs on another provider"), "it runs on another provider"),
+        "failing": (RuntimeError("Non-zero status code"), "Non-zero status code"),
         "interrupted": (KeyboardInterrupt(), "interrupted"),
     }[what]
     true, bad = measure.measure, {"b.onnx"}
@@ -320,7 +324,7 @@ def test_what_was_measured_of_files_is_not_lost_with_another(tmp_path, monkeypat
 
     monkeypatch.setattr(measure, "measure", measured)
     asked = ["--models", *(str(tmp_path / name) for name in names)]
-    assert measure.main(asked) == 2
+    assert measure.main(asked) == (1 if what == "interrupted" else 2)
     said = capsys.readouterr().err
     assert f"b.onnx: {says}" in said
     there = ["a.onnx"] if what == "interrupted" else ["a.onnx", "c.onnx"]
@@ -354,8 +358,31 @@ def test_where_nothing_can_be_written_nothing_is_measured(tmp_path, capsys):
     measure = loaded(small_kit(tmp_path / "kit"))
     assert measure.main(["--out", "/proc/result.json"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("measure.py: No such file or directory: /proc/")
-    assert "measuring" not in said
+    assert said.startswith("measure.py: /proc must be writable, but is not (")
+    assert said.endswith("): give another --out\n")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("asked", [[], ["--models", "m.onnx"]])
+def test_a_kit_that_cannot_keep_what_it_measured_measures_nothing(made, tmp_path, monkeypatch, capsys, asked):
+    """Its own folder, beside that of `--out`; who runs the tests may be allowed to write everywhere."""
+    (tmp_path / "m.onnx").write_bytes(reference_model(TASK))
+    monkeypatch.chdir(tmp_path)
+    measure = loaded(made)
+    true = measure.tempfile.TemporaryFile
+
+    def written(dir):
+        if Path(dir) == made:
+            raise PermissionError(13, "Permission denied")
+        return true(dir=dir)
+
+    monkeypatch.setattr(measure.tempfile, "TemporaryFile", written)
+    assert measure.main([*asked, "--out", "out.json"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        f"measure.py: {made} must be writable, but is not (Permission denied): copy the kit to where"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_each_group_has_its_rounds(tmp_path, monkeypatch):
@@ -407,6 +434,9 @@ def of_two_inputs(path: Path) -> Path:
         (["--models", "two.onnx"], "two.onnx must have one float32 input"),
         (["--out", "no/such/place.json"], "must be a folder to write place.json to"),
         (["--out", "text.onnx"], "text.onnx exists already"),
+        (["--out", "/"], "--out must be a file to write, but / is a folder"),
+        (["--models", "two.onnx", "--out", "/"], "--out must be a file to write, but / is a folder"),
+        (["--overwrite", "--out", "."], "--out must be a file to write, but . is a folder"),
     ],
 )
 def test_mistakes_on_the_device_are_one_line(made, tmp_path, arguments, message):
@@ -444,24 +474,49 @@ def test_a_numpy_that_is_too_old_is_said(made, tmp_path):
 def test_a_kit_that_did_not_arrive_whole_measures_nothing(tmp_path, capsys):
     folder = small_kit(tmp_path / "kit")
     measure = loaded(folder)
-    (folder / "networks.zip").write_bytes((folder / "networks.zip").read_bytes()[:-7])
-    assert measure.main([]) == 2
-    assert "networks.zip is not the file that the kit was made with" in capsys.readouterr().err
-    stored = json.loads((folder / "kit.json").read_text())
-    (folder / "kit.json").write_text(json.dumps({"format": "hwnas kit", "version": 5}))  # another one, not damaged
-    assert measure.main([]) == 2
-    assert "must be of a hwnas kit 7, as this file, but it is of a hwnas kit 5: copy" in capsys.readouterr().err
-    edited = [
-        {**stored, name: value} for name, value in (("files", []), ("groups", {}), ("visits", "4"), ("seed", 0.5))
-    ]
-    for text in (json.dumps(stored)[:-20], "[]", *map(json.dumps, edited)):
-        (folder / "kit.json").write_text(text)
+    whole = {name: (folder / name).read_bytes() for name in ("networks.zip", "kit.json")}
+    for cut in (
+        lambda: (folder / "networks.zip").write_bytes(whole["networks.zip"][:-7]),
+        (folder / "networks.zip").unlink,
+    ):
+        cut()
         assert measure.main([]) == 2
-        assert "kit.json is damaged" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "networks.zip is missing, or not the file that the kit was made with: copy the kit again" in said
+    (folder / "networks.zip").write_bytes(whole["networks.zip"])
     (folder / "kit.json").unlink()
     assert measure.main([]) == 2
-    assert "No such file" in capsys.readouterr().err
+    assert "missing, damaged or of another version: copy the kit again" in capsys.readouterr().err
     assert not (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("change", [{"visits": 0}, {"groups": []}])
+def test_a_kit_that_was_edited_measures_nothing(made, tmp_path, capsys, change):
+    said = json.loads((made / "kit.json").read_text())
+    refused_by_measure(made, tmp_path, json.dumps({**said, **change}))
+    assert "and as it was written, but is" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"kit\.json must be as it was written, but was edited or cut"):
+        read_result(made / "result.json", tmp_path)
+
+
+def test_a_kit_of_another_version_or_cut_measures_nothing(made, tmp_path, capsys):
+    said = json.loads((made / "kit.json").read_text())
+    for text in (
+        resealed({**said, "version": 7}),
+        resealed({**said, "format": "hwnas run"}),
+        json.dumps(said)[:-20],
+        "[]",
+    ):
+        refused_by_measure(made, tmp_path, text)
+        assert "kit.json must be of a hwnas kit 8" in capsys.readouterr().err
+
+
+def refused_by_measure(kit_folder, folder, said):
+    shutil.copytree(kit_folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("result.json", "begun-*"))
+    (folder / "kit.json").write_text(said)
+    measure, before = loaded(folder), sorted(folder.iterdir())
+    assert measure.main([]) == 2
+    assert sorted(folder.iterdir()) == before
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch, capsys):
@@ -509,7 +564,7 @@ def said_of_device(result, **changes):
 def of_kit(result, **changes):
     """The result of a kit that says something else, sealed anew as a whole."""
     said = {**result["kit"], **changes}
-    return {**result, "kit": said, "kit_id": kit_main.digest(said)}
+    return {**result, "kit": said, "kit_id": digest(said)}
 
 
 def read_back(folder, result):
@@ -588,7 +643,7 @@ SPOILED = {
     "outside its interval": (lambda r: r.update(reference_ms=1e6), "must be above 0 ms and in its interval"),
     "of no networks": (lambda r: r["kit"].update(calibration=[]), "kit.calibration"),
     "unknown field": (lambda r: r["device"].update(colour="red"), "device.colour"),
-    "version": (lambda r: r.update(version=1), "must be of version 7 of the kit, but it is of version 1"),
+    "version": (lambda r: r.update(version=1), "must be of version 8 of the kit, but it is of version 1"),
     "kind": (lambda r: r.update(format="hwnas kit models"), "must be a hwnas kit result"),
     "its kit": (lambda r: r["kit"].update(seed=7), "that part was edited"),
     "no kit": (lambda r: r.pop("kit"), "kit: field required"),
@@ -656,7 +711,7 @@ def test_a_space_whose_networks_changed_since_is_noticed(made, tmp_path, result)
     stored = {**result, "readings": renamed}
     groups = stored["kit"]["groups"]
     groups[0] = ["0" * 12 if name == first else name for name in groups[0]]
-    stored["kit_id"] = kit_main.digest(stored["kit"])
+    stored["kit_id"] = digest(stored["kit"])
     path = tmp_path / "result.json"
     path.write_text(resealed(stored))
     with pytest.raises(InputError, match="but 1 are others now"):

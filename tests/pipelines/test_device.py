@@ -22,6 +22,7 @@ from latency.measuring import networks_digest
 from latency.model import learn_latency
 from latency.reference import keep_reference
 from latency.runtime import ReferenceTime
+from latency.seal import sealed
 from latency.table import timed_networks
 from pipelines import cli, deploy, devices
 from pipelines.cli import app
@@ -235,7 +236,12 @@ def test_the_right_table_does_not_take_the_place_of_the_wrong_one(tmp_path):
 
 def stored(known: Device, /, **more) -> str:
     values = np.random.default_rng(0).random(SPACE.allowed.shape) / 20
-    return json.dumps({**json.loads(made_up(known, AdditiveCost(0.1, values)).to_json()), **more})
+    return sealed({**json.loads(made_up(known, AdditiveCost(0.1, values)).to_json()), **more})
+
+
+def edited(text: str, **more) -> str:
+    """By a person, whose editor makes no digest."""
+    return json.dumps({**json.loads(text), **more})
 
 
 def made_up(known: Device, cost: AdditiveCost) -> LatencyTable:
@@ -288,27 +294,35 @@ def test_a_table_that_is_no_longer_of_this_device_is_refused(tmp_path, field):
     assert read_device_table(path, SPACE, TASK) == path.read_text()
 
 
-BAD_INTERVALS = (
-    *(5, [0.5], ["a", "b"], [0.6, 0.4], [0.0, 0.6], [0.4, float("inf")], [0.4, float("nan")]),
-    *([5, 6], [0.1, 0.2]),  # of another latency than 0.5 ms
-)
+def test_whatever_was_edited_in_a_table_is_noticed(tmp_path):
+    """Each value that it says, taken out or another one; a version that is another one now is of another hwnas."""
+    path, whole = tmp_path / "mine.json", json.loads(stored(Device.here(), origin="here"))
+    assert {"device", "table_ms", "relative_error", "kind", "origin", "digest"} <= set(whole)
+    refused = r"must be (a latency table, but is damaged|measured by protocol)"
+    for name in whole:
+        without = json.dumps({key: value for key, value in whole.items() if key != name})
+        others = [edited(json.dumps(whole), **{name: other}) for other in (None, 5, "2", [], float("inf"))]
+        for text in (without, *others):
+            path.write_text(text)
+            with pytest.raises(InputError, match=refused):
+                read_device_table(path, SPACE, TASK)
+            with pytest.raises(InputError, match=refused):
+                devices.show_file(path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("{", "must be JSON"),
-        ("{}", "must be a latency table"),
-        ('{"device": {"cpu": "x"}}', "must be a latency table"),
-        (stored(Device.here(), reference_ms=float("nan")), "must be a latency table"),
-        (stored(Device.here(), reference_ms=-1.0), "must be a latency table"),
-        (stored(Device.here(), calibration=[[-0.3, 0.3]]), "must be a latency table"),
-        (stored(Device.here(), constant_ms="0.1"), "must be a latency table"),
-        (stored(Device.here(), constant_ms=0.0), "its constant must be above 0 ms, and no block below"),
-        (stored(Device.here(), table_ms=[[0.1, -0.01]]), "its constant must be above 0 ms, and no block below"),
-        (stored(Device.here(), calibration=[]), "must be a latency table"),
-        (stored(Device.here(), device={"cpu": "x", "colour": 1}), "must be a latency table"),
-        *((stored(Device.here(), reference_ms_interval=ends), "must be a latency table") for ends in BAD_INTERVALS),
+        ("{}", "must be a latency table, but is damaged or something else: 'device' is missing"),
+        (edited(stored(Device.here()), version="2"), "protocol and version must be whole numbers, got 8 and '2'"),
+        (edited(stored(Device.here()), relative_error=0.001), "it was edited or cut, or an earlier hwnas wrote it"),
+        ('{"device": {"cpu": "x"}}', "'space' is missing"),
+        (stored(Device.here(), version=1, reference_ms=float("nan")), "its reference latency must be above 0 ms"),
+        (stored(Device.here(), version=1, reference_ms=-1.0), "its reference latency must be above 0 ms"),
+        (stored(Device.here(), version=1, space=5), "must be a latency table"),
+        (stored(Device.here(), version=1, device={"cpu": "x", "colour": 1}), "must be a latency table"),
+        (stored(Device.here(), constant_ms=-9.0), "networks must take a time above 0"),
     ],
 )
 def test_damaged_tables_are_refused(tmp_path, text, message):
@@ -408,29 +422,17 @@ def test_the_damaged_table_of_a_run_is_said_to_be_damaged(tmp_path):
     run.path.mkdir()
     config = RunConfig.of(job="search", data="digits", data_root="data", space=SPACE.name, trials=3)
     damaged = r"latency_table\.json must be a latency table, but is damaged"
-    no_constant = {name: value for name, value in json.loads(stored(Device.here())).items() if name != "constant_ms"}
-    for text in ("{}", json.dumps(no_constant), *(stored(Device.here(), **{name: -1.0}) for name in MUST_BE_POSITIVE)):
+    of_this = stored(Device.here())
+    for text in ("{}", edited(of_this, constant_ms=0.2), edited(of_this, device=asdict(Device.here(threads=2)))):
         run.table.write_text(text)
         for read in (open_model, latencies_of):
             with pytest.raises(InputError, match=damaged):
                 read(config, run, SPACE, TASK)
-    table = json.loads(stored(Device.here()))["table_ms"]
-    cut = ({"table_ms": table[:1]}, {"table_ms": [row[:-1] for row in table]}, {"table_ms": [[0.1]]})
-    edited = ({"constant_ms": float("nan")}, {"kind": "learned", "variances": [1.0]}, {"version": None})
-    of_device = [{"device": {**asdict(Device.here()), name: "2"}} for name in ("cores", "threads", "flush_bytes")]
-    for more in (*cut, *edited, {"protocol": float("inf")}, {"version": "x"}, *of_device):
-        run.table.write_text(stored(Device.here(), **more))
-        with pytest.raises(InputError, match=damaged):
-            open_model(config, run, SPACE, TASK)
 
 
-MUST_BE_POSITIVE = ("reference_ms", "reference_now_ms", "slope_deviation", "relative_error")
-
-
-def test_a_table_of_an_earlier_hwnas_which_does_not_say_its_networks_is_refused(tmp_path):
+def test_a_table_of_other_networks_than_its_space_has_now_is_refused(tmp_path):
     path = tmp_path / "mine.json"
-    told = json.loads(stored(Device.here()))
-    path.write_text(json.dumps({name: told[name] for name in told if name != "networks"}))
+    path.write_text(stored(Device.here(), networks="0" * 64))
     with pytest.raises(InputError, match=r"mine\.json: the latency table must be of the networks") as caught:
         read_device_table(path, SPACE, TASK)
     assert f"make a new one: hwnas device measure --space {SPACE.name}" in caught.value.hint
@@ -452,14 +454,16 @@ def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path,
 def test_no_table_is_replaced_by_one_of_something_else(elsewhere, tmp_path, monkeypatch):
     place, *_ = elsewhere
     here = {"monkeypatch": monkeypatch, "cwd": tmp_path}
+
+    def as_changed(name, **more):
+        said = json.loads((place / "pi.json").read_text())
+        return sealed({**said, name: {**said[name], **more}})
+
     for text, by in (
         (stored(Device.here()), "by hwnas on"),
         (stored(Device.here(), origin="kit"), "by a kit on"),
-        (
-            (place / "pi.json").read_text().replace('"resolution": 8', '"resolution": 16'),
-            f"16 px, by a kit on {OTHER_CPU}",
-        ),
-        ((place / "pi.json").read_text().replace('"threads": 1', '"threads": 2'), f"{OTHER_CPU}, 2 thread(s)"),
+        (as_changed("task", resolution=16), f"16 px, by a kit on {OTHER_CPU}"),
+        (as_changed("device", threads=2), f"{OTHER_CPU}, 2 thread(s)"),
     ):
         (tmp_path / "pi.json").write_text(text)
         _, err = device("import", place / "kit" / "result.json", "--out", "pi.json", code=2, **here)
@@ -495,7 +499,7 @@ def test_a_table_of_this_device_is_in_times_of_the_reference_that_is_stored_now(
         ms = np.linspace(0.1, 0.2, len(rows))
         model = learn_latency(space, TASK, here, 0.5, rows, ms, reference_now_ms=0.52)
     path = tmp_path / "mine.json"
-    path.write_text(json.dumps({**json.loads(model.to_json()), "origin": "here"}))
+    path.write_text(sealed({**json.loads(model.to_json()), "origin": "here"}))
     assert read_device_table(path, space, TASK) == path.read_text()
     keep_reference(TASK, here, ReferenceTime(0.49, (0.47, 0.5)))
     text = read_device_table(path, space, TASK)
@@ -512,7 +516,7 @@ def test_a_table_of_this_device_in_another_state_is_refused(tmp_path):
     """Ratios to the reference change with the machine's speed, each network's by its own slope."""
     cost = AdditiveCost(0.1, np.linspace(0.1, 0.3, SPACE.allowed.size).reshape(SPACE.allowed.shape))
     path = tmp_path / "mine.json"
-    path.write_text(json.dumps({**json.loads(made_up(Device.here(), cost).to_json()), "origin": "here"}))
+    path.write_text(sealed({**json.loads(made_up(Device.here(), cost).to_json()), "origin": "here"}))
     keep_reference(TASK, Device.here(), ReferenceTime(0.52, (0.5, 0.53)))
     with pytest.raises(InputError, match=r"reference latency of this device was 0\.5 ms, and now 0\.52 ms"):
         read_device_table(path, SPACE, TASK)

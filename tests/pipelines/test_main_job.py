@@ -24,6 +24,7 @@ from sklearn.datasets import load_digits
 from hwnas.pareto import is_non_dominated
 from hwnas.training import ImageData
 from latency import Device, count
+from latency.seal import sealed
 from pipelines import cli
 from pipelines.report import whole_percent
 from spaces import Task, get_space
@@ -173,7 +174,7 @@ def test_what_is_measured_on_another_device_stands_outside_the_run(finished):
     shutil.copytree(place / "run", place / "carried")
     table = place / "carried" / "latency_table.json"
     stored = json.loads(table.read_text())
-    table.write_text(json.dumps({**stored, "device": {**stored["device"], "cpu": "Plain Board 5"}}))
+    table.write_text(sealed({**stored, "device": {**stored["device"], "cpu": "Plain Board 5"}}))
     name = outcome["chosen"]["name"]
     (place / "carried" / "models" / name / "model.onnx").unlink()
     record = (place / "carried" / "models" / name / "model.json").read_text()

@@ -20,6 +20,7 @@ from hwnas.study import Study
 from hwnas.trial import Trial
 from latency import Device, LatencyTable, count
 from latency.files import write_json
+from latency.seal import sealed
 from pipelines.cli import app
 from pipelines.config import RunConfig, parse_duration
 from pipelines.drawing import blocks_of, draw_blocks
@@ -96,7 +97,7 @@ def make_run(
     estimates = cost.of(space.sample(8, rng))
     pairs = tuple((float(e * f), float(e)) for e, f in zip(estimates, rng.normal(1, 0.03, 8), strict=True))
     table = LatencyTable(device, SPACE, TASK, 0.412, 0.42, 0.1, cost, 0.081, pairs, "")
-    run.table.write_text(table.to_json())
+    run.table.write_text(sealed(json.loads(table.to_json())))
 
     trials = []
     for number, row in enumerate(space.sample(n_random + n_chosen, rng)):
