@@ -137,7 +137,6 @@ def check_out(out: Path, kind: str, *, overwrite: bool) -> None:
 
 
 def check_writable(folder: Path, helps: str) -> None:
-    """Before minutes are spent on what is to be written there."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -235,6 +234,10 @@ class Begun:
         if found is None or (found and (found.get("format"), found.get("kit_id")) != (BEGUN, kit.id)):
             raise KitError(f"{self.path} is damaged, or of another kit: remove it; what it held is measured again")
 
+    def check_kept(self) -> None:
+        """Before minutes are spent on what is to be kept."""
+        check_writable(self.path.parent, f"copy the kit to where {MAIN_FILE} may keep what it has measured")
+
     def reference_ms(self, rng: np.random.Generator) -> float:
         """The reference network's own latency, measured the first time it is asked for."""
         if not self.stored:
@@ -264,8 +267,10 @@ class Begun:
 
 def write_result(kit: Kit, threads: int, out: Path, *, overwrite: bool) -> int:
     """Measure all that the kit asks for, and write it; returns the exit code."""
+    begun = Begun(kit, device_here(threads))
+    begun.check_kept()
     check_out(out, RESULT, overwrite=overwrite)
-    begun = begin(kit, device_here(threads))
+    begin(begun)
     write_sealed(out, measure_kit(kit, begun))
     begun.forget_visits()  # the result has them
     print(f"{MAIN_FILE}: wrote {out}", file=sys.stderr)
@@ -274,16 +279,19 @@ def write_result(kit: Kit, threads: int, out: Path, *, overwrite: bool) -> int:
 
 def write_models(kit: Kit, files: Sequence[Path], threads: int, out: Path, *, overwrite: bool) -> int:
     """Measure ONNX files, and write what was found under another name where that is not all; returns the exit code."""
+    begun = Begun(kit, device_here(threads))
+    if not begun.stored:
+        begun.check_kept()
     check_out(out, MODELS_RESULT, overwrite=overwrite)
     incomplete = out.with_name(f"{out.stem}-incomplete{out.suffix}")
     check_out(incomplete, MODELS_RESULT, overwrite=overwrite)
-    device = device_here(threads)
     for path in files:
         try:
             in_new_process(check_runs, path, str(path))
         except BrokenProcessPool:
             raise KitError(f"{path}: {KILLED}") from None
-    result, interrupted = measure_files(kit, files, begin(kit, device))
+    begin(begun)
+    result, interrupted = measure_files(kit, files, begun)
     left_out = len(files) - len(result["models"])
     if left_out:
         write_sealed(incomplete, result)
@@ -295,12 +303,10 @@ def write_models(kit: Kit, files: Sequence[Path], threads: int, out: Path, *, ov
     return 0
 
 
-def begin(kit: Kit, device: Device) -> Begun:
-    """What this device has measured so far, when nothing is left to be checked."""
-    check_writable(kit.folder, f"copy the kit to where {MAIN_FILE} may keep what it has measured")
-    in_new_process(check_runs, kit.model(REFERENCE), "the kit's reference network")
-    print(f"{MAIN_FILE}: measuring on {device}", file=sys.stderr)
-    return Begun(kit, device)
+def begin(begun: Begun) -> None:
+    """The last that is checked, and the first that a person is told."""
+    in_new_process(check_runs, begun.kit.model(REFERENCE), "the kit's reference network")
+    print(f"{MAIN_FILE}: measuring on {begun.device}", file=sys.stderr)
 
 
 def measure_kit(kit: Kit, begun: Begun) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from .drift import SLOPE_DEVIATION, half_between
 from .measuring import MeasuringPlan, PlanTimes, measure_plan, network_name, networks_digest
 from .prices import LayerPrices, fit_prices, learned_prices, most_telling
 
-VERSION = 2  # of how networks are measured for a model and what is learned from them, within one protocol
+VERSION = 3  # of how networks are measured for a model, what is learned from them and how it is stored, by one protocol
 LEARNED_NETWORKS = 30
 LEAST_NETWORKS = 6  # below, no error can be stated
 MEASURE_ANEW = "measure a new table: start a new run without the old one"
@@ -144,22 +144,23 @@ def stored_fields(stored: Mapping[str, Any], *, space: str, task: Task, device: 
         "slope_deviation": stored["slope_deviation"],
         "relative_error": stored["relative_error"],
         "calibration": tuple((a, b) for a, b in stored["calibration"]),
-        "networks": stored.get("networks"),
+        "networks": stored["networks"],
     }
 
 
-def check_networks(model: LatencyModel, networks: Iterable[Network]) -> None:
+def check_networks(stored: Mapping[str, Any], networks: Iterable[Network]) -> None:
     """Make sure that a stored model was measured with the networks that its space has now.
 
     Raises:
-        InputError: if a space of this name had others, or an earlier version measured it, which does not say it.
+        InputError: if a space of this name had others.
     """
-    if model.networks != networks_digest(networks):
-        raise InputError(
-            f"the latency table must be of the networks that {model.space} has now, but it is of others, or an earlier "
-            "hwnas measured it",
-            hint=MEASURE_ANEW,
-        )
+    others = f"the latency table must be of the networks that {stored['space']} has now, but it is of others"
+    try:
+        now = networks_digest(networks)
+    except Exception as error:  # a person's space that was edited since raises what it likes at rows of before
+        raise InputError(f"{others} ({error!r})", hint=MEASURE_ANEW) from None
+    if stored["networks"] != now:
+        raise InputError(others, hint=MEASURE_ANEW)
 
 
 @dataclass(frozen=True)
@@ -221,18 +222,17 @@ class LearnedLatency(LatencyModel):
         """Read a stored model.
 
         Raises:
-            InputError: if it is of another device, space or task than the ones given.
+            InputError: if it is of another device, space, task or networks than the ones given.
         """
         stored: Mapping[str, Any] = json.loads(text)
         fields = stored_fields(stored, space=space.name, task=task, device=device)
         rows = np.array(stored["rows"], dtype=np.int64)
         measured_ms = np.array([measured for measured, _ in fields["calibration"]])
+        check_networks(stored, (space.layers(space.arch(row), task) for row in rows))
         tally = space.tally(task)
         counts = tally(rows)
         prices = learned_prices(counts, tally.forms, measured_ms, tuple(stored["variances"]))
-        model = cls(**fields, rows=rows, prices=prices, tally=tally)
-        check_networks(model, (space.layers(space.arch(row), task) for row in rows))
-        return model
+        return cls(**fields, rows=rows, prices=prices, tally=tally)
 
 
 def check_enough(space: SearchSpace, rows: Population) -> None:

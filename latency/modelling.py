@@ -50,7 +50,7 @@ def read_latency_model(text: str, *, space: SearchSpace, task: Task, device: Dev
     Raises:
         InputError: if it is of another device, space or task than the ones given.
     """
-    if json.loads(text).get("kind") == "learned":
+    if json.loads(text)["kind"] == "learned":
         return LearnedLatency.from_json(text, space=space, task=task, device=device)
     return LatencyTable.from_json(text, space=space, task=task, device=device)
 

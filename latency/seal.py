@@ -1,4 +1,7 @@
-"""JSON files that carry a digest of what they say: one that was cut, edited or mixed up is not taken for whole."""
+"""JSON files that carry a digest of what they say: one that was cut, edited or mixed up is not taken for whole.
+
+It is part of a kit's `measure.py`, so it needs nothing of this project, and writes by itself.
+"""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class LatencyTable(LatencyModel):
             **stored_fields(stored, space=space.name, task=task, device=device),
             cost=AdditiveCost(stored["constant_ms"], np.array(stored["table_ms"])),
         )
-        check_networks(model, timed_networks(space, task))
+        check_networks(stored, timed_networks(space, task))
         assert isinstance(space, ChainSpace)
         if model.cost.table.shape != space.allowed.shape:
             came = f"{model.cost.table.shape} blocks"

@@ -66,14 +66,14 @@ def show_file(path: Path) -> dict[str, Any]:
         "file": str(path),
         "device": _described(device),
         "of_this_device": device == Device.here(),
-        "origin": stored.get("origin", FROM_HERE),
-        "kind": stored.get("kind", "table"),
+        "origin": stored["origin"],
+        "kind": stored["kind"],
         "space": stored["space"],
         "task": stored["task"],
         "stated_error": stated_error(stored),
         "reference_ms": stored["reference_ms"],
-        "reference_ms_interval": stored.get("reference_ms_interval"),
-        "reference_now_ms": stored.get("reference_now_ms"),
+        "reference_ms_interval": stored["reference_ms_interval"],
+        "reference_now_ms": stored["reference_now_ms"],
         "calibration": stored["calibration"],
         "range_ms": [min(measured), max(measured)],
         "remarks": table_remarks(stored),
@@ -180,7 +180,9 @@ def _check_out(out: Path, may_be_replaced: Callable[[Mapping[str, Any]], bool]) 
         try:
             stored = read_any_table(out)
         except InputError:
-            raise InputError(f"{out} exists and is no latency table", hint="give another --out") from None
+            raise InputError(
+                f"{out} exists and is no latency table, or no whole one", hint="give another --out, or remove it"
+            ) from None
         if not may_be_replaced(stored):
             by = "a kit" if stored.get("origin") == FROM_KIT else "hwnas"
             raise InputError(

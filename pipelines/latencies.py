@@ -293,6 +293,7 @@ def open_model(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task
     from .report import rerun_command  # which needs this module
 
     anew = "begin a new run: " + rerun_command(config).replace(" \\\n    ", " ")
+    read_any_table(run.table, hint=anew)
     check_not_mixed(run, f"go on there, or {anew}")
     text = run.table.read_text()
     device = Device(**json.loads(text)["device"])
@@ -403,25 +404,27 @@ def read_stored_table(path: Path) -> dict[str, Any]:
     return stored
 
 
-def read_any_table(path: Path) -> dict[str, Any]:
+def read_any_table(path: Path, *, hint: str = "see hwnas device measure and hwnas device import") -> dict[str, Any]:
     """`read_stored_table`, of whatever protocol and version.
 
+    Args:
+        hint: what helps where it is damaged.
     Raises:
         InputError: if it is no table, or one of today's protocol and version that is not as it was written.
     """
     stored = read_json(path)
     written = stored.get("format")
     if written in (RESULT, MODELS_RESULT):
-        of, hint = {
+        of, other = {
             RESULT: (", not yet a latency table", f"hwnas device import {path} --out FILE"),
             MODELS_RESULT: (" of ONNX files, and no latency table", f"import what {MAIN_FILE} writes without --models"),
         }[written]
-        raise InputError(f"{path} is what {MAIN_FILE} wrote{of}", hint=hint)
+        raise InputError(f"{path} is what {MAIN_FILE} wrote{of}", hint=other)
     try:
         made_by = _made_by(stored)
         if made_by == (PROTOCOL, VERSION):
             if not is_whole(stored):
-                raise ValueError("it was edited or cut, or an earlier hwnas wrote it")
+                raise ValueError("it was edited or cut")
         else:  # of one by an earlier hwnas only this is used
             stored["device"]["cpu"], shlex.quote(stored["space"]), Task(**stored["task"])
             if made_by[0] == PROTOCOL:
@@ -431,8 +434,7 @@ def read_any_table(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else error
         raise InputError(
-            f"{path} must be a latency table, but is damaged or something else: {why}",
-            hint="see hwnas device measure and hwnas device import",
+            f"{path} must be a latency table, but is damaged or something else: {why}", hint=hint
         ) from None
     return stored
 

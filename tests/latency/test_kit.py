@@ -22,6 +22,7 @@ from latency import (
     LatencyTable,
     LearnedLatency,
     kit,
+    kit_main,
     measure_plan,
     measuring,
     plan_latency_model,
@@ -363,11 +364,9 @@ def test_where_nothing_can_be_written_nothing_is_measured(tmp_path, capsys):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("asked", [[], ["--models", "m.onnx"]])
-def test_a_kit_that_cannot_keep_what_it_measured_measures_nothing(made, tmp_path, monkeypatch, capsys, asked):
-    """Its own folder, beside that of `--out`; who runs the tests may be allowed to write everywhere."""
-    (tmp_path / "m.onnx").write_bytes(reference_model(TASK))
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def unwritable(made, monkeypatch):
+    """`measure.py` in a folder that cannot be written; who runs the tests may be allowed to write everywhere."""
     measure = loaded(made)
     true = measure.tempfile.TemporaryFile
 
@@ -377,12 +376,53 @@ def test_a_kit_that_cannot_keep_what_it_measured_measures_nothing(made, tmp_path
         return true(dir=dir)
 
     monkeypatch.setattr(measure.tempfile, "TemporaryFile", written)
-    assert measure.main([*asked, "--out", "out.json"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(
-        f"measure.py: {made} must be writable, but is not (Permission denied): copy the kit to where"
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    return measure
+
+
+@pytest.mark.parametrize("asked", [[], ["--out", "out.json"], ["--models", "m.onnx", "--out", "out.json"]])
+def test_a_kit_that_cannot_keep_what_it_measured_measures_nothing(
+    made, tmp_path, monkeypatch, capsys, unwritable, asked
+):
+    monkeypatch.chdir(tmp_path)
+    assert unwritable.main(asked) == 2
+    said = f"measure.py: {made} must be writable, but is not (Permission denied): copy the kit to where measure.py may"
+    assert capsys.readouterr().err.startswith(said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_measured_by_a_kit_that_has_its_reference_and_writes_nothing_there(made, tmp_path, unwritable):
+    (tmp_path / "m.onnx").write_bytes(reference_model(TASK))
+    unwritable._cpu_model = lambda: OTHER_CPU
+    before = {path: path.read_bytes() for path in made.iterdir() if path.is_file()}
+    assert unwritable.main(["--models", str(tmp_path / "m.onnx"), "--out", str(tmp_path / "out.json")]) == 0
+    assert {path: path.read_bytes() for path in made.iterdir() if path.is_file()} == before
+
+
+def test_what_a_seed_draws_for_files_does_not_depend_on_whether_the_reference_is_stored(tmp_path, monkeypatch):
+    measure, drawn = loaded(small_kit(tmp_path / "kit")), []
+    (tmp_path / "m.onnx").write_bytes(reference_model(TASK))
+
+    def reference(_model, rng, **_):
+        rng.spawn(6)
+        return measure.ReferenceTime(0.5, (0.4, 0.6))
+
+    def noted(*_, rng, **__):
+        drawn.append(rng.spawn(1)[0].random())
+        raise measure.DisturbedError("enough")
+
+    monkeypatch.setattr(measure, "measure_reference", reference)
+    monkeypatch.setattr(measure, "measure", noted)
+    asked = ["--models", str(tmp_path / "m.onnx")]
+    assert [measure.main(asked), measure.main(asked)] == [2, 2]
+    assert drawn[0] == drawn[1]
+
+
+def test_the_time_left_is_that_of_what_is_not_done_yet(monkeypatch, capsys):
+    now = iter([100.0, 110.0])
+    monkeypatch.setattr(kit_main.time, "monotonic", lambda: next(now))
+    progress = kit_main.Progress(100, 75)
+    progress.advance(5)
+    assert capsys.readouterr().err.split() == ["80", "%", "done,", "about", "0", "min", "40", "s", "left"]
 
 
 def test_each_group_has_its_rounds(tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ from pipelines.latencies import (
     measure_model,
     open_model,
     read_device_table,
+    table_text,
 )
 from pipelines.profile import profile
 from pipelines.run_folder import RunFolder
@@ -236,7 +237,8 @@ def test_the_right_table_does_not_take_the_place_of_the_wrong_one(tmp_path):
 
 def stored(known: Device, /, **more) -> str:
     values = np.random.default_rng(0).random(SPACE.allowed.shape) / 20
-    return sealed({**json.loads(made_up(known, AdditiveCost(0.1, values)).to_json()), **more})
+    text = table_text(made_up(known, AdditiveCost(0.1, values)), "here", None)
+    return sealed({**json.loads(text), **more})
 
 
 def edited(text: str, **more) -> str:
@@ -296,7 +298,7 @@ def test_a_table_that_is_no_longer_of_this_device_is_refused(tmp_path, field):
 
 def test_whatever_was_edited_in_a_table_is_noticed(tmp_path):
     """Each value that it says, taken out or another one; a version that is another one now is of another hwnas."""
-    path, whole = tmp_path / "mine.json", json.loads(stored(Device.here(), origin="here"))
+    path, whole = tmp_path / "mine.json", json.loads(stored(Device.here(), reference_ms_interval=[0.4, 0.6]))
     assert {"device", "table_ms", "relative_error", "kind", "origin", "digest"} <= set(whole)
     refused = r"must be (a latency table, but is damaged|measured by protocol)"
     for name in whole:
@@ -308,6 +310,9 @@ def test_whatever_was_edited_in_a_table_is_noticed(tmp_path):
                 read_device_table(path, SPACE, TASK)
             with pytest.raises(InputError, match=refused):
                 devices.show_file(path)
+    with pytest.raises(InputError, match="exists and is no latency table, or no whole one") as caught:
+        devices._check_out(path, lambda _: True)
+    assert "or remove it" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -316,7 +321,7 @@ def test_whatever_was_edited_in_a_table_is_noticed(tmp_path):
         ("{", "must be JSON"),
         ("{}", "must be a latency table, but is damaged or something else: 'device' is missing"),
         (edited(stored(Device.here()), version="2"), "protocol and version must be whole numbers, got 8 and '2'"),
-        (edited(stored(Device.here()), relative_error=0.001), "it was edited or cut, or an earlier hwnas wrote it"),
+        (edited(stored(Device.here()), relative_error=0.001), "damaged or something else: it was edited or cut"),
         ('{"device": {"cpu": "x"}}', "'space' is missing"),
         (stored(Device.here(), version=1, reference_ms=float("nan")), "its reference latency must be above 0 ms"),
         (stored(Device.here(), version=1, reference_ms=-1.0), "its reference latency must be above 0 ms"),
@@ -401,7 +406,7 @@ def test_what_a_disturbed_machine_left_open_is_measured_again_where_it_can_be(tm
     [
         ({"device": asdict(replace(Device.here(), onnxruntime="1.0"))}, "were measured on .*ONNX Runtime 1.0"),
         ({"protocol": 2}, "were measured by another version of hwnas"),
-        ({"version": 1}, r"latency_table\.json: the latency table must be of this version \(2\), but it is of 1"),
+        ({"version": 1}, r"latency_table\.json: the latency table must be of this version \(3\), but it is of 1"),
     ],
 )
 def test_a_run_whose_device_changed_is_refused_with_the_command_that_begins_a_new_one(tmp_path, changes, was):
@@ -426,8 +431,9 @@ def test_the_damaged_table_of_a_run_is_said_to_be_damaged(tmp_path):
     for text in ("{}", edited(of_this, constant_ms=0.2), edited(of_this, device=asdict(Device.here(threads=2)))):
         run.table.write_text(text)
         for read in (open_model, latencies_of):
-            with pytest.raises(InputError, match=damaged):
+            with pytest.raises(InputError, match=damaged) as caught:
                 read(config, run, SPACE, TASK)
+            assert ("begin a new run: hwnas search" in caught.value.hint) is (read is open_model)
 
 
 def test_a_table_of_other_networks_than_its_space_has_now_is_refused(tmp_path):
@@ -438,16 +444,16 @@ def test_a_table_of_other_networks_than_its_space_has_now_is_refused(tmp_path):
     assert f"make a new one: hwnas device measure --space {SPACE.name}" in caught.value.hint
 
 
-@pytest.mark.parametrize(("earlier", "came"), [({"protocol": 2}, "2, version 2"), ({"version": 1}, "8, version 1")])
+@pytest.mark.parametrize(("earlier", "came"), [({"protocol": 2}, "2, version 3"), ({"version": 2}, "8, version 2")])
 def test_a_table_of_an_earlier_protocol_is_refused_and_may_be_replaced(tmp_path, earlier, came):
     path = tmp_path / "old.json"
     path.write_text(stored(Device.here(), **earlier))
-    with pytest.raises(InputError, match=f"must be measured by protocol 8, version 2, but was by {came}") as caught:
+    with pytest.raises(InputError, match=f"must be measured by protocol 8, version 3, but was by {came}") as caught:
         read_device_table(path, SPACE, TASK)
     assert f"hwnas device measure --space {SPACE.name} --resolution 8 --classes 10" in caught.value.hint
     devices._check_out(path, lambda known: known["space"] == SPACE.name)
     path.write_text(stored(Device.here(), **earlier, constant_ms=-0.1))  # as it may be where stem and head make up
-    with pytest.raises(InputError, match=f"must be measured by protocol 8, version 2, but was by {came}"):
+    with pytest.raises(InputError, match=f"must be measured by protocol 8, version 3, but was by {came}"):
         read_device_table(path, SPACE, TASK)
 
 

@@ -33,6 +33,21 @@ def few_visits(monkeypatch):
     monkeypatch.setattr(profile_module, "in_new_process", lambda fn, *args: fn(*args))
 
 
+def test_what_a_seed_draws_does_not_depend_on_whether_the_reference_is_stored(monkeypatch):
+    drawn = []
+
+    def noted(*_, rng, **__):
+        drawn.append(rng.spawn(1)[0].random())
+        raise InputError("enough")
+
+    monkeypatch.setattr(profile_module, "measure", noted)
+    for asked in (lambda *_: 1.0, lambda _task, _device, rng: float(len(rng.spawn(6)))):
+        monkeypatch.setattr(profile_module, "stored_reference_ms", asked)
+        with pytest.raises(InputError, match="enough"):
+            profile(["mobilenet-v2"], **AT, seed=0)
+    assert drawn[0] == drawn[1]
+
+
 def model(path, *inputs, operator="Identity"):
     values = [helper.make_tensor_value_info(f"x{i}", kind, shape) for i, (kind, shape) in enumerate(inputs)]
     output = helper.make_tensor_value_info("y", inputs[0][0], [None] * len(inputs[0][1]))

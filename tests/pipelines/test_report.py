@@ -28,7 +28,7 @@ from pipelines.judgement import NAMES, record_of, sentence
 from pipelines.report import rerun_command, whole_percent, write_report
 from pipelines.run_folder import RunFolder
 from pipelines.search import SUMMARY
-from spaces import Task, get_space
+from spaces import InputError, Task, get_space
 
 SPACE, TASK = "proxyless@w0.25", Task(8, 10, 1)
 DEVICE = Device("Plain CPU 3000", 4, 1, "CPUExecutionProvider", "1.22.0", "Linux x86_64")
@@ -365,6 +365,14 @@ def test_a_latency_limit_is_judged_by_the_worse_end_of_the_interval(tmp_path):
     between = (chosen["latency_ms"] + chosen["latency_ms_interval"][1]) / 2  # the value holds, its interval does not
     page = parse(make_run(tmp_path / "second", limits=(f"latency_ms<={between!r}",), meets=False).written())
     assert page.tables["limits"][1][2].strip() == "MISSED"
+
+
+def test_no_report_is_made_of_a_table_that_was_edited(tmp_path):
+    made = make_run(tmp_path / "run")
+    made.run.table.write_text(json.dumps({**json.loads(made.run.table.read_text()), "relative_error": 0.001}))
+    with pytest.raises(InputError, match="it was edited or cut"):
+        made.written()
+    assert not made.run.report.exists()
 
 
 def test_hostile_text_stays_text(tmp_path, text):
