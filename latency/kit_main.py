@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None, *, folder: Path | None = None) -> in
         print(f"{MAIN_FILE}: {KILLED}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        goes_on = "" if given.models else "; the same command goes on from the last whole visit"
+        goes_on = "" if given.models else "; the same command goes on after the last whole visit of all networks"
         print(f"\n{MAIN_FILE}: interrupted{goes_on}", file=sys.stderr)
         return 1
 
@@ -241,6 +241,7 @@ class Begun:
     def reference_ms(self, rng: np.random.Generator) -> float:
         """The reference network's own latency, measured the first time it is asked for."""
         if not self.stored:
+            print(f"{MAIN_FILE}: timing the reference network first, half a minute or more", file=sys.stderr)
             setting = Setting(self.device.threads, self.device.provider)
             found = measure_reference(self.kit.model(REFERENCE), rng, setting=setting)
             self.stored = {**said_of(BEGUN, self.kit, self.device), "reference_ms": found.ms, "visits": []}

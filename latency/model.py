@@ -158,7 +158,7 @@ def check_networks(stored: Mapping[str, Any], networks: Iterable[Network]) -> No
     try:
         now = networks_digest(networks)
     except Exception as error:  # a person's space that was edited since raises what it likes at rows of before
-        raise InputError(f"{others} ({error!r})", hint=MEASURE_ANEW) from None
+        raise InputError(f"{others}: {error}", hint=MEASURE_ANEW) from None
     if stored["networks"] != now:
         raise InputError(others, hint=MEASURE_ANEW)
 

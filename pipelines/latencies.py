@@ -95,11 +95,13 @@ class MeasuredHere(Latencies):
 
     Attributes:
         reference_ms: that all numbers of the run are times of; None: what is stored for this device.
+        given: what the table says that the run was given, whose reference that is; None: the run measured its own.
     """
 
     space: SearchSpace
     task: Task
     reference_ms: float | None
+    given: Mapping[str, Any] | None = None
 
     def of_archs(self, archs: Sequence[Arch], rng: np.random.Generator) -> list[Latency]:
         assert self.reference_ms is not None
@@ -120,7 +122,12 @@ class MeasuredHere(Latencies):
 
     def remark(self, record: Mapping[str, Any]) -> str:
         stored_in = reference_file(Device.here().fingerprint)
-        anew = measured_anew(stored_in) if self.reference_ms is None else f"remove {stored_in}, and begin a new run"
+        if self.reference_ms is None:
+            anew = measured_anew(stored_in)
+        elif self.given is None:
+            anew = f"remove {stored_in}, and begin a new run"
+        else:
+            anew = f"{_table_anew(self.given)}, for a new run"
         return "; ".join(_reference_remarks(record, helps=anew))
 
     def to_measure(self) -> None:
@@ -276,7 +283,8 @@ def latencies_of(config: RunConfig, run: RunFolder, space: SearchSpace, task: Ta
     if not measured_here and table.get("origin") == FROM_KIT:
         interval = table.get("reference_ms_interval")
         return EstimatedElsewhere(space, open_model(config, run, space, task), interval and tuple(interval))
-    return MeasuredHere(space, task, float(table["reference_ms"]) if measured_here else None)
+    given = None if config.device_table is None else table
+    return MeasuredHere(space, task, float(table["reference_ms"]) if measured_here else None, given)
 
 
 def is_measured_here(run: RunFolder) -> bool:

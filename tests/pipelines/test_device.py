@@ -368,6 +368,12 @@ def test_where_a_run_gets_its_latencies_from(tmp_path, known, origin, kind, refe
     if kind is MeasuredHere:
         assert latencies.reference_ms == reference_ms
         assert latencies.to_measure() is None
+        now_slower = {"reference_ms": 0.5, "reference_ms_interval": None, "reference_now_ms": 0.75}
+        helps = {
+            "here": "and measure the table anew, for a new run",
+            "kit": "and measure again by the kit, for a new run",
+        }
+        assert (helps[origin] in latencies.remark(now_slower)) is (reference_ms is not None)
 
 
 @pytest.mark.parametrize("where", [Device.here(), replace(Device.here(), onnxruntime="1.0")])
