@@ -48,11 +48,6 @@ class Device:
     flush_bytes: int = FLUSH_BYTES
     accelerator: str = ""
 
-    def __post_init__(self) -> None:
-        counts = (self.cores, self.threads, self.flush_bytes)
-        if not all(isinstance(count, int) for count in counts):  # as a damaged file may have them
-            raise TypeError(f"cores, threads and flush_bytes must be whole numbers, got {counts}")
-
     @classmethod
     def here(cls, *, threads: int = 1, provider: str = CPU_PROVIDER) -> Device:
         """This machine, with ONNX Runtime's provider of this name."""

@@ -30,15 +30,7 @@ from . import kit_main
 from .device import Device
 from .drift import Reading
 from .files import read_json, write_atomically
-from .kit_main import (
-    KIT,
-    KIT_FILE,
-    MAIN_FILE,
-    NETWORKS_FILE,
-    REFERENCE,
-    RESULT,
-    VERSION,
-)
+from .kit_main import KIT, KIT_FILE, MAIN_FILE, NETWORKS_FILE, REFERENCE, RESULT, VERSION
 from .measuring import LEAST_PLAN_VISITS, PLAN_VISITS, MeasuringPlan, PlanTimes, network_name
 from .model import LatencyModel
 from .modelling import calibration_of, check_estimates, fit_latency_model, plan_latency_model

@@ -42,8 +42,7 @@ def write_sealed(out: Path, values: Mapping[str, Any]) -> None:
         part.write_text(sealed(values), encoding="utf-8")
         part.replace(out)
     finally:
-        if part.exists():
-            part.unlink()
+        part.unlink(missing_ok=True)
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:

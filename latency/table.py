@@ -77,8 +77,8 @@ class LatencyTable(LatencyModel):
         """Read a stored table.
 
         Raises:
-            InputError: if it is of another device, space or task than the ones given.
-            ValueError: if it is damaged.
+            InputError: if it is of another device, space, task or networks than the ones given.
+            ValueError: if it does not price each choice of each gene that the space has now.
         """
         stored: Mapping[str, Any] = json.loads(text)
         model = cls(

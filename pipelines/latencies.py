@@ -301,11 +301,9 @@ def open_model(config: RunConfig, run: RunFolder, space: SearchSpace, task: Task
     from .report import rerun_command  # which needs this module
 
     anew = "begin a new run: " + rerun_command(config).replace(" \\\n    ", " ")
-    read_any_table(run.table, hint=anew)
+    stored = read_any_table(run.table, hint=anew)
     check_not_mixed(run, f"go on there, or {anew}")
-    text = run.table.read_text()
-    device = Device(**json.loads(text)["device"])
-    return _opened(run.table, text, space, task, device, hint=anew)
+    return _opened(run.table, run.table.read_text(), space, task, Device(**stored["device"]), hint=anew)
 
 
 def _opened(path: Path, text: str, space: SearchSpace, task: Task, device: Device, *, hint: str) -> LatencyModel:

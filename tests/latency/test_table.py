@@ -1,5 +1,6 @@
 """Block tables on a machine whose latencies are known, and what is stored of them."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -75,6 +76,15 @@ def test_a_table_survives_its_file():
     np.testing.assert_array_equal(read.estimate_ms(population), stored.estimate_ms(population))
     assert (read.relative_error, read.calibration, read.reference_ms) == (0.05, ((0.3, 0.31), (0.4, 0.38)), 0.5)
     assert (read.reference_now_ms, read.slope_deviation, read.networks) == (0.6, 0.07, stored.networks)
+
+
+@pytest.mark.parametrize("cut", [np.s_[:1], np.s_[:, :-1]])
+def test_a_table_that_does_not_price_all_choices_of_its_space_is_refused(cut):
+    """A space may gain a choice that is a block which it had before: its blocks are those that were timed."""
+    stored = json.loads(make_table().to_json())
+    stored["table_ms"] = np.array(stored["table_ms"])[cut].tolist()
+    with pytest.raises(ValueError, match=r"has \(22, 7\) blocks \(genes, choices\), and the table"):
+        LatencyTable.from_json(json.dumps(stored), space=NARROW, task=Task(8, 10, 1), device=DEVICE)
 
 
 def test_what_another_time_makes_of_a_network_is_in_the_stated_error():
